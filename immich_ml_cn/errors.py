@@ -1,0 +1,58 @@
+"""The failures a client can see, each with its HTTP status.
+
+Raise these anywhere below ``app``; one place there turns them into ``{"detail": message}``. A message is one sentence for the
+person who reads the log: what is wrong and, where we can tell, what to do.
+"""
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """Base of every failure that has an HTTP status of its own."""
+
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        """
+        Args:
+            message: what the client is told.
+            retry_after: seconds until another try makes sense, sent as ``Retry-After``.
+        """
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class BadRequest(ServiceError):
+    """400: the request lacks what its tasks need, or its body is broken."""
+
+    status = 400
+
+
+class BadImage(BadRequest):
+    """400: the image is empty, truncated, of zero size or of no format we read."""
+
+
+class TooLarge(ServiceError):
+    """413: the body or the decoded image is over the configured limit."""
+
+    status = 413
+
+
+class InvalidEntries(ServiceError):
+    """422: `entries` is missing, malformed, empty or names an unknown task or type."""
+
+    status = 422
+
+
+class UnknownModel(InvalidEntries):
+    """422: no model of that name exists for the task; the message names those that would work."""
+
+
+class Unavailable(ServiceError):
+    """503: a model cannot be had at the moment, or the server is shutting down or overloaded."""
+
+    status = 503
+
+
+class InferenceFailed(ServiceError):
+    """500: the model itself failed on this input."""

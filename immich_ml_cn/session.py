@@ -1,0 +1,63 @@
+"""What the model code may ask of a loaded ONNX graph, whichever engine runs it.
+
+The models (`clip`, `faces`, `ocr`) are written against these protocols and never import an engine, so their tests run with fakes.
+"""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from numpy.typing import NDArray
+
+ItemT = TypeVar("ItemT")
+OutputT = TypeVar("OutputT")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Name, element type and shape of a graph's input or output.
+
+    Attributes:
+        dtype: NumPy name of the element type: ``"float32"``, ``"int32"``, ``"int64"`` …
+        shape: one entry per axis, None where the axis is dynamic.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+class Session(Protocol):
+    """One loaded graph. Only the lane that owns it calls `run`."""
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]: ...
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The graph's custom metadata, e.g. PP-OCR's alphabet under ``character``."""
+        ...
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run the graph on one batch; the outputs in the graph's order."""
+        ...
+
+
+OpenSession: TypeAlias = Callable[[Path | bytes], Session]
+"""Opens a graph from its file, or from the bytes of an edited one (a graph with external weights only from its file)."""
+
+
+class Model(Protocol[ItemT, OutputT]):
+    """A loaded model as the batcher sees it. Immutable: what differs per request is an argument of its pure functions."""
+
+    def bucket(self, item: ItemT) -> Hashable:
+        """Items of equal bucket may share a batch."""
+        ...
+
+    def infer(self, items: Sequence[ItemT]) -> Sequence[OutputT]:
+        """Run one batch of equal buckets on the calling thread: one output per item, in order."""
+        ...
