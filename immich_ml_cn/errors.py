@@ -1,7 +1,7 @@
 """The failures a client can see, each with its HTTP status.
 
-Raise these anywhere below ``app``; one place there turns them into ``{"detail": message}``. A message is one sentence for the
-person who reads the log: what is wrong and, where we can tell, what to do.
+Raise these anywhere below ``app``; one place there turns them into ``{"detail": message}``. A message is one sentence
+for the person who reads the log: what is wrong and, where we can tell, what to do.
 """
 
 from typing import ClassVar

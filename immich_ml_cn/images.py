@@ -1,7 +1,8 @@
 """Bytes → picture. Decoding is done once per request, whatever the number of its tasks."""
 
 import io
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from .errors import BadImage, TooLarge
+from .errors import BadImage, ServiceError, TooLarge
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,8 @@ class Picture:
     """A decoded image.
 
     Attributes:
-        image: all pixels loaded, in the mode they were stored in (CLIP resizes before it converts). The EXIF orientation is
-            not applied: Immich sends upright previews, and its own service does not turn them either.
+        image: all pixels loaded, in the mode they were stored in (CLIP resizes before it converts). The EXIF
+            orientation is not applied: Immich sends upright previews, and its own service does not turn them either.
     """
 
     image: Image.Image
@@ -35,8 +36,23 @@ class Picture:
 
     @cached_property
     def rgb(self) -> NDArray[np.uint8]:
-        """The pixels as uint8 (height, width, 3), RGB, 0…255; transparency is dropped, as Immich does. Not to be written to."""
+        """The pixels as uint8 (height, width, 3), RGB, 0…255, read-only; transparency is dropped, as Immich does."""
         return np.asarray(self.image if self.image.mode == "RGB" else self.image.convert("RGB"))
+
+
+def measure(data: bytes, max_pixels: int) -> tuple[int, int]:
+    """Width and height in pixels, read from the header: nothing is decoded.
+
+    Args:
+        data: the encoded file, of any format Pillow reads.
+        max_pixels: width x height above which the image is refused.
+
+    Raises:
+        BadImage: empty, zero-sized or of no known format.
+        TooLarge: more pixels than `max_pixels`.
+    """
+    with _pillow_failures(max_pixels), Image.open(_stream(data)) as image:
+        return _checked_size(image, max_pixels)
 
 
 def decode(data: bytes, max_pixels: int) -> Picture:
@@ -50,30 +66,40 @@ def decode(data: bytes, max_pixels: int) -> Picture:
         BadImage: empty, truncated, zero-sized or undecodable.
         TooLarge: more pixels than `max_pixels`.
     """
-    if not data:
-        raise BadImage("the image is empty (0 bytes)")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
-            _check_size(image, max_pixels)
-            image.load()
-    except (BadImage, TooLarge):
-        raise
-    except Image.DecompressionBombError as error:
-        raise TooLarge(f"the image has more than {max_pixels} pixels") from error
-    except UnidentifiedImageError as error:
-        raise BadImage("the image is of no format this server can read") from error
-    except MemoryError as error:
-        raise TooLarge("the image does not fit in memory") from error
-    except Exception as error:  # Pillow's plugins raise OSError, ValueError, SyntaxError, struct.error, IndexError …
-        raise BadImage(f"the image cannot be decoded: {error}") from error
+    with _pillow_failures(max_pixels):
+        image = Image.open(_stream(data))
+        _checked_size(image, max_pixels)
+        image.load()
     return Picture(image)
 
 
-def _check_size(image: ImageFile.ImageFile, max_pixels: int) -> None:
+def _stream(data: bytes) -> io.BytesIO:
+    if not data:
+        raise BadImage("the image is empty (0 bytes)")
+    return io.BytesIO(data)
+
+
+def _checked_size(image: ImageFile.ImageFile, max_pixels: int) -> tuple[int, int]:
     width, height = image.size
     if width < 1 or height < 1:
         raise BadImage("Image has zero width or height")
     if width * height > max_pixels:
         raise TooLarge(f"the image has {width} x {height} pixels, more than the {max_pixels} allowed")
+    return width, height
+
+
+@contextmanager
+def _pillow_failures(max_pixels: int) -> Iterator[None]:
+    """Turn whatever Pillow raises for bad data into one of ours."""
+    try:
+        yield
+    except ServiceError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"the image has more than the {max_pixels} pixels allowed") from error
+    except UnidentifiedImageError as error:
+        raise BadImage("the image is of no format this server can read") from error
+    except MemoryError as error:
+        raise TooLarge("the image does not fit in memory") from error
+    except Exception as error:  # the plugins raise OSError, ValueError, SyntaxError, struct.error, IndexError …
+        raise BadImage(f"the image cannot be decoded: {error}") from error

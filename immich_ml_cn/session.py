@@ -1,6 +1,7 @@
 """What the model code may ask of a loaded ONNX graph, whichever engine runs it.
 
-The models (`clip`, `faces`, `ocr`) are written against these protocols and never import an engine, so their tests run with fakes.
+The models (`clip`, `faces`, `ocr`) are written against these protocols and never import an engine, so their tests run
+with fakes.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -10,8 +11,8 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from numpy.typing import NDArray
 
-ItemT = TypeVar("ItemT")
-OutputT = TypeVar("OutputT")
+ItemT = TypeVar("ItemT", contravariant=True)
+OutputT = TypeVar("OutputT", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,11 @@ class Session(Protocol):
 
 
 OpenSession: TypeAlias = Callable[[Path | bytes], Session]
-"""Opens a graph from its file, or from the bytes of an edited one (a graph with external weights only from its file)."""
+"""Opens a graph from its file or from the bytes of an edited one; external weights need the file."""
 
 
 class Model(Protocol[ItemT, OutputT]):
-    """A loaded model as the batcher sees it. Immutable: what differs per request is an argument of its pure functions."""
+    """A loaded model as the batcher sees it. Immutable: what differs per request is an argument."""
 
     def bucket(self, item: ItemT) -> Hashable:
         """Items of equal bucket may share a batch."""

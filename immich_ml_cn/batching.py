@@ -1,0 +1,168 @@
+"""Batcher: one queue per loaded model that groups waiting items, whichever request or client they come from.
+
+A batch closes when the lane is free, not when a clock says so: the oldest live item plus up to ``max_batch - 1``
+others of its bucket. (The rule of Hugging Face's text-embeddings-inference; a waiting window gains little and costs
+much at the few concurrent jobs that Immich sends.)
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from .errors import InferenceFailed, ServiceError, Unavailable
+from .lanes import Lane
+from .session import Model
+
+ItemT = TypeVar("ItemT")
+OutputT = TypeVar("OutputT")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Replica(Generic[ItemT, OutputT]):
+    """A copy of a model and the lane that runs it."""
+
+    lane: Lane
+    model: Model[ItemT, OutputT]
+
+
+@dataclass(eq=False)
+class _Waiting(Generic[ItemT, OutputT]):
+    item: ItemT
+    bucket: Hashable
+    future: "asyncio.Future[OutputT]"
+
+
+class Batcher(Generic[ItemT, OutputT]):
+    """Queues items and runs them in batches on the replicas' lanes."""
+
+    def __init__(self, name: str, replicas: Sequence[Replica[ItemT, OutputT]], max_batch: int) -> None:
+        """
+        Args:
+            name: the model's, for messages.
+            replicas: copies of the model; each works off the one queue.
+            max_batch: the most items of one batch.
+        """
+        self.name = name
+        self._replicas = tuple(replicas)
+        self._max_batch = max_batch
+        self._queue: deque[_Waiting[ItemT, OutputT]] = deque()
+        self._arrived = asyncio.Event()
+        self._closed = False
+        self._tasks = [asyncio.create_task(self._serve(replica), name=f"batcher {name}") for replica in replicas]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    async def submit(self, item: ItemT) -> OutputT:
+        """Queue one finished input and wait for its output. A caller that is cancelled takes its item out.
+
+        Raises:
+            InferenceFailed: the model failed on this very item.
+            Unavailable: the batcher was closed.
+        """
+        return await self._enqueue(item)
+
+    async def submit_all(self, items: Sequence[ItemT]) -> list[OutputT]:
+        """Queue several items of one request; their outputs in order. If one fails the others are taken out."""
+        futures = [self._enqueue(item) for item in items]
+        try:
+            return list(await asyncio.gather(*futures))
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _enqueue(self, item: ItemT) -> "asyncio.Future[OutputT]":
+        if self._closed:
+            raise self._unloaded()
+        future: asyncio.Future[OutputT] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(item, self._replicas[0].model.bucket(item), future))
+        self._arrived.set()
+        return future
+
+    async def close(self) -> None:
+        """Stop serving; what still waits is refused with `Unavailable`."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._queue:
+            self._fail(self._queue.popleft(), self._unloaded())
+
+    def take_replicas(self) -> list[Replica[ItemT, OutputT]]:
+        """Hand over the replicas of a closed batcher: whoever drops them last frees their sessions."""
+        replicas, self._replicas = list(self._replicas), ()
+        return replicas
+
+    async def _serve(self, replica: Replica[ItemT, OutputT]) -> None:
+        while True:
+            await self._arrived.wait()
+            async with replica.lane.turn:
+                batch = self._take()
+                if batch:
+                    await self._run(replica, batch)
+
+    def _take(self) -> list[_Waiting[ItemT, OutputT]]:
+        """Form the next batch and leave the rest queued, in order; cancelled items are dropped."""
+        batch: list[_Waiting[ItemT, OutputT]] = []
+        rest: deque[_Waiting[ItemT, OutputT]] = deque()
+        for waiting in self._queue:
+            if waiting.future.done():
+                continue
+            fits = len(batch) < self._max_batch and (not batch or waiting.bucket == batch[0].bucket)
+            (batch if fits else rest).append(waiting)
+        self._queue = rest
+        if not rest:
+            self._arrived.clear()
+        return batch
+
+    async def _run(self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]]) -> None:
+        """Run a batch; if it fails, run its items once more one by one, so that each gets its own outcome."""
+        try:
+            outputs = await replica.lane.run(self._infer, replica.model, [waiting.item for waiting in batch])
+        except asyncio.CancelledError:
+            for waiting in batch:
+                self._fail(waiting, self._unloaded())
+            raise
+        except Exception as error:
+            if len(batch) == 1:
+                self._fail(batch[0], error)
+                return
+            logger.warning("%s: a batch of %d failed (%s), running its items alone", self.name, len(batch), error)
+            for waiting in batch:
+                if not waiting.future.done():
+                    await self._run(replica, [waiting])
+            return
+        for waiting, output in zip(batch, outputs, strict=True):
+            if not waiting.future.done():
+                waiting.future.set_result(output)
+
+    def _infer(self, model: Model[ItemT, OutputT], items: list[ItemT]) -> Sequence[OutputT]:
+        outputs = model.infer(items)
+        if len(outputs) != len(items):
+            raise InferenceFailed(f"{self.name} gave {len(outputs)} outputs for {len(items)} inputs")
+        return outputs
+
+    def _fail(self, waiting: _Waiting[ItemT, OutputT], error: Exception) -> None:
+        if waiting.future.done():
+            return
+        if isinstance(error, ServiceError):
+            waiting.future.set_exception(error)
+            return
+        failure = InferenceFailed(f"{self.name} failed on this input: {error}")
+        failure.__cause__ = error
+        waiting.future.set_exception(failure)
+
+    def _unloaded(self) -> Unavailable:
+        return Unavailable(f"{self.name} was unloaded; try again", retry_after=1)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """A serving loop that ends on its own would leave its queue waiting for ever: the lane counts as dead."""
+        if not self._closed and not task.cancelled():
+            self._replicas[0].lane.died(f"the queue of {self.name} stopped: {task.exception()!r}")
+
+    def __repr__(self) -> str:
+        return f"<Batcher {self.name} [{len(self._queue)} waiting]>"

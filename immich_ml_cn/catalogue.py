@@ -1,0 +1,232 @@
+"""Model name → what it takes to load it: everything that can be served.
+
+Known names come from `sources`; a model that lies in the cache in Immich's layout is served under its folder's name
+even when nobody offers it for download. The model code itself is imported when a model is built, not before.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from . import sources
+from .clip_names import CHINESE_CLIP_PIXELS, DIRECT_NAMES, LISTED_DIMENSIONS
+from .delivery import Delivery
+from .engines import LoadError
+from .errors import UnknownModel
+from .protocol import FaceTask, OcrTask, Tasks
+from .registry import ModelSpec
+from .session import Model, OpenSession
+from .settings import Settings
+
+Build = Callable[[OpenSession], Model[Any, Any]]
+BuildFrom = Callable[[Path, OpenSession], Model[Any, Any]]
+
+FACES: Final = "facial-recognition"
+MAX_NAME_LENGTH: Final = 128
+
+
+def clean_name(name: str) -> str:
+    """A model name as Immich cleans it: the last path segment, ``:`` and ``\\`` as ``_``, without dots."""
+    return name.rsplit("/", 1)[-1].replace(":", "_").replace("\\", "_").replace(".", "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The models one request needs."""
+
+    visual: ModelSpec | None = None
+    textual: ModelSpec | None = None
+    face_detector: ModelSpec | None = None
+    face_recognizer: ModelSpec | None = None
+    text_detector: ModelSpec | None = None
+    text_orientation: ModelSpec | None = None
+    text_recognizer: ModelSpec | None = None
+
+
+class Catalogue:
+    """Finds models by the names that requests use."""
+
+    def __init__(self, settings: Settings, delivery: Delivery, *, on_gpu: bool) -> None:
+        """
+        Args:
+            delivery: brings missing files.
+            on_gpu: decides the default batch sizes.
+        """
+        self._settings = settings
+        self._delivery = delivery
+        self._max_batch_clip = settings.max_batch_clip or (16 if on_gpu else 4)
+        self._max_batch_faces = settings.max_batch_faces or 16
+        self._max_batch_detection = 4 if on_gpu else 1
+
+    def plan(self, tasks: Tasks) -> Plan:
+        """The models of a request.
+
+        Raises:
+            UnknownModel: a name that cannot be served; the message lists those that can.
+        """
+        return Plan(
+            visual=self.visual(tasks.visual.model) if tasks.visual else None,
+            textual=self.textual(tasks.textual.model) if tasks.textual else None,
+            **self._face_plan(tasks.faces),
+            **self._text_plan(tasks.ocr),
+        )
+
+    def _face_plan(self, task: FaceTask | None) -> dict[str, ModelSpec]:
+        if task is None:
+            return {}
+        plan = {"face_detector": self.face_detector(task.detection)}
+        return plan if task.recognition is None else {**plan, "face_recognizer": self.face_recognizer(task.recognition)}
+
+    def _text_plan(self, task: OcrTask | None) -> dict[str, ModelSpec]:
+        if task is None:
+            return {}
+        plan = {"text_detector": self.text_detector(task.detection)}
+        if task.recognition is None:
+            return plan
+        return {
+            **plan,
+            "text_orientation": self.text_orientation(),
+            "text_recognizer": self.text_recognizer(task.recognition),
+        }
+
+    def visual(self, name: str) -> ModelSpec:
+        """The image tower of a CLIP model."""
+        return self._clip(name, "visual")
+
+    def textual(self, name: str) -> ModelSpec:
+        """The text tower of a CLIP model."""
+        return self._clip(name, "textual")
+
+    def face_detector(self, name: str) -> ModelSpec:
+        """SCRFD or RetinaFace of an InsightFace pack."""
+
+        def build(path: Path, open_session: OpenSession) -> Model[Any, Any]:
+            from .faces import load_detector
+
+            return load_detector(path, open_session)
+
+        return self._spec(FACES, self._known(FACES, name), "detection", build, self._max_batch_detection)
+
+    def face_recognizer(self, name: str) -> ModelSpec:
+        """ArcFace of an InsightFace pack."""
+
+        def build(path: Path, open_session: OpenSession) -> Model[Any, Any]:
+            from .faces import load_recognizer
+
+            return load_recognizer(path, open_session)
+
+        return self._spec(FACES, self._known(FACES, name), "recognition", build, self._max_batch_faces)
+
+    def text_detector(self, name: str) -> ModelSpec:
+        """PP-OCR's line detector."""
+
+        def build(path: Path, open_session: OpenSession) -> Model[Any, Any]:
+            from .ocr import load_detector
+
+            return load_detector(path, open_session)
+
+        return self._ocr(name, "detection", build, self._max_batch_detection)
+
+    def text_recognizer(self, name: str) -> ModelSpec:
+        """PP-OCR's line recogniser."""
+
+        def build(path: Path, open_session: OpenSession) -> Model[Any, Any]:
+            from .ocr import load_recognizer
+
+            return load_recognizer(path, open_session)
+
+        return self._ocr(name, "recognition", build, self._settings.max_batch_ocr)
+
+    def text_orientation(self) -> ModelSpec:
+        """PP-OCR's classifier of upside-down lines, which the rapidocr package carries."""
+        path = sources.bundled_orientation()
+
+        def build(open_session: OpenSession) -> Model[Any, Any]:
+            from .ocr import load_classifier
+
+            if path is None:
+                raise LoadError("the package rapidocr, which carries PP-OCR's line classifier, is not installed")
+            return load_classifier(path, open_session)
+
+        return ModelSpec("ocr/orientation", "bulk", self._settings.max_batch_ocr, build)
+
+    def _ocr(self, name: str, kind: str, build: BuildFrom, batch: int) -> ModelSpec:
+        known = self._known("ocr", name)
+        bundled = sources.bundled("ocr", "PP-OCRv6_small", kind)
+        spec = self._spec("ocr", known, kind, build, batch)
+        if bundled is None or self._path("ocr", known, kind).is_file():
+            return spec
+        carried = ModelSpec(
+            f"ocr/PP-OCRv6_small/{kind} (bundled)", "bulk", batch, lambda open_session: build(bundled, open_session)
+        )
+        if known == "PP-OCRv6_small":
+            return carried
+        return ModelSpec(spec.key, spec.lane, spec.max_batch, spec.build, spec.fetch, carried)
+
+    def _spec(self, task: str, model: str, kind: str, build: BuildFrom, max_batch: int) -> ModelSpec:
+        path = self._path(task, model, kind)
+        return ModelSpec(
+            key=f"{sources.folder_for(task, model, kind, revision=self._settings.model_revision)}/{kind}",
+            lane="bulk",
+            max_batch=max_batch,
+            build=lambda open_session: build(path, open_session),
+            fetch=lambda: self._delivery.bring(task, model, kind),
+        )
+
+    def _clip(self, name: str, kind: str) -> ModelSpec:
+        asked = self._known("clip", name)
+        model = self._settings.clip_aliases.get(asked, asked)
+        model = DIRECT_NAMES.get(model, model)
+        folder = self._folder("clip", model, kind)
+        return ModelSpec(
+            key=f"clip/{folder.relative_to(self._settings.cache_folder / 'clip')}/{kind}",
+            lane="interactive" if kind == "textual" else "bulk",
+            max_batch=self._max_batch_clip,
+            build=_clip_builder(model, folder, kind),
+            fetch=lambda: self._delivery.bring("clip", model, kind),
+            dimension=LISTED_DIMENSIONS.get(asked),
+        )
+
+    def _known(self, task: str, name: str) -> str:
+        """The cleaned name, if it can be served."""
+        cleaned = clean_name(name)
+        if len(cleaned) <= MAX_NAME_LENGTH and re.fullmatch(r"[\w+-]+", cleaned):
+            if cleaned in self._names(task) or self._in_cache(task, cleaned):
+                return cleaned
+            if task == "clip" and (cleaned in DIRECT_NAMES or cleaned in self._settings.clip_aliases):
+                return cleaned
+        shown = name if len(name) <= 60 else name[:60] + "…"
+        raise UnknownModel(f"Unknown {task} model {shown!r}. Known are: {', '.join(self._names(task))}")
+
+    def _names(self, task: str) -> tuple[str, ...]:
+        return sources.model_names(task)
+
+    def _in_cache(self, task: str, model: str) -> bool:
+        return (self._settings.cache_folder / task / model).is_dir()
+
+    def _folder(self, task: str, model: str, kind: str) -> Path:
+        relative = sources.folder_for(task, model, kind, revision=self._settings.model_revision)
+        return self._settings.cache_folder / relative
+
+    def _path(self, task: str, model: str, kind: str) -> Path:
+        return self._folder(task, model, kind) / kind / "model.onnx"
+
+
+def _clip_builder(model: str, folder: Path, kind: str) -> Build:
+    def build(open_session: OpenSession) -> Model[Any, Any]:
+        from . import clip
+
+        path = folder / kind / "model.onnx"
+        pixels = CHINESE_CLIP_PIXELS.get(model)
+        encoder: clip.VisualEncoder | clip.TextualEncoder
+        if kind == "visual":
+            transform = clip.chinese_clip_transform(pixels) if pixels else None
+            encoder = clip.load_visual(folder, path, open_session, transform)
+        else:
+            tokenizer = clip.WordPieceTokenizer.from_file() if pixels else None
+            encoder = clip.load_textual(folder, path, open_session, tokenizer)
+        return encoder
+
+    return build

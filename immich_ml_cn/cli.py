@@ -1,0 +1,37 @@
+"""The command line. What is heavy is imported inside the commands."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import __version__, logs
+from .settings import Settings, SettingsError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the process's exit code (2 for a setting or argument that cannot be used)."""
+    options = _parser().parse_args(arguments)
+    try:
+        settings = Settings.from_env()
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - there are no logs before there are settings
+        return 2
+    logs.set_up(settings.log_level, no_color=settings.no_color)
+    command: int = options.command(settings, options)
+    return command
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="immich-ml-cn", description="Machine learning for Immich, in Chinese too.")
+    parser.add_argument("--version", action="version", version=f"immich-ml-cn {__version__}")
+    parser.set_defaults(command=_serve)
+    commands = parser.add_subparsers(title="commands")
+    serve = commands.add_parser("serve", help="start the server (the default)")
+    serve.set_defaults(command=_serve)
+    return parser
+
+
+def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    from .server import serve
+
+    return serve(settings)

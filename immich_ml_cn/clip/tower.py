@@ -1,0 +1,148 @@
+"""One tower of a CLIP as an ONNX graph: whatever its export looks like, one embedding per item."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from immich_ml_cn.errors import InferenceFailed, Unavailable
+from immich_ml_cn.session import Session, TensorInfo
+
+_EMBEDDINGS = (
+    "embedding",
+    "image_embeds",
+    "text_embeds",
+    "image_embedding",
+    "text_embedding",
+    "unnorm_image_features",
+    "unnorm_text_features",
+    "image_features",
+    "text_features",
+    "features",
+)
+_FEATURES = ("features", "unnorm_image_features", "unnorm_text_features")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedding:
+    """What a tower says about one item.
+
+    Attributes:
+        vector: float32 (D,), of length 1.
+        features: float32 (D,), the tower's output before normalisation, None where the graph does
+            not give it.
+    """
+
+    vector: NDArray[np.float32]
+    features: NDArray[np.float32] | None
+
+
+class Tower:
+    """A graph seen as: batch of items → batch of embeddings.
+
+    Graphs differ in the name and number of their outputs, in whether they normalise, and in whether
+    their batch axis is dynamic. A fixed one, usually 1, is served by running the graph repeatedly.
+    """
+
+    def __init__(self, session: Session) -> None:
+        """
+        Raises:
+            Unavailable: no output of the graph is an embedding.
+        """
+        self._session = session
+        self._inputs = {info.name: info for info in session.inputs}
+        names = [info.name for info in session.outputs]
+        self._vector = _embedding_index(session.outputs)
+        self._features = next((names.index(name) for name in _FEATURES if name in names), None)
+        self._batch = next((info.shape[0] for info in session.inputs if info.shape[0]), None)
+
+    @property
+    def dimension(self) -> int | None:
+        """Length D of the embeddings, None where the graph leaves it open."""
+        return self._session.outputs[self._vector].shape[-1]
+
+    def encode(self, feeds: Mapping[str, NDArray[Any]]) -> list[Embedding]:
+        """Run the graph on N items, on the calling thread.
+
+        Args:
+            feeds: input name → array (N, …), cast here to the input's element type.
+
+        Returns:
+            one embedding per item, in order.
+
+        Raises:
+            InferenceFailed: the graph gave another shape than one vector per item, or a vector
+                that is zero or not finite.
+        """
+        typed = {k: v.astype(self._inputs[k].dtype, copy=False) for k, v in feeds.items()}
+        count = len(next(iter(typed.values())))
+        size = self._batch or count
+        found: list[Embedding] = []
+        for start in range(0, count, size):
+            chunk = {name: array[start : start + size] for name, array in typed.items()}
+            found += self._run(chunk)
+        return found
+
+    def _run(self, feeds: Mapping[str, NDArray[Any]]) -> list[Embedding]:
+        count = len(next(iter(feeds.values())))
+        if self._batch and count < self._batch:
+            feeds = {name: _repeat_last(array, self._batch) for name, array in feeds.items()}
+        outputs = self._session.run(feeds)
+        vectors = normalise(_rows(outputs[self._vector], feeds))
+        if self._features is None:
+            return [Embedding(vector, None) for vector in vectors[:count]]
+        features = _rows(outputs[self._features], feeds)
+        return [Embedding(*pair) for pair in zip(vectors[:count], features[:count], strict=True)]
+
+
+def normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale each row of float32 (N, D) to length 1.
+
+    Raises:
+        InferenceFailed: a row is zero or not finite.
+    """
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not (np.isfinite(lengths).all() and (lengths > 0).all()):
+        raise InferenceFailed("the CLIP model gave an embedding that is zero or not finite")
+    vectors = vectors / lengths
+    return vectors
+
+
+def refusal(session: Session, tower: str, inputs: str) -> Unavailable:
+    """The refusal of a graph that is no `tower`, for its inputs are not those expected: `inputs`."""
+    return Unavailable(
+        f"this ONNX graph is no CLIP {tower} tower: expected {inputs}; its inputs are {_describe(session.inputs)}"
+    )
+
+
+def _embedding_index(outputs: Sequence[TensorInfo]) -> int:
+    names = [info.name for info in outputs]
+    if len(names) == 1 and len(outputs[0].shape) == 2:
+        return 0
+    for name in _EMBEDDINGS:
+        if name in names and len(outputs[names.index(name)].shape) == 2:
+            return names.index(name)
+    raise Unavailable(
+        "this ONNX graph is no CLIP tower: expected one output [batch, dimension], or one of "
+        f"several named 'embedding' or 'features'; its outputs are {_describe(outputs)}"
+    )
+
+
+def _describe(tensors: Sequence[TensorInfo]) -> str:
+    shapes = (", ".join("?" if axis is None else str(axis) for axis in info.shape) for info in tensors)
+    found = [f"{info.name} {info.dtype} [{shape}]" for info, shape in zip(tensors, shapes, strict=True)]
+    return ", ".join(found) or "none"
+
+
+def _repeat_last(array: NDArray[Any], count: int) -> NDArray[Any]:
+    return np.concatenate([array, np.repeat(array[-1:], count - len(array), axis=0)])
+
+
+def _rows(output: NDArray[Any], feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+    count = len(next(iter(feeds.values())))
+    if output.ndim != 2 or len(output) != count:
+        raise InferenceFailed(f"the CLIP model answered {output.shape} for {count} items")
+    return output.astype(np.float32, copy=False)

@@ -1,0 +1,93 @@
+"""CLIP's image tower: picture → embedding."""
+
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.images import Picture
+from immich_ml_cn.session import OpenSession, Session, TensorInfo
+
+from .tower import Embedding, Tower, refusal
+from .transform import ImageTransform, read_transform
+
+
+class VisualEncoder:
+    """A loaded image tower, a `session.Model` of tensors (3, H, W) and vectors (D,)."""
+
+    def __init__(self, session: Session, transform: ImageTransform) -> None:
+        """
+        Raises:
+            Unavailable: the graph is no image tower, or one for another picture size.
+        """
+        self.transform = transform
+        self._image = _image_input(session, transform.size)
+        self._tower = Tower(session)
+
+    @property
+    def dimension(self) -> int | None:
+        """Length D of the embeddings, None where the graph leaves it open."""
+        return self._tower.dimension
+
+    def prepare(self, picture: Picture) -> NDArray[np.float32]:
+        """Pure: the picture as float32 (3, H, W), RGB, normalised by the model's mean and std."""
+        return self.transform(picture)
+
+    def bucket(self, item: NDArray[np.float32]) -> Hashable:
+        """All pictures have one size, so any may share a batch."""
+        return item.shape
+
+    def infer(self, items: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Embed prepared pictures: one float32 (D,) of length 1 each, in order.
+
+        Raises:
+            InferenceFailed: an embedding is zero or not finite.
+        """
+        return [embedding.vector for embedding in self.encode(items)]
+
+    def encode(self, items: Sequence[NDArray[np.float32]]) -> list[Embedding]:
+        """As `infer`, with the unnormalised features where the graph gives them."""
+        return self._tower.encode({self._image: np.stack(items)})
+
+
+def load_visual(
+    folder: Path,
+    model_file: Path,
+    open_session: OpenSession,
+    transform: ImageTransform | None = None,
+) -> VisualEncoder:
+    """Load an image tower.
+
+    Args:
+        folder: the model's folder in Immich's layout, ``<cache>/clip/<name>``.
+        model_file: the graph to open, of whichever precision.
+        open_session: opens it.
+        transform: how pictures are prepared; by default what ``visual/preprocess_cfg.json`` says.
+
+    Raises:
+        Unavailable: a file is missing or the graph is not understood.
+    """
+    if transform is None:
+        transform = read_transform(folder / "visual" / "preprocess_cfg.json")
+    return VisualEncoder(open_session(model_file), transform)
+
+
+def _image_input(session: Session, size: tuple[int, int]) -> str:
+    """The name of the graph's one input, checked against the size of the pictures."""
+    if len(session.inputs) != 1 or not _takes_images(session.inputs[0]):
+        raise refusal(session, "image", "one input float32 [batch, 3, H, W]")
+    (image,) = session.inputs
+    for axis, side in zip(image.shape[2:], size, strict=True):
+        if axis not in (None, side):
+            raise Unavailable(
+                f"the CLIP image tower takes pictures of {image.shape[2]} x {image.shape[3]} "
+                f"pixels, its configuration says {size[0]} x {size[1]}"
+            )
+    return image.name
+
+
+def _takes_images(info: TensorInfo) -> bool:
+    floats = info.dtype in ("float32", "float16")
+    return floats and len(info.shape) == 4 and info.shape[1] in (None, 3)

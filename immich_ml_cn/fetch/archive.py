@@ -1,0 +1,50 @@
+"""Taking the wanted members out of a zip, by their exact names and to places the table gives."""
+
+import zipfile
+from pathlib import Path
+
+from immich_ml_cn.sources import Member
+
+from .failure import SourceFailed, writing
+from .part import Expected, Fetched, Part
+from .watch import Watch
+
+_CHUNK = 1 << 20
+
+
+def unpack(archive: Path, member: Member, part: Path, watch: Watch) -> Fetched:
+    """Unpack one member, checked like a file from the network.
+
+    Args:
+        part: where its bytes go, ending in ``.part``.
+
+    Raises:
+        SourceFailed: no zip, no such member, or wrong bytes.
+        DiskFailed: the disk does not take it.
+        Cancelled: nobody waits for it any more.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return _unpack(opened, member, part, watch)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
+        raise SourceFailed(f"sent a broken archive ({error})") from error
+
+
+def _unpack(opened: zipfile.ZipFile, member: Member, part: Path, watch: Watch) -> Fetched:
+    try:
+        info = opened.getinfo(member.name)
+    except KeyError:
+        raise SourceFailed(f"sent an archive without {member.name}") from None
+    with writing(part):
+        part.unlink(missing_ok=True)
+    expected = Expected(member.size or info.file_size, member.sha256)
+    name = f"{member.path} from {Path(member.name).name}"
+    with Part(part, name, expected, watch) as target, opened.open(info) as packed:
+        watch.progress.start(name, 0, expected.size)
+        watch.begin()
+        try:
+            while chunk := packed.read(_CHUNK):
+                target.write(chunk)
+            return target.finish()
+        finally:
+            watch.progress.finish()

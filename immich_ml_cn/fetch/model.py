@@ -1,0 +1,268 @@
+"""One model: from the first source that delivers all of it into its folder, or one sentence why not."""
+
+import errno
+import hashlib
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.sources import Archive, HubSnapshot, Member, RemoteFile, Source
+
+from .archive import unpack
+from .failure import DiskFailed, SourceFailed, WrongBytes, writing
+from .hub import hub_client, list_files
+from .lock import locked
+from .memory import Memory, host_of
+from .options import FetchOptions
+from .part import Expected, Fetched, Part, already_whole
+from .progress import Progress, Silent
+from .transfer import Address, new_client, transfer
+from .watch import Watch
+
+if TYPE_CHECKING:
+    import httpx2
+
+_logger = logging.getLogger(__name__)
+_STAGING = ".partial"
+_RETRY_S = 60
+
+
+@dataclass(frozen=True, slots=True)
+class FetchReport:
+    """What a fetch did.
+
+    Attributes:
+        source: the host that delivered, None when everything was there already.
+        files: absolute paths of what was placed.
+        bytes: sum of their sizes.
+        seconds: from the call to the end, waiting for another process included.
+    """
+
+    source: str | None
+    files: tuple[Path, ...]
+    bytes: int
+    seconds: float
+
+
+def missing_files(sources: Sequence[Source], folder: Path) -> tuple[PurePosixPath, ...]:
+    """The files a model still needs, () when any of its sources has been fetched completely.
+
+    Raises:
+        DiskFailed: the folder may not be read.
+    """
+    try:
+        lacks = [tuple(path for path in source.required if not (folder / path).is_file()) for source in sources]
+    except OSError as error:
+        raise DiskFailed(f"cannot read {folder} ({error.strerror}); check who owns the cache folder") from error
+    return min(lacks, key=len, default=())
+
+
+def fetch_model(
+    sources: Sequence[Source],
+    folder: Path,
+    options: FetchOptions,
+    progress: Progress | None = None,
+    cancelled: threading.Event | None = None,
+    *,
+    memory: Memory | None = None,
+    name: str | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> FetchReport:
+    """Bring all files of a model into its folder. Blocks: call it on a worker thread.
+
+    Files that are there are neither replaced nor fetched again, and nothing is written when all are. The others
+    appear by atomic rename once the last of them has arrived, graphs at the very end.
+
+    Args:
+        sources: from `sources_for`; the first that delivers is enough.
+        folder: absolute path of the model's folder.
+        cancelled: set it to stop; what has arrived is kept for the next time.
+        memory: share one per process, so that a blocked host is waited for only once.
+        name: of the model, for people; by default the folder's.
+        clock: seconds from any beginning.
+
+    Raises:
+        Unavailable: one sentence: offline, no source, why each source failed, or what the disk refused.
+    """
+    begun = clock()
+    name = name or f"{folder.parent.name}/{folder.name}"
+    if sources and not missing_files(sources, folder):
+        return FetchReport(None, (), 0, clock() - begun)
+    if options.offline or not sources:
+        raise Unavailable(_cannot(name, sources, folder, options))
+    watch = Watch(options, progress or Silent(), cancelled or threading.Event(), clock=clock)
+    with locked(folder, watch):
+        if not missing_files(sources, folder):
+            return FetchReport(None, (), 0, clock() - begun)
+        return _Fetch(name, folder, options, watch, memory or Memory(), clock).run(sources, begun)
+
+
+def _cannot(name: str, sources: Sequence[Source], folder: Path, options: FetchOptions) -> str:
+    if not sources:
+        return f"nobody offers {name} ready-made; export it and place it in {folder}"
+    files = ", ".join(str(path) for path in missing_files(sources, folder))
+    return f"{name} is not here and fetching is switched off; place {files} in {folder}"
+
+
+class _Fetch:
+    """One model while it is fetched under its lock."""
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        options: FetchOptions,
+        watch: Watch,
+        memory: Memory,
+        clock: Callable[[], float],
+    ) -> None:
+        self._name = name
+        self._folder = folder
+        self._staging = folder / _STAGING
+        self._options = options
+        self._watch = watch
+        self._memory = memory
+        self._clock = clock
+
+    def run(self, sources: Sequence[Source], begun: float) -> FetchReport:
+        """Try the sources in order."""
+        failures: list[tuple[str, SourceFailed]] = []
+        for source in self._memory.order(sources, self._options):
+            host = host_of(source.kind, self._options)
+            try:
+                arrived = self._bring(source)
+            except SourceFailed as failure:
+                self._memory.note(host, failure.answered)
+                _logger.warning("%s: %s %s", self._name, host, failure)
+                failures.append((host, failure))
+                continue
+            if self._memory.note(host, True):
+                _logger.info("%s answers: fetching from there", host)
+            placed = self._place(arrived)
+            size = sum(file.size for file in arrived.values())
+            return FetchReport(host, placed, size, self._clock() - begun)
+        raise self._unavailable(sources, failures)
+
+    def _unavailable(self, sources: Sequence[Source], failures: list[tuple[str, SourceFailed]]) -> Unavailable:
+        reasons = "; ".join(f"{host} {failure}" for host, failure in failures)
+        files = ", ".join(str(path) for path in missing_files(sources, self._folder))
+        waits = [failure.retry_after for _, failure in failures if failure.retry_after]
+        return Unavailable(
+            f"cannot fetch {self._name}: {reasons}; set MACHINE_LEARNING_MODEL_SOURCE to another source or a mirror, "
+            f"or place {files} in {self._folder}",
+            retry_after=min(waits, default=_RETRY_S),
+        )
+
+    def _bring(self, source: Source) -> dict[PurePosixPath, Fetched]:
+        """All missing files of a source, whole and checked, in the staging folder."""
+        match source.content:
+            case HubSnapshot() as snapshot:
+                return self._bring_hub(snapshot)
+            case Archive() as archive:
+                return self._bring_archive(source, archive)
+            case files:
+                return self._bring_files(source, files)
+
+    def _bring_hub(self, snapshot: HubSnapshot) -> dict[PurePosixPath, Fetched]:
+        files = [file for file in list_files(snapshot, self._options) if self._lacks(file.path)]
+        self._make_room({file.path: file.expected for file in files})
+        return {file.path: self._download(hub_client(), file.path, file.address, file.expected) for file in files}
+
+    def _bring_files(self, source: Source, files: Sequence[RemoteFile]) -> dict[PurePosixPath, Fetched]:
+        wanted = {file.path: file for file in files if self._lacks(file.path)}
+        expected = {path: Expected(file.size, file.sha256) for path, file in wanted.items()}
+        self._make_room(expected)
+        with new_client() as client:
+            return {
+                path: self._download(client, path, self._at(source, file.url), expected[path])
+                for path, file in wanted.items()
+            }
+
+    def _bring_archive(self, source: Source, archive: Archive) -> dict[PurePosixPath, Fetched]:
+        members = {member.path: member for member in archive.members if self._lacks(member.path)}
+        name = PurePosixPath(archive.url.rpartition("/")[2])
+        expected = Expected(archive.size, archive.sha256)
+        sizes = {path: Expected(member.size) for path, member in members.items()}
+        self._make_room({name: expected, **sizes})
+        with new_client() as client:
+            fetched = self._download(client, name, self._at(source, archive.url), expected)
+        try:
+            return {path: self._unpack(fetched.path, member) for path, member in members.items()}
+        except SourceFailed:
+            fetched.path.unlink(missing_ok=True)
+            raise
+
+    def _unpack(self, archive: Path, member: Member) -> Fetched:
+        part = self._part(member.path, member.sha256 or member.name)
+        return unpack(archive, member, part, self._watch)
+
+    def _download(self, client: "httpx2.Client", path: PurePosixPath, address: Address, expected: Expected) -> Fetched:
+        path_of_part = self._part(path, expected.identity or address.url)
+        if (whole := already_whole(path_of_part, expected)) is not None:
+            return whole
+        with Part(path_of_part, f"{self._name}/{path}", expected, self._watch) as part:
+            resumed = part.size > 0
+            try:
+                return transfer(client, address, part, self._options, self._watch)
+            except WrongBytes:
+                if not resumed:
+                    raise
+        _logger.info("%s/%s: what was here from before was wrong; beginning again", self._name, path)
+        return self._download(client, path, address, expected)
+
+    def _at(self, source: Source, url: str) -> Address:
+        return Address(self._options.address(source.kind, url))
+
+    def _lacks(self, path: PurePosixPath) -> bool:
+        return not (self._folder / path).exists()
+
+    def _part(self, path: PurePosixPath, identity: str) -> Path:
+        """A name for the arriving bytes: another version of a file, or of another source, is never glued to it."""
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+        return self._staging / f"{'-'.join(path.parts)}.{digest}.part"
+
+    def _make_room(self, expected: dict[PurePosixPath, Expected]) -> None:
+        """Raises DiskFailed when what is known to come does not fit."""
+        with writing(self._staging):
+            self._staging.mkdir(parents=True, exist_ok=True)
+            here = sum(file.stat().st_size for file in self._staging.iterdir())
+            free = shutil.disk_usage(self._staging).free
+        needed = sum(file.size or 0 for file in expected.values()) - here
+        if needed > free:
+            raise DiskFailed(
+                f"{self._name} needs {needed / 1e6:.0f} MB more in {self._folder}, where only {free / 1e6:.0f} MB "
+                "are free; free some space, nothing was deleted"
+            )
+
+    def _place(self, arrived: dict[PurePosixPath, Fetched]) -> tuple[Path, ...]:
+        """Give the files their names, graphs last: where the graph is, its companions are."""
+        placed = []
+        for path in sorted(arrived, key=lambda path: path.suffix == ".onnx"):
+            target = self._folder / path
+            with writing(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not target.exists():
+                    arrived[path].path.replace(target)
+                    placed.append(target)
+                _sync(target.parent)
+        shutil.rmtree(self._staging, ignore_errors=True)
+        return tuple(placed)
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename survive a power cut, where the file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)

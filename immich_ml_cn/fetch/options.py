@@ -1,0 +1,99 @@
+"""How to fetch: which sources in which order, and how patient to be."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from immich_ml_cn.sources import BASES, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Which sources come first, and what stands in for their usual hosts.
+
+    Attributes:
+        order: tried first, in this order; the others follow. Empty: ``auto``, hosts that did not answer go last.
+        bases: what the addresses of a kind begin with instead of `sources.BASES`.
+    """
+
+    order: tuple[Kind, ...] = ()
+    bases: Mapping[Kind, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> "Preference":
+        """Read a preference as a person writes it.
+
+        Args:
+            text: ``auto``; or a comma list of ``huggingface``, ``modelscope`` and ``github``, each also as
+                ``name=https://mirror``; an address alone stands for Hugging Face (``https://hf-mirror.com``).
+
+        Raises:
+            ValueError: an unknown name, or a mirror that is no http address.
+        """
+        order: list[Kind] = []
+        bases: dict[Kind, str] = {}
+        for word in (word.strip() for word in text.split(",")):
+            if word in ("", "auto"):
+                continue
+            name, _, base = word.partition("=") if not _is_address(word) else ("", "", word)
+            kind = _kind(name or Kind.HUGGINGFACE)
+            order.append(kind)
+            if base:
+                bases[kind] = _base(base)
+        return cls(tuple(dict.fromkeys(order)), bases)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOptions:
+    """Everything that may differ between installations.
+
+    Attributes:
+        hf_endpoint: Hugging Face or a mirror of it, None for the preference's or the usual one.
+        hf_token: sent to Hugging Face; None lets its library look for a saved one.
+        offline: never connect.
+        connect_timeout_s: seconds to wait for a connection, and for Hugging Face's list of files.
+        stall_timeout_s: seconds without enough bytes (or without a first answer) before a source is given up.
+        slowest_bytes_per_s: below this mean rate over `stall_timeout_s` a transfer counts as stalled.
+        resumes: times a transfer may be cut without having brought a MiB since the last cut.
+        patience_s: longest ``Retry-After`` in seconds that is waited for instead of trying the next source.
+        pause_s: seconds before the first repetition; doubles with each.
+    """
+
+    preference: Preference = Preference()
+    hf_endpoint: str | None = None
+    hf_token: str | None = None
+    offline: bool = False
+    connect_timeout_s: float = 10.0
+    stall_timeout_s: float = 30.0
+    slowest_bytes_per_s: float = 512.0
+    resumes: int = 5
+    patience_s: float = 10.0
+    pause_s: float = 1.0
+
+    def base(self, kind: Kind) -> str:
+        """What the addresses of a kind begin with, without a slash at the end."""
+        chosen = self.preference.bases.get(kind)
+        if chosen is None and kind is Kind.HUGGINGFACE:
+            chosen = self.hf_endpoint
+        return (chosen or BASES[kind]).rstrip("/")
+
+    def address(self, kind: Kind, url: str) -> str:
+        """The address of the table, moved to the chosen mirror."""
+        return self.base(kind) + url.removeprefix(BASES[kind])
+
+
+def _is_address(word: str) -> bool:
+    return word.startswith(("http://", "https://"))
+
+
+def _kind(name: str) -> Kind:
+    try:
+        return Kind(name)
+    except ValueError:
+        known = ", ".join(Kind)
+        raise ValueError(f"unknown source {name!r}: auto, {known} or a mirror's address") from None
+
+
+def _base(address: str) -> str:
+    if not _is_address(address):
+        raise ValueError(f"mirror {address!r} has to begin with https:// or http://")
+    return address.rstrip("/")

@@ -1,0 +1,187 @@
+"""Showing that something arrives: lines in the log, a bar on a terminal, numbers for whoever asks."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TextIO
+
+
+class Progress(Protocol):
+    """Told about each file from the thread that fetches it."""
+
+    def start(self, file: str, done: int, total: int | None) -> None:
+        """A file begins with `done` bytes here from before, of `total` if that is known."""
+        ...
+
+    def advance(self, count: int) -> None:
+        """`count` more bytes are here; negative when a transfer has to begin again."""
+        ...
+
+    def finish(self) -> None:
+        """No more of this file, whole or not."""
+        ...
+
+
+class Silent:
+    """Shows nothing."""
+
+    def start(self, file: str, done: int, total: int | None) -> None: ...
+
+    def advance(self, count: int) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How far one file is, in bytes."""
+
+    file: str
+    done: int
+    total: int | None
+
+    def __str__(self) -> str:
+        if not self.total:
+            return f"{self.file}: {_size(self.done)}"
+        return f"{self.file}: {self.done * 100 // self.total} % of {_size(self.total)}"
+
+
+class Tally:
+    """Keeps the numbers for other threads, e.g. for the answer to a request that waits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now: Arrival | None = None
+
+    def __repr__(self) -> str:
+        return f"<Tally {self.now or 'idle'}>"
+
+    @property
+    def now(self) -> Arrival | None:
+        """The file that arrives at the moment, None between files."""
+        return self._now
+
+    def start(self, file: str, done: int, total: int | None) -> None:
+        with self._lock:
+            self._now = Arrival(file, done, total)
+
+    def advance(self, count: int) -> None:
+        with self._lock:
+            if self._now is not None:
+                self._now = Arrival(self._now.file, self._now.done + count, self._now.total)
+
+    def finish(self) -> None:
+        with self._lock:
+            self._now = None
+
+
+class LogLines:
+    """One line every few seconds: file, percent, MB/s, time left."""
+
+    def __init__(
+        self,
+        logger: logging.Logger,
+        *,
+        interval_s: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            interval_s: seconds between two lines.
+            clock: seconds from any beginning.
+        """
+        self._logger = logger
+        self._interval = interval_s
+        self._clock = clock
+        self._tally = Tally()
+        self._begun = self._shown = 0.0
+        self._first = self._last = 0
+
+    def start(self, file: str, done: int, total: int | None) -> None:
+        self._tally.start(file, done, total)
+        self._begun = self._shown = self._clock()
+        self._first = self._last = done
+
+    def advance(self, count: int) -> None:
+        self._tally.advance(count)
+        now, arrival = self._clock(), self._tally.now
+        seconds = now - self._shown
+        if arrival is None or seconds < self._interval:
+            return
+        rate = max(0.0, (arrival.done - self._last) / seconds)
+        self._logger.info("%s, %s/s%s", arrival, _size(rate), _left(arrival, rate))
+        self._shown, self._last = now, arrival.done
+
+    def finish(self) -> None:
+        arrival = self._tally.now
+        self._tally.finish()
+        if arrival is None or arrival.done != arrival.total:
+            return
+        seconds = max(self._clock() - self._begun, 0.001)
+        rate = (arrival.done - self._first) / seconds
+        self._logger.info("%s: complete, %s at %s/s", arrival.file, _size(arrival.done), _size(rate))
+
+
+class Bar:
+    """A bar on a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._bar: Any = None
+
+    def start(self, file: str, done: int, total: int | None) -> None:
+        from tqdm import tqdm  # type: ignore[import-untyped]
+
+        self._bar = tqdm(desc=file, total=total, initial=done, file=self._stream, unit="B", unit_scale=True)
+
+    def advance(self, count: int) -> None:
+        self._bar.update(count)
+
+    def finish(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class Several:
+    """Tells several observers."""
+
+    def __init__(self, *observers: Progress) -> None:
+        self._observers = observers
+
+    def start(self, file: str, done: int, total: int | None) -> None:
+        for observer in self._observers:
+            observer.start(file, done, total)
+
+    def advance(self, count: int) -> None:
+        for observer in self._observers:
+            observer.advance(count)
+
+    def finish(self) -> None:
+        for observer in self._observers:
+            observer.finish()
+
+
+def show_on(stream: TextIO, logger: logging.Logger, *, interval_s: float = 5.0) -> Progress:
+    """A bar where `stream` is a terminal, lines in the log otherwise.
+
+    Args:
+        interval_s: seconds between two lines.
+    """
+    return Bar(stream) if stream.isatty() else LogLines(logger, interval_s=interval_s)
+
+
+def _size(count: float) -> str:
+    if count < 1e6:
+        return f"{count / 1e3:.0f} kB"
+    return f"{count / 1e6:.1f} MB" if count < 1e8 else f"{count / 1e6:.0f} MB"
+
+
+def _left(arrival: Arrival, rate: float) -> str:
+    if arrival.total is None or rate <= 0:
+        return ""
+    seconds = round((arrival.total - arrival.done) / rate)
+    minutes, seconds = divmod(max(seconds, 0), 60)
+    return f", {minutes} min {seconds} s left" if minutes else f", {seconds} s left"

@@ -1,0 +1,200 @@
+"""One file over HTTP: resumed where it was cut, given up where it stalls.
+
+Works on any `httpx2.Client`: our own for files and archives, Hugging Face's for the hub.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import TYPE_CHECKING
+
+from .failure import SourceFailed, writing
+from .options import FetchOptions
+from .part import Fetched, Part
+from .watch import Stalled, Watch
+
+if TYPE_CHECKING:
+    import httpx2
+
+_BUSY = {408, 425, 429, 500, 502, 503, 504}
+_REASONS = {
+    401: "wants a token (401)",
+    403: "refuses access (403)",
+    404: "does not have it (404)",
+    410: "no longer has it (410)",
+    429: "asks us to slow down (429)",
+}
+_PROGRESS = 1 << 20
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a file is, and what has to be sent to get it."""
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def host(self) -> str:
+        """Host and port, for people."""
+        return self.url.partition("://")[2].partition("/")[0]
+
+
+class _Busy(Exception):
+    """The server could answer later."""
+
+    def __init__(self, failure: SourceFailed) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
+def new_client() -> "httpx2.Client":
+    """A client for files and archives; proxies and certificates as the environment says."""
+    import httpx2
+
+    from immich_ml_cn import __version__
+
+    return httpx2.Client(follow_redirects=True, headers={"User-Agent": f"immich-ml-cn/{__version__}"})
+
+
+def transfer(client: "httpx2.Client", address: Address, part: Part, options: FetchOptions, watch: Watch) -> Fetched:
+    """Bring the rest of a file and check the whole of it.
+
+    Raises:
+        SourceFailed: refused, unreachable, stalled, cut too often, or wrong bytes.
+        DiskFailed: the disk does not take it.
+        Cancelled: nobody waits for it any more.
+    """
+    watch.progress.start(part.name, part.size, part.expected.size)
+    try:
+        if not part.is_whole:
+            _bring(client, address, part, options, watch)
+        return part.finish()
+    finally:
+        watch.progress.finish()
+
+
+def _bring(client: "httpx2.Client", address: Address, part: Part, options: FetchOptions, watch: Watch) -> None:
+    import httpx2
+
+    failures = 0
+    while True:
+        watch.check()
+        before, wait = part.size, options.pause_s * 2**failures
+        try:
+            _stream(client, address, part, options, watch)
+            return
+        except _Busy as busy:
+            failures += 1
+            wait = max(wait, busy.failure.retry_after or 0)
+            if failures > 2 or wait > options.patience_s:
+                raise busy.failure from busy
+        except (Stalled, httpx2.ReadTimeout) as stall:
+            if part.size - before < _PROGRESS:
+                raise SourceFailed(f"stalled while sending {part.name}") from stall
+            failures = 0
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
+            if part.size == before and failures == 0:
+                raise SourceFailed(unreachable(error, options), answered=False) from error
+            failures += 1
+        except httpx2.TransportError as cut:
+            failures = 1 if part.size - before >= _PROGRESS else failures + 1
+            if isinstance(cut, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
+                raise SourceFailed(f"sends us to a place we do not go: {cut}") from cut
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise SourceFailed(f"cannot be understood: {error}") from error
+        if failures > options.resumes:
+            raise SourceFailed(f"was cut {failures} times while sending {part.name}")
+        watch.pause(min(wait, options.patience_s))
+
+
+def _stream(client: "httpx2.Client", address: Address, part: Part, options: FetchOptions, watch: Watch) -> None:
+    import httpx2
+
+    timeout = httpx2.Timeout(options.stall_timeout_s, connect=options.connect_timeout_s)
+    headers = {**address.headers, "Accept-Encoding": "identity", **_resume(part)}
+    with client.stream("GET", address.url, headers=headers, timeout=timeout) as answer:
+        if answer.status_code == 416:
+            part.restart()
+            raise _Busy(refused(416, {}))
+        if answer.status_code in _BUSY:
+            raise _Busy(refused(answer.status_code, answer.headers))
+        if answer.status_code >= 400:
+            raise refused(answer.status_code, answer.headers)
+        total = _accept(answer, part)
+        watch.begin()
+        for chunk in answer.iter_raw():
+            part.write(chunk)
+    if total is not None and part.size < total:
+        raise httpx2.RemoteProtocolError(f"{part.size} of {total} bytes")
+
+
+def _accept(answer: "httpx2.Response", part: Part) -> int | None:
+    """Decide whether the answer continues the part; the size of the whole file where the server says it."""
+    found = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    if answer.status_code == 206 and found and int(found[1]) == part.size:
+        return None if found[2] == "*" else int(found[2])
+    if answer.status_code != 200:
+        part.restart()
+        raise _Busy(SourceFailed("does not send the range we ask for"))
+    if part.size:
+        part.restart()
+    _remember(answer.headers, part)
+    length = answer.headers.get("Content-Length", "")
+    return int(length) if length.isdigit() else None
+
+
+def refused(status: int, headers: Mapping[str, str]) -> SourceFailed:
+    """The failure an answer of 400 or more means."""
+    reason = _REASONS.get(status, f"answers {status}")
+    return SourceFailed(reason, retry_after=_retry_after(headers.get("Retry-After")))
+
+
+def _retry_after(value: str | None) -> int | None:
+    """Seconds of a Retry-After header, which is a number or a date."""
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return int(value)
+    try:
+        return max(0, round(parsedate_to_datetime(value).timestamp() - time()))
+    except ValueError:
+        return None
+
+
+def _resume(part: Part) -> dict[str, str]:
+    """Headers that ask for the rest; without a checksum only if the file is still the same one."""
+    if part.size == 0:
+        return {}
+    headers = {"Range": f"bytes={part.size}-"}
+    if part.expected.identity is not None:
+        return headers
+    note = part.path.with_suffix(".etag")
+    if not note.is_file():
+        return {}
+    return {**headers, "If-Range": note.read_text()}
+
+
+def _remember(headers: Mapping[str, str], part: Part) -> None:
+    note = part.path.with_suffix(".etag")
+    validator = headers.get("ETag", "")
+    if not validator or validator.startswith("W/"):
+        validator = headers.get("Last-Modified", "")
+    with writing(note):
+        if validator:
+            note.write_text(validator)
+        else:
+            note.unlink(missing_ok=True)
+
+
+def unreachable(error: Exception, options: FetchOptions) -> str:
+    """Why there was no connection, for people."""
+    text = str(error) or type(error).__name__
+    if "SSL" in text or "certificate" in text:
+        return f"has no working TLS ({text})"
+    if "imed out" in text or "Timeout" in type(error).__name__:
+        return f"did not answer within {options.connect_timeout_s:g} s"
+    return f"cannot be reached ({text})"

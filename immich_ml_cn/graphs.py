@@ -1,0 +1,148 @@
+"""Edits of ONNX graphs, in memory: the file on disk is only ever read.
+
+The only importer of `onnx` besides the engines; it is imported on first use.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import Unavailable
+
+_BATCH = "batch"
+# These read a tensor's shape, not its values: what they give carries no batch axis.
+_SHAPE_READERS = frozenset({"Shape", "Size"})
+
+
+@dataclass(frozen=True, slots=True)
+class GraphFacts:
+    """What a model has to know of its graph before it is opened.
+
+    Attributes:
+        fixed_batch: an input or an output is declared with a leading dimension of 1.
+        normalises_input: the graph itself subtracts the mean and scales its input, as the face recognisers converted
+            from MXNet do: among its first eight nodes one is named ``Sub…`` or ``_minus…`` and one ``Mul…`` or
+            ``_mul…`` (insightface's rule).
+    """
+
+    fixed_batch: bool
+    normalises_input: bool
+
+
+def inspect(path: Path) -> GraphFacts:
+    """Read what a graph declares; external weights are not touched.
+
+    Raises:
+        Unavailable: the file is no ONNX graph.
+        OSError: it cannot be read.
+    """
+    graph = _load(path, weights=False).graph
+    names = [node.name for node in graph.node[:8]]
+    return GraphFacts(
+        fixed_batch=any(_leading_dimension(value) == 1 for value in _ends(graph)),
+        normalises_input=any(name.startswith(("Sub", "_minus")) for name in names)
+        and any(name.startswith(("Mul", "_mul")) for name in names),
+    )
+
+
+def with_batch_axis(path: Path) -> bytes:
+    """Give a graph exported for batches of one a batch axis of any size.
+
+    The leading dimension of every input and output becomes ``batch``, recorded shapes of inner tensors are dropped, and
+    a ``Reshape`` of a batched tensor to a constant shape ``[1, …]`` keeps its input's leading dimension instead. That
+    is all a convolutional graph needs; whether it was enough for this one, only a run can tell: compare a batch with
+    its items one by one before relying on it.
+
+    Args:
+        path: the graph; it may keep its weights in side files. It is not written to.
+
+    Returns:
+        The edited graph, weights included.
+
+    Raises:
+        Unavailable: the file is no ONNX graph.
+        ValueError: with its weights it is too large for one buffer (2 GiB).
+        OSError: it cannot be read.
+    """
+    model = _load(path, weights=True)
+    graph = model.graph
+    for value in _ends(graph):
+        dimensions = value.type.tensor_type.shape.dim
+        if dimensions:
+            dimensions[0].dim_param = _BATCH
+    del graph.value_info[:]
+    _free_reshapes(graph)
+    try:
+        edited: bytes = model.SerializeToString()
+    except Exception as error:  # protobuf's EncodeError, ValueError or MemoryError, by version
+        raise ValueError(f"{path} cannot be edited in memory: {error}") from error
+    return edited
+
+
+def _load(path: Path, *, weights: bool) -> Any:
+    import onnx
+
+    # Opened here, so that a file that cannot be read stays an OSError and all else means a file that is no graph.
+    with path.open("rb") as file:
+        try:
+            model = onnx.load(file, load_external_data=False)
+        except Exception as error:  # protobuf's DecodeError, whose home depends on its version
+            raise Unavailable(f"{path} is not an ONNX graph") from error
+    if not model.graph.node:
+        raise Unavailable(f"{path} is not an ONNX graph")
+    if weights:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    return model
+
+
+def _ends(graph: Any) -> Iterator[Any]:
+    """The graph's inputs and outputs, without the weights that old exporters list as inputs."""
+    weights = {tensor.name for tensor in graph.initializer}
+    yield from (value for value in graph.input if value.name not in weights)
+    yield from graph.output
+
+
+def _leading_dimension(value: Any) -> int | None:
+    dimensions = value.type.tensor_type.shape.dim
+    return dimensions[0].dim_value if dimensions and dimensions[0].HasField("dim_value") else None
+
+
+def _free_reshapes(graph: Any) -> None:
+    from onnx import numpy_helper
+
+    constants = _constants(graph)
+    batched = {value.name for value in graph.input} - set(constants)
+    for node in graph.node:
+        if node.op_type in _SHAPE_READERS or batched.isdisjoint(node.input):
+            continue
+        batched.update(node.output)
+        if node.op_type != "Reshape" or node.input[1] not in constants:
+            continue
+        target = numpy_helper.to_array(constants[node.input[1]]).tolist()
+        if target and target[0] == 1:
+            _reshape_to(graph, node, [0, *target[1:]])
+
+
+def _constants(graph: Any) -> dict[str, Any]:
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    constants[node.output[0]] = attribute.t
+    return constants
+
+
+def _reshape_to(graph: Any, node: Any, target: Sequence[int]) -> None:
+    """Point a ``Reshape`` to a target shape of its own: the old one may serve other nodes too."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    name = f"{node.output[0]}/{_BATCH}_shape"
+    graph.initializer.append(numpy_helper.from_array(np.array(target, np.int64), name))
+    node.input[1] = name
+    # With `allowzero` a 0 would mean an empty axis and not "as in the input".
+    kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
+    del node.attribute[:]
+    node.attribute.extend(kept)

@@ -1,0 +1,178 @@
+"""Lanes: the threads that own inference sessions.
+
+A lane is a pair of threads: one runs batches, one creates and drops sessions, so that a load never holds up the models
+that are ready. Nobody else touches a session. The bulk lane's threads have the lowest priority: a search on the
+interactive lane gets the CPU first.
+"""
+
+import asyncio
+import logging
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Literal, TypeVar
+
+T = TypeVar("T")
+LaneKind = Literal["interactive", "bulk"]
+
+logger = logging.getLogger(__name__)
+
+LOWEST_PRIORITY: Final = 19
+
+
+class LaneClosed(RuntimeError):
+    """Work was given to a lane that is closed."""
+
+
+class Worker:
+    """A daemon thread that runs one function after the other and answers on the event loop.
+
+    Instances are made and used on the event loop's thread.
+    """
+
+    def __init__(self, name: str, *, nice: int, on_death: Callable[[str], None]) -> None:
+        """
+        Args:
+            name: of the thread.
+            nice: scheduling priority from 0 to 19; threads started by this one inherit it.
+            on_death: told why, from any thread, when the thread ends without having been closed.
+        """
+        self.name = name
+        self._nice = nice
+        self._on_death = on_death
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._thread.start()
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run `function(*args)` on the thread. A cancelled caller leaves the job running; its result is dropped.
+
+        Raises:
+            LaneClosed: the worker is closed.
+        """
+        if self._closed:
+            raise LaneClosed(f"{self.name} is closed")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def job() -> None:
+            if future.cancelled():
+                return
+            try:
+                result = function(*args)
+            except BaseException as error:
+                self._deliver(loop, _set_exception, future, error)
+            else:
+                self._deliver(loop, _set_result, future, result)
+
+        self._jobs.put(job)
+        return await future
+
+    def close(self) -> None:
+        """Let the thread end after the jobs it has; later calls of `run` fail."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread's end, at most `timeout` seconds; True when it ended."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    @staticmethod
+    def _deliver(loop: asyncio.AbstractEventLoop, setter: Callable[..., None], *args: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(setter, *args)
+
+    def _main(self) -> None:
+        try:
+            lower_priority(self._nice)
+            while (job := self._jobs.get()) is not None:
+                job()
+                del job
+        except BaseException as error:
+            self._on_death(f"the thread {self.name} died: {error!r}")
+            raise
+
+
+def _set_result(future: "asyncio.Future[T]", result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _set_exception(future: "asyncio.Future[T]", error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def lower_priority(nice: int) -> None:
+    """Give the calling thread a lower scheduling priority, 1 to 19; threads it starts inherit it. 0 leaves it."""
+    if nice and sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+
+
+class Lane:
+    """One device's turn-taking: batches run one at a time, in the order in which they asked."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: LaneKind,
+        *,
+        device_id: int = 0,
+        time_limit_s: float,
+        on_death: Callable[[str], None],
+    ) -> None:
+        """
+        Args:
+            name: for logs and thread names.
+            kind: bulk lanes run at the lowest priority.
+            device_id: the GPU whose sessions this lane runs.
+            time_limit_s: seconds one batch may take before the lane counts as hung.
+            on_death: told why when the lane can never work again.
+        """
+        nice = LOWEST_PRIORITY if kind == "bulk" else 0
+        self.name = name
+        self.kind: LaneKind = kind
+        self.device_id = device_id
+        self.turn = asyncio.Lock()
+        self._time_limit_s = time_limit_s
+        self._on_death = on_death
+        self._runner = Worker(f"{name}-run", nice=nice, on_death=on_death)
+        self._loader = Worker(f"{name}-load", nice=nice, on_death=on_death)
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a batch on the lane's thread; hold `turn` while you do."""
+        watchdog = asyncio.get_running_loop().call_later(self._time_limit_s, self._hung)
+        try:
+            return await self._runner.run(function, *args)
+        finally:
+            watchdog.cancel()
+
+    async def load(self, function: Callable[..., T], *args: Any) -> T:
+        """Create or drop sessions, beside the batches that run."""
+        return await self._loader.run(function, *args)
+
+    def died(self, reason: str) -> None:
+        """Report that the lane can never work again."""
+        self._on_death(reason)
+
+    def close(self) -> None:
+        """Let both threads end after what they have."""
+        self._runner.close()
+        self._loader.close()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for both threads; True when they ended within `timeout` seconds each."""
+        return all([self._runner.join(timeout), self._loader.join(timeout)])
+
+    def _hung(self) -> None:
+        self._on_death(f"a batch on {self.name} has been running for over {self._time_limit_s:g} s")
+
+    def __repr__(self) -> str:
+        return f"<Lane {self.name} [{'busy' if self.turn.locked() else 'idle'}]>"

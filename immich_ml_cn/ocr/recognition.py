@@ -1,0 +1,118 @@
+"""What a line says: a CTC recogniser (PP-OCR's, any version) as a loaded model."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.session import OpenSession, Session
+
+from . import ctc
+from .graph import with_best_path
+from .pixels import to_tensor
+
+HEIGHT = 48
+# The narrowest step between two padded widths; above 512 px it is an eighth of the width's power
+# of two, so that padding stays under an eighth and there are few shapes (40 up to the maximum).
+WIDTH_STEP = 64
+# A line 170 times as long as high; longer ones are squeezed to this.
+MAX_WIDTH = 8192
+# Columns in one run of the graph: bounds memory whatever the batch.
+MAX_COLUMNS = 8192
+
+BestPath: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class RecognitionInput:
+    """A line prepared for the recogniser.
+
+    Attributes:
+        tensor: float32 (3, 48, W), BGR, -1…1, 0 (grey) right of the line; W from `padded_width`.
+    """
+
+    tensor: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TextRecognizer:
+    """A loaded recogniser.
+
+    Its graph maps [N, 3, 48, W] to the best class and its probability per time step, both [N, T],
+    or to the probabilities of all classes, [N, T, C].
+
+    Attributes:
+        alphabet: the text of each of the C classes; class 0 is CTC's blank.
+    """
+
+    session: Session
+    alphabet: tuple[str, ...]
+
+    def prepare(self, line: NDArray[np.uint8]) -> RecognitionInput:
+        """Resize a crop, uint8 (h, w, 3) BGR, to 48 px height and pad it; for the CPU pool.
+
+        The width depends on this line alone, so its text does not depend on its neighbours.
+        """
+        width = min(MAX_WIDTH, math.ceil(HEIGHT * line.shape[1] / line.shape[0]))
+        tensor = np.zeros((3, HEIGHT, padded_width(width)), np.float32)
+        tensor[:, :, :width] = to_tensor(np.asarray(cv2.resize(line, (width, HEIGHT)), np.uint8))
+        return RecognitionInput(tensor)
+
+    def bucket(self, item: RecognitionInput) -> int:
+        """The padded width."""
+        return int(item.tensor.shape[2])
+
+    def infer(self, items: Sequence[RecognitionInput]) -> list[BestPath]:
+        """Per line the best class, int64 (T,), and its probability, float32 (T,), 0…1."""
+        lines_per_run = max(1, MAX_COLUMNS // self.bucket(items[0]))
+        starts = range(0, len(items), lines_per_run)
+        return [path for start in starts for path in self._run(items[start : start + lines_per_run])]
+
+    def decode(self, path: BestPath) -> tuple[str, float]:
+        """Text and score, 0…1, of one of `infer`'s outputs; for the CPU pool."""
+        return ctc.decode(*path, self.alphabet)
+
+    def _run(self, items: Sequence[RecognitionInput]) -> Iterator[BestPath]:
+        batch = np.stack([item.tensor for item in items])
+        outputs = self.session.run({self.session.inputs[0].name: batch})
+        if len(outputs) == 1:
+            outputs = [outputs[0].argmax(axis=2), outputs[0].max(axis=2)]
+        return zip(outputs[0].astype(np.int64, copy=False), outputs[1], strict=True)
+
+
+def load_recognizer(path: Path, open_session: OpenSession) -> TextRecognizer:
+    """Load a PP-OCR recogniser (``.onnx``).
+
+    The alphabet comes from the graph's metadata key ``character``, else from a ``charset.txt``
+    beside the file, one character per line.
+
+    Raises:
+        Unavailable: there is no alphabet, or it does not belong to the graph.
+    """
+    edited = with_best_path(path)
+    session = open_session(path if edited is None else edited.data)
+    classes = session.outputs[0].shape[-1] if edited is None else edited.classes
+    try:
+        alphabet = ctc.complete_alphabet(_characters(path, session), classes)
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"{path} cannot be used for text recognition: {error}") from error
+    return TextRecognizer(session, alphabet)
+
+
+def padded_width(width: int) -> int:
+    """The bucket of a line `width` px wide at 48 px height: the next of 64, 128 … 512, 576 … 1024,
+    1152 … 2048, 2304 … 8192."""
+    step = max(WIDTH_STEP, (1 << (width - 1).bit_length()) // 16)
+    return -(-width // step) * step
+
+
+def _characters(path: Path, session: Session) -> list[str]:
+    if "character" in session.metadata:
+        return session.metadata["character"].splitlines()
+    return path.with_name("charset.txt").read_text(encoding="utf-8").splitlines()

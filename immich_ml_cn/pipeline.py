@@ -1,0 +1,185 @@
+"""One request: decode once, run its tasks concurrently, collect.
+
+An image goes ``measure → decode`` once; then each task prepares its tensors on the CPU pool, submits them to its
+model's batcher, and finishes what comes back on the CPU pool. Options are arguments all the way: a loaded model has no
+state.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import images
+from .catalogue import Catalogue, Plan
+from .concurrency import together
+from .errors import BadRequest, Unavailable
+from .images import Picture
+from .pool import ByteBudget, CpuPool
+from .protocol import FaceTask, OcrTask, Tasks
+from .registry import Loaded, ModelSpec, Registry
+from .results import Answer, EmbeddedFaces, Embedding, Faces, ReadText, TextBoxes
+
+BYTES_PER_PIXEL: Final = 7
+"""Of a decoded image in memory: Pillow's 4, and 3 as an array."""
+
+LINES_AT_ONCE: Final = 128
+"""Text lines of one request that are prepared together: bounds memory on very dense pages."""
+
+
+class Pipeline:
+    """Answers requests with the catalogue's models."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        registry: Registry,
+        *,
+        pool: CpuPool,
+        text_pool: CpuPool,
+        budget: ByteBudget,
+        max_pixels: int,
+    ) -> None:
+        """
+        Args:
+            catalogue: model names → specs.
+            registry: specs → loaded models.
+            pool: where images are worked on.
+            text_pool: where texts are: they must not queue behind images, a person is waiting.
+            budget: bounds the decoded images in memory.
+            max_pixels: of one image.
+        """
+        self._catalogue = catalogue
+        self._registry = registry
+        self._pool = pool
+        self._text_pool = text_pool
+        self._budget = budget
+        self._max_pixels = max_pixels
+
+    async def predict(self, tasks: Tasks, image: bytes | None, text: str | None) -> Answer:
+        """Run all tasks of one request; an image wins over a text, as Immich has it.
+
+        Raises:
+            ServiceError: the failure of the first task that failed.
+        """
+        plan = await self._text_pool.run(self._catalogue.plan, tasks)
+        if image is not None:
+            if tasks.textual is not None:
+                raise BadRequest("clip.textual needs a text, but the request has an image")
+            return await self._answer_image(tasks, plan, image)
+        if not text:
+            raise BadRequest("Either image or text must be provided")
+        if tasks.textual is None or plan.textual is None or tasks.need_image:
+            raise BadRequest("the request has a text, but a task that needs an image")
+        return Answer(clip=await self._textual(plan.textual, text, tasks.textual.language))
+
+    async def _answer_image(self, tasks: Tasks, plan: Plan, data: bytes) -> Answer:
+        width, height = await self._pool.run(images.measure, data, self._max_pixels)
+        async with self._budget.reserve(width * height * BYTES_PER_PIXEL):
+            picture = await self._pool.run(images.decode, data, self._max_pixels)
+            results: list[Any] = await together(
+                self._visual(plan, picture),
+                self._faces(plan, picture, tasks.faces),
+                self._ocr(plan, picture, tasks.ocr),
+            )
+        clip, faces, ocr = results
+        return Answer(clip=clip, faces=faces, ocr=ocr, size=(picture.width, picture.height))
+
+    async def _textual(self, spec: ModelSpec, text: str, language: str | None) -> Embedding:
+        async with self._registry.lease(spec) as encoder:
+            tokens = await self._text_pool.run(encoder.model.tokenize, text, language)
+            return _checked(await encoder.batcher.submit(tokens), spec)
+
+    async def _visual(self, plan: Plan, picture: Picture) -> Embedding | None:
+        if plan.visual is None:
+            return None
+        async with self._registry.lease(plan.visual) as encoder:
+            item = await self._pool.run(encoder.model.prepare, picture)
+            return _checked(await encoder.batcher.submit(item), plan.visual)
+
+    async def _faces(self, plan: Plan, picture: Picture, task: FaceTask | None) -> Faces | EmbeddedFaces | None:
+        if task is None or plan.face_detector is None:
+            return None
+        async with self._registry.lease(plan.face_detector) as detector:
+            item = await self._pool.run(detector.model.prepare, picture)
+            raw = await detector.batcher.submit(item)
+            faces: Faces = await self._pool.run(detector.model.faces, item, raw, task.min_score)
+        if plan.face_recognizer is None:
+            return faces
+        if len(faces.boxes) == 0:
+            return EmbeddedFaces(faces, ())
+        async with self._registry.lease(plan.face_recognizer) as recognizer:
+            crops = await self._pool.run(recognizer.model.prepare, picture, faces.landmarks)
+            return EmbeddedFaces(faces, tuple(await recognizer.batcher.submit_all(crops)))
+
+    async def _ocr(self, plan: Plan, picture: Picture, task: OcrTask | None) -> TextBoxes | ReadText | None:
+        if task is None or plan.text_detector is None:
+            return None
+        async with self._registry.lease(plan.text_detector) as detector:
+            item = await self._pool.run(detector.model.prepare, picture, task.max_resolution)
+            probabilities = await detector.batcher.submit(item)
+            found: TextBoxes = await self._pool.run(detector.model.boxes, item, probabilities, task.min_detection_score)
+        if plan.text_recognizer is None or plan.text_orientation is None:
+            return found
+        if len(found.boxes) == 0:
+            return ReadText(found, (), ())
+        return await self._read(plan.text_orientation, plan.text_recognizer, picture, found, task.min_recognition_score)
+
+    async def _read(
+        self, classifier: ModelSpec, reader: ModelSpec, picture: Picture, found: TextBoxes, min_score: float
+    ) -> ReadText:
+        """Read every box; what is blank or below `min_score` is left out."""
+        async with self._registry.lease(classifier) as orientation, self._registry.lease(reader) as recognizer:
+            lines = await self._pool.run(_cut_lines, picture, found.boxes)
+            probabilities = await self._run_all(orientation, lines)
+            lines, order = await self._pool.run(_turn_lines, lines, probabilities)
+            paths = await self._run_all(recognizer, lines)
+            read = await self._pool.run(_each, recognizer.model.decode, paths)
+        kept = [index for index in order if _is_text(read[index], min_score)]
+        return ReadText(
+            TextBoxes(found.boxes[kept], found.scores[kept]),
+            tuple(read[index][0] for index in kept),
+            tuple(read[index][1] for index in kept),
+        )
+
+    async def _run_all(self, loaded: Loaded, lines: Sequence[Any]) -> list[Any]:
+        """Prepare and run any number of lines, a bounded number of tensors at a time."""
+        outputs: list[Any] = []
+        for start in range(0, len(lines), LINES_AT_ONCE):
+            items = await self._pool.run(_each, loaded.model.prepare, lines[start : start + LINES_AT_ONCE])
+            outputs += await loaded.batcher.submit_all(items)
+        return outputs
+
+
+def _cut_lines(picture: Picture, boxes: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
+    from .ocr.lines import cut_lines  # with OpenCV, which the start of the server does without
+
+    return cut_lines(picture, boxes)
+
+
+def _turn_lines(
+    lines: list[NDArray[np.uint8]], probabilities: list[float]
+) -> tuple[list[NDArray[np.uint8]], list[int]]:
+    from .ocr.lines import turn_lines
+
+    return turn_lines(lines, probabilities)
+
+
+def _checked(embedding: Embedding, spec: ModelSpec) -> Embedding:
+    """Immich's database takes no other dimension than the listed name's: refuse rather than answer."""
+    if spec.dimension is not None and len(embedding) != spec.dimension:
+        raise Unavailable(
+            f"Immich expects {spec.dimension} numbers under this name, but {spec.key} gives {len(embedding)}"
+        )
+    return embedding
+
+
+def _each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    return [function(item) for item in items]
+
+
+def _is_text(line: tuple[str, float], min_score: float) -> bool:
+    """Whether a read line is worth answering: not blank, and sure enough."""
+    text, score = line
+    return bool(text.strip()) and score >= min_score

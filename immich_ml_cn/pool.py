@@ -1,0 +1,82 @@
+"""The CPU pool: threads that decode, prepare and finish what the models take and give."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from .lanes import LOWEST_PRIORITY, lower_priority
+
+T = TypeVar("T")
+
+
+class CpuPool:
+    """Runs pure functions on a few threads."""
+
+    def __init__(self, threads: int, *, nice: int = LOWEST_PRIORITY) -> None:
+        """
+        Args:
+            threads: how many; at least one.
+            nice: their scheduling priority, 0 to 19; import jobs have the lowest, 19.
+        """
+        self._executor = ThreadPoolExecutor(
+            max_workers=max(1, threads),
+            thread_name_prefix="cpu" if nice else "text",
+            initializer=lower_priority,
+            initargs=(nice,),
+        )
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run `function(*args)` on one of the threads; a call that is cancelled before it starts never runs."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+
+    def close(self) -> None:
+        """Drop what has not started and let the threads end."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+class ByteBudget:
+    """A bound on memory: who wants more than is left waits, first come first served."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._used = 0
+        self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def reserve(self, size: int) -> AsyncIterator[None]:
+        """Hold `size` bytes for the length of a `with` block; more than the whole budget counts as the whole."""
+        size = min(size, self._total)
+        await self._acquire(size)
+        try:
+            yield
+        finally:
+            self._used -= size
+            self._admit()
+
+    async def _acquire(self, size: int) -> None:
+        ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append((size, ticket))
+        self._admit()
+        try:
+            await ticket
+        except asyncio.CancelledError:
+            if ticket.done() and not ticket.cancelled():
+                self._used -= size
+            self._admit()
+            raise
+
+    def _admit(self) -> None:
+        while self._queue:
+            size, ticket = self._queue[0]
+            if not ticket.done():
+                if self._used + size > self._total:
+                    return
+                self._used += size
+                ticket.set_result(None)
+            self._queue.popleft()
+
+    def __repr__(self) -> str:
+        return f"<ByteBudget [{self._used} of {self._total} bytes, {len(self._queue)} waiting]>"

@@ -1,0 +1,272 @@
+"""Immich's wire format both ways: `entries` → tasks, results → the JSON that Immich's server expects.
+
+Pure: no model, no HTTP. The rules are those of Immich v3.3, which is stricter than v2.5 and compatible with both
+servers: unknown tasks, types and entry keys are refused, unknown option keys are ignored.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from .errors import BadRequest, InferenceFailed, InvalidEntries
+from .results import Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
+
+FACE_MIN_SCORE: Final = 0.7
+TEXT_DETECTION_MIN_SCORE: Final = 0.5
+TEXT_RECOGNITION_MIN_SCORE: Final = 0.9
+MAX_RESOLUTION: Final = 736
+
+
+@dataclass(frozen=True, slots=True)
+class ClipVisual:
+    """Embed the image."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClipTextual:
+    """Embed the text; `language` is Immich's UI language, such as ``zh-CN``."""
+
+    model: str
+    language: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FaceTask:
+    """Find faces and, where `recognition` names a model, embed them."""
+
+    detection: str
+    recognition: str | None
+    min_score: float = FACE_MIN_SCORE
+
+
+@dataclass(frozen=True, slots=True)
+class OcrTask:
+    """Find text lines and, where `recognition` names a model, read them."""
+
+    detection: str
+    recognition: str | None
+    min_detection_score: float = TEXT_DETECTION_MIN_SCORE
+    max_resolution: int = MAX_RESOLUTION
+    min_recognition_score: float = TEXT_RECOGNITION_MIN_SCORE
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """What one request asks for; at least one field is set."""
+
+    visual: ClipVisual | None = None
+    textual: ClipTextual | None = None
+    faces: FaceTask | None = None
+    ocr: OcrTask | None = None
+
+    @property
+    def need_image(self) -> bool:
+        """Whether any task works on the image."""
+        return self.visual is not None or self.faces is not None or self.ocr is not None
+
+
+_TYPES: Final = {
+    "clip": ("visual", "textual"),
+    "facial-recognition": ("detection", "recognition"),
+    "ocr": ("detection", "recognition"),
+}
+_MALFORMED: Final = "Invalid request format."
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    model: str
+    options: Mapping[str, Any]
+    where: str
+
+
+def read_entries(text: str | None) -> Tasks:
+    """Parse the `entries` field.
+
+    Args:
+        text: JSON ``{task: {type: {"modelName": str, "options"?: object}}}``; None where the field is missing.
+
+    Raises:
+        InvalidEntries: missing, malformed or empty; an unknown task or type; an option of a wrong type.
+        BadRequest: recognition without the detection it depends on.
+    """
+    if not text:
+        raise InvalidEntries("Field required: `entries`")
+    try:
+        document = orjson.loads(text)
+    except (orjson.JSONDecodeError, RecursionError):
+        raise InvalidEntries(f"{_MALFORMED} `entries` is not valid JSON.") from None
+    entries = {task: _read_task(task, types) for task, types in _object(document, "`entries`").items()}
+    if not any(entries.values()):
+        raise InvalidEntries("No model task requested.")
+    clip = entries.get("clip", {})
+    return Tasks(
+        visual=ClipVisual(clip["visual"].model) if "visual" in clip else None,
+        textual=_textual(clip["textual"]) if "textual" in clip else None,
+        faces=_faces(entries.get("facial-recognition", {})),
+        ocr=_ocr(entries.get("ocr", {})),
+    )
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidEntries(f"{_MALFORMED} {where} must be an object.")
+    return value
+
+
+def _read_task(task: str, types: Any) -> dict[str, _Entry]:
+    known = _TYPES.get(task)
+    if known is None:
+        raise InvalidEntries(f"{_MALFORMED} Unknown task {_shown(task)}; known are {', '.join(_TYPES)}.")
+    entries = {}
+    for kind, entry in _object(types, f"task {task}").items():
+        if kind not in known:
+            raise InvalidEntries(
+                f"{_MALFORMED} Unknown type {_shown(kind)} of task {task}; known are {', '.join(known)}."
+            )
+        entries[kind] = _read_entry(f"{task}.{kind}", entry)
+    return entries
+
+
+def _read_entry(where: str, value: Any) -> _Entry:
+    entry = _object(value, where)
+    unknown = sorted(entry.keys() - {"modelName", "options"})
+    if unknown:
+        raise InvalidEntries(f"{_MALFORMED} Unknown key {_shown(unknown[0])} in {where}.")
+    name = entry.get("modelName")
+    if not isinstance(name, str) or not name:
+        raise InvalidEntries(f"{_MALFORMED} {where} needs a `modelName`.")
+    return _Entry(name, _object(entry.get("options", {}), f"{where}.options"), where)
+
+
+def _textual(entry: _Entry) -> ClipTextual:
+    language = entry.options.get("language")
+    if language is not None and not isinstance(language, str):
+        raise InvalidEntries(f"{_MALFORMED} {entry.where}.options.language must be a string.")
+    return ClipTextual(entry.model, language)
+
+
+def _faces(entries: Mapping[str, _Entry]) -> FaceTask | None:
+    if not entries:
+        return None
+    detection = _detection("facial-recognition", entries)
+    recognition = entries.get("recognition")
+    return FaceTask(
+        detection=detection.model,
+        recognition=recognition.model if recognition else None,
+        min_score=_score(detection, FACE_MIN_SCORE),
+    )
+
+
+def _ocr(entries: Mapping[str, _Entry]) -> OcrTask | None:
+    if not entries:
+        return None
+    detection = _detection("ocr", entries)
+    recognition = entries.get("recognition")
+    return OcrTask(
+        detection=detection.model,
+        recognition=recognition.model if recognition else None,
+        min_detection_score=_score(detection, TEXT_DETECTION_MIN_SCORE),
+        max_resolution=_resolution(detection, MAX_RESOLUTION),
+        min_recognition_score=_score(recognition, TEXT_RECOGNITION_MIN_SCORE)
+        if recognition
+        else TEXT_RECOGNITION_MIN_SCORE,
+    )
+
+
+def _detection(task: str, entries: Mapping[str, _Entry]) -> _Entry:
+    if "detection" not in entries:
+        raise BadRequest(f"Task {task} of type recognition depends on output of detection, which was not requested.")
+    return entries["detection"]
+
+
+def _score(entry: _Entry, default: float) -> float:
+    value = entry.options.get("minScore", default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InvalidEntries(f"{_MALFORMED} {entry.where}.options.minScore must be a number.")
+    return float(value)
+
+
+def _resolution(entry: _Entry, default: int) -> int:
+    value = entry.options.get("maxResolution", default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 1 or value != value // 1:
+        raise InvalidEntries(f"{_MALFORMED} {entry.where}.options.maxResolution must be a whole number of at least 1.")
+    return int(min(value, 1 << 20))
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "…")
+
+
+# --- results → JSON ---
+
+
+def write_answer(answer: Answer) -> bytes:
+    """The response body as Immich's server reads it: compact UTF-8 JSON.
+
+    Raises:
+        InferenceFailed: a result holds NaN or infinity, which Immich's database would refuse.
+    """
+    body: dict[str, Any] = {}
+    if answer.clip is not None:
+        body["clip"] = _embedding(answer.clip)
+    if answer.faces is not None:
+        body["facial-recognition"] = _write_faces(answer.faces)
+    if answer.ocr is not None:
+        body["ocr"] = _write_ocr(answer.ocr, answer.size or (1, 1))
+    if answer.size is not None:
+        body["imageHeight"], body["imageWidth"] = answer.size[1], answer.size[0]
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _embedding(vector: NDArray[np.float32]) -> str:
+    _check_finite(vector, "an embedding")
+    return orjson.dumps(np.ascontiguousarray(vector, dtype=np.float32), option=orjson.OPT_SERIALIZE_NUMPY).decode()
+
+
+def _write_faces(result: Faces | EmbeddedFaces) -> Any:
+    faces = result.faces if isinstance(result, EmbeddedFaces) else result
+    for values in (faces.boxes, faces.scores, faces.landmarks):
+        _check_finite(values, "a face")
+    boxes = np.ascontiguousarray(faces.boxes.round(), dtype=np.float32)
+    if isinstance(result, Faces):
+        return {
+            "boxes": boxes,
+            "scores": np.ascontiguousarray(faces.scores),
+            "landmarks": np.ascontiguousarray(faces.landmarks),
+        }
+    return [
+        {
+            "boundingBox": dict(zip(("x1", "y1", "x2", "y2"), box.tolist(), strict=True)),
+            "embedding": _embedding(embedding),
+            "score": score,
+        }
+        for box, score, embedding in zip(boxes, faces.scores, result.embeddings, strict=True)
+    ]
+
+
+def _write_ocr(result: TextBoxes | ReadText, size: tuple[int, int]) -> Any:
+    lines = result.lines if isinstance(result, ReadText) else result
+    for values in (lines.boxes, lines.scores):
+        _check_finite(values, "a text box")
+    if isinstance(result, TextBoxes):
+        return {"boxes": np.ascontiguousarray(lines.boxes), "scores": np.ascontiguousarray(lines.scores)}
+    normalised = (lines.boxes / np.array(size, dtype=np.float32)).astype(np.float32)
+    return {
+        "box": normalised.reshape(-1),
+        "text": list(result.texts),
+        "boxScore": np.ascontiguousarray(lines.scores),
+        "textScore": list(result.scores),
+    }
+
+
+def _check_finite(values: NDArray[np.float32], what: str) -> None:
+    if not np.isfinite(values).all():
+        raise InferenceFailed(f"the model gave {what} with a value that is not a number")

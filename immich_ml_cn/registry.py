@@ -1,0 +1,263 @@
+"""Which models are in memory: single-flight load, lease, idle unload.
+
+absent → loading → ready → closing → absent. A failed load goes back to absent with a next-try time; nothing on disk is
+touched because of it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from . import memory
+from .batching import Batcher, Replica
+from .engines import Engine, LoadError
+from .errors import ServiceError, Unavailable
+from .lanes import Lane, LaneKind
+from .session import Model, OpenSession, Session
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_FAILURE_S: Final = 30.0
+"""Seconds after a failed load during which requests for that model are refused at once."""
+
+ModelState = Literal["loading", "ready"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything it takes to load one model.
+
+    Attributes:
+        key: unique name for logs and the registry, e.g. ``clip/ViT-B-32__openai/visual``.
+        lane: which lane runs it.
+        max_batch: the most items of one batch.
+        build: opens the graph and makes the model; runs on the lane's loader thread.
+        fetch: brings what `build` needs into the cache; raises `Unavailable` when that cannot be done.
+        fallback: loaded instead when `fetch` fails.
+        dimension: length that the answers must have, None where any will do.
+    """
+
+    key: str
+    lane: LaneKind
+    max_batch: int
+    build: Callable[[OpenSession], Model[Any, Any]]
+    fetch: Callable[[], Awaitable[None]] | None = None
+    fallback: "ModelSpec | None" = None
+    dimension: int | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready: its pure functions, and the batcher that runs it."""
+
+    model: Any
+    batcher: Batcher[Any, Any]
+    name: str
+
+
+@dataclass(eq=False)
+class _Entry:
+    spec: ModelSpec
+    task: "asyncio.Task[Loaded] | None" = None
+    loaded: Loaded | None = None
+    leases: int = 0
+    pinned: bool = False
+    last_used: float = 0.0
+    retry_at: float = 0.0
+    failure: str = ""
+
+
+class Registry:
+    """Loads models when they are first asked for, lends them, and unloads them when nobody used them for a while."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        lanes: Sequence[Lane],
+        *,
+        ttl_s: float,
+        wait_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            engine: opens sessions.
+            lanes: a model is copied to each lane of its kind.
+            ttl_s: seconds without use after which a model may be unloaded; 0 or less means never.
+            wait_s: seconds a request waits for a model that is being fetched or loaded.
+            clock: monotonic seconds.
+        """
+        self._engine = engine
+        self._lanes = tuple(lanes)
+        self._ttl_s = ttl_s
+        self._wait_s = wait_s
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._closed = False
+
+    @asynccontextmanager
+    async def lease(self, spec: ModelSpec) -> AsyncIterator[Loaded]:
+        """Hold a model in memory for the length of a `with` block, loading it first if need be.
+
+        Raises:
+            Unavailable: it cannot be had at the moment.
+        """
+        entry = self._entries.setdefault(spec.key, _Entry(spec))
+        entry.leases += 1
+        try:
+            yield await self._ready(entry)
+        finally:
+            entry.leases -= 1
+            entry.last_used = self._clock()
+
+    async def preload(self, spec: ModelSpec) -> Loaded:
+        """Load a model and keep it for good."""
+        async with self.lease(spec) as loaded:
+            self._entries[spec.key].pinned = True
+            return loaded
+
+    async def unload_idle(self, *, at_once: bool = False) -> int:
+        """Unload the models that nobody holds and that were not used for the time to live; their number.
+
+        Args:
+            at_once: whatever the time to live.
+        """
+        idle = [entry for entry in self._entries.values() if self._is_idle(entry, at_once)]
+        for entry in idle:
+            del self._entries[entry.spec.key]
+        for entry in idle:
+            await self._unload(entry)
+        return len(idle)
+
+    async def sweep_forever(self, poll_s: float) -> None:
+        """Look for idle models every `poll_s` seconds."""
+        while True:
+            await asyncio.sleep(poll_s)
+            try:
+                await self.unload_idle()
+            except Exception:
+                logger.exception("unloading idle models failed; trying again in %g s", poll_s)
+
+    async def close(self) -> None:
+        """Unload everything; later leases are refused."""
+        self._closed = True
+        entries, self._entries = list(self._entries.values()), {}
+        for entry in entries:
+            if entry.task is not None and not entry.task.done():
+                entry.task.cancel()
+                await asyncio.gather(entry.task, return_exceptions=True)
+            await self._unload(entry)
+
+    def states(self) -> dict[str, ModelState]:
+        """The models in memory or on their way there."""
+        return {
+            key: "ready" if entry.loaded else "loading"
+            for key, entry in self._entries.items()
+            if entry.loaded or entry.task
+        }
+
+    def _is_idle(self, entry: _Entry, at_once: bool) -> bool:
+        if entry.loaded is None or entry.leases or entry.pinned:
+            return False
+        return at_once or (0 < self._ttl_s <= self._clock() - entry.last_used)
+
+    async def _ready(self, entry: _Entry) -> Loaded:
+        if self._closed:
+            raise Unavailable("the server is shutting down", retry_after=5)
+        if entry.loaded is not None:
+            return entry.loaded
+        wait = entry.retry_at - self._clock()
+        if entry.task is None and wait > 0:
+            raise Unavailable(entry.failure, retry_after=max(1, round(wait)))
+        if entry.task is None:
+            entry.task = asyncio.create_task(self._load(entry), name=f"load {entry.spec.key}")
+            entry.task.add_done_callback(_retrieve)
+        return await self._await_load(entry, entry.task)
+
+    async def _await_load(self, entry: _Entry, task: "asyncio.Task[Loaded]") -> Loaded:
+        """Wait for a load that is everybody's: one waiting client that leaves must not cancel it."""
+        done, _ = await asyncio.wait([task], timeout=self._wait_s)
+        if not done:
+            raise Unavailable(f"{entry.spec.key} is still on its way; try again", retry_after=10)
+        if task.cancelled():
+            raise Unavailable("the server is shutting down", retry_after=5)
+        return task.result()
+
+    async def _load(self, entry: _Entry) -> Loaded:
+        started = self._clock()
+        try:
+            spec = await self._fetched(entry.spec)
+            entry.loaded = await self._build(entry, spec)
+        except Exception as error:
+            entry.failure = self._failure(entry.spec, error)
+            entry.retry_at = self._clock() + RETRY_AFTER_FAILURE_S
+            logger.error("%s", entry.failure)
+            raise Unavailable(entry.failure, retry_after=round(RETRY_AFTER_FAILURE_S)) from error
+        finally:
+            entry.task = None
+            entry.last_used = self._clock()
+        logger.info("loaded %s in %.1f s", spec.key, self._clock() - started)
+        return entry.loaded
+
+    @staticmethod
+    async def _fetched(spec: ModelSpec) -> ModelSpec:
+        """The spec itself once its files are there, or its fallback."""
+        if spec.fetch is None:
+            return spec
+        try:
+            await spec.fetch()
+        except ServiceError as error:
+            if spec.fallback is None:
+                raise
+            logger.warning("%s cannot be had, %s answers in its place: %s", spec.key, spec.fallback.key, error)
+            return spec.fallback
+        return spec
+
+    async def _build(self, entry: _Entry, spec: ModelSpec) -> Loaded:
+        lanes = [lane for lane in self._lanes if lane.kind == spec.lane]
+        logger.info("loading %s", spec.key)
+        replicas = [Replica(lane, await lane.load(spec.build, self._opener(lane))) for lane in lanes]
+        return Loaded(replicas[0].model, Batcher(spec.key, replicas, spec.max_batch), spec.key)
+
+    def _opener(self, lane: Lane) -> OpenSession:
+        def open_session(graph: Any) -> Session:
+            return self._engine.open(graph, lane.kind, lane.device_id)
+
+        return open_session
+
+    @staticmethod
+    def _failure(spec: ModelSpec, error: Exception) -> str:
+        if isinstance(error, ServiceError | LoadError):
+            return f"{spec.key} is not available: {error}"
+        return f"{spec.key} is not available, loading it failed: {type(error).__name__}: {error}"
+
+    async def _unload(self, entry: _Entry) -> None:
+        if entry.loaded is None:
+            return
+        batcher, entry.loaded = entry.loaded.batcher, None
+        await batcher.close()
+        replicas = batcher.take_replicas()
+        while replicas:
+            await replicas[-1].lane.load(_drop_last, replicas)
+        logger.info("unloaded %s, %d MB resident", entry.spec.key, memory.resident_bytes() >> 20)
+
+    def __repr__(self) -> str:
+        ready = sum(entry.loaded is not None for entry in self._entries.values())
+        leases = sum(entry.leases for entry in self._entries.values())
+        return f"<Registry [{len(self._entries)} models, {ready} ready, {leases} leases]>"
+
+
+def _drop_last(replicas: list[Replica[Any, Any]]) -> None:
+    """Free one replica's session on the lane's own thread: freeing hundreds of MB takes a while."""
+    replicas.pop()
+    memory.release()
+
+
+def _retrieve(task: "asyncio.Task[Loaded]") -> None:
+    """Mark a failed load as seen even when every client that waited for it has left."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,130 @@
+"""The process: socket, uvicorn, signals, exit code. The only importer of uvicorn."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from types import FrameType
+
+import uvicorn
+
+from . import __version__
+from .app import create_app
+from .clip_names import DEFAULT_ALIASES
+from .engines import EngineError, select_engine
+from .service import Service
+from .settings import INERT, Settings
+
+logger = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; the process's exit code.
+
+    0 after a drain on request, 1 when the server could not start or could never work again.
+    """
+    _announce(settings)
+    try:
+        engine = select_engine(settings)
+        listener = bind(settings.host, settings.port)
+    except (EngineError, OSError) as error:
+        logger.critical("%s", error)
+        return 1
+    logger.info("device: %s", engine.description)
+    death = _Death(settings.shutdown_timeout_s)
+    service = Service(settings, engine, death)
+    server = _Server(
+        uvicorn.Config(
+            create_app(settings, service),
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=settings.http_keepalive_timeout_s,
+            timeout_graceful_shutdown=settings.shutdown_timeout_s,
+        )
+    )
+    death.server = server
+    # uvicorn raises the signal again once it has drained: answered here, the process ends with 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _ignore)
+    with listener:
+        server.run(sockets=[listener])
+    if death.happened or not server.started:
+        return 1
+    logger.info("stopped")
+    return 0
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet, so that nobody connects before the models are preloaded.
+
+    ``::`` takes IPv4 as well; where there is no IPv6 it becomes ``0.0.0.0``.
+
+    Raises:
+        OSError: the address is taken or not ours; the message says which.
+    """
+    try:
+        if host == "::" and not socket.has_dualstack_ipv6():
+            host = "0.0.0.0"  # noqa: S104 - what the user asked for, without IPv6
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+        listener.bind(address)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """Says when the port is open."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+
+
+class _Death:
+    """Ends the process when it can never work again, so that whoever watches it starts it anew."""
+
+    server: uvicorn.Server
+
+    def __init__(self, grace_s: float) -> None:
+        self.happened = False
+        self._grace_s = grace_s
+
+    def __call__(self, reason: str) -> None:
+        if self.happened:
+            return
+        self.happened = True
+        logger.critical("%s; the process ends so that it can be started again", reason)
+        self.server.should_exit = True
+        backstop = threading.Timer(self._grace_s + 5, os._exit, args=(1,))
+        backstop.daemon = True
+        backstop.start()
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """A signal that has been answered."""
+
+
+def _announce(settings: Settings) -> None:
+    build = f" ({settings.source_ref})" if settings.source_ref else ""
+    logger.info("immich-ml-cn %s%s, models in %s", __version__, build, settings.cache_folder)
+    for variable in settings.inert:
+        logger.info("%s is set but does nothing here: it is for %s", variable, INERT[variable])
+    if settings.clip_aliases:
+        pairs = ", ".join(f"{name} → {model}" for name, model in settings.clip_aliases.items())
+        logger.info("CLIP names answered by another model: %s", pairs)
+    if settings.clip_aliases == DEFAULT_ALIASES:
+        logger.info("photos that another model has indexed must be indexed again: Smart Search → All in Immich's jobs")

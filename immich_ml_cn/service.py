@@ -1,0 +1,106 @@
+"""The running service: lanes, registry and pipeline put together, and their lifetimes."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any
+
+from .catalogue import Catalogue
+from .delivery import Delivery
+from .engines import Engine, bulk_lane_count
+from .lanes import Lane
+from .pipeline import Pipeline
+from .pool import ByteBudget, CpuPool
+from .registry import ModelSpec, Registry
+from .settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Service:
+    """Everything behind the routes; alive inside `running`."""
+
+    pipeline: Pipeline
+    registry: Registry
+
+    def __init__(self, settings: Settings, engine: Engine, on_death: Callable[[str], None]) -> None:
+        """
+        Args:
+            engine: opens sessions.
+            on_death: told why, from any thread, when the service can never work again.
+        """
+        self._settings = settings
+        self._engine = engine
+        self._on_death = on_death
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Start everything, preload what the settings name, and close it all at the end."""
+        settings = self._settings
+        lanes = self._lanes()
+        delivery = Delivery(settings)
+        pool = CpuPool(settings.request_threads)
+        text_pool = CpuPool(1, nice=0)
+        self.registry = Registry(self._engine, lanes, ttl_s=settings.model_ttl_s, wait_s=settings.model_wait_s)
+        catalogue = Catalogue(settings, delivery, on_gpu=self._engine.on_gpu)
+        self.pipeline = Pipeline(
+            catalogue,
+            self.registry,
+            pool=pool,
+            text_pool=text_pool,
+            budget=ByteBudget(settings.max_decoded_bytes),
+            max_pixels=settings.max_image_pixels,
+        )
+        sweeper = self._sweeper()
+        try:
+            await self._preload(catalogue)
+            yield
+        finally:
+            if sweeper is not None:
+                sweeper.cancel()
+            delivery.close()
+            await self.registry.close()
+            for lane in lanes:
+                lane.close()
+            pool.close()
+            text_pool.close()
+
+    def _lanes(self) -> list[Lane]:
+        make = partial(Lane, time_limit_s=self._settings.worker_timeout_s, on_death=self._on_death)
+        devices = self._settings.device_ids
+        bulk = [
+            make(f"bulk-{number}", "bulk", device_id=devices[number % len(devices)])
+            for number in range(bulk_lane_count(self._settings, on_gpu=self._engine.on_gpu))
+        ]
+        return [make("interactive", "interactive", device_id=devices[0]), *bulk]
+
+    def _sweeper(self) -> "asyncio.Task[None] | None":
+        if self._settings.model_ttl_s <= 0 or self._settings.model_ttl_poll_s <= 0:
+            return None
+        return asyncio.create_task(self.registry.sweep_forever(self._settings.model_ttl_poll_s), name="sweeper")
+
+    async def _preload(self, catalogue: Catalogue) -> None:
+        """Load what the settings name; what cannot be had is logged and left for the first request."""
+        for spec in preloaded(self._settings, catalogue):
+            with suppress(Exception):  # the registry has logged it
+                await self.registry.preload(spec)
+
+
+def preloaded(settings: Settings, catalogue: Catalogue) -> list[ModelSpec]:
+    """The models that the settings want loaded before the port opens."""
+    wanted: list[tuple[Callable[[str], ModelSpec], tuple[str, ...]]] = [
+        (catalogue.textual, settings.preload_clip_textual + settings.preload_clip),
+        (catalogue.visual, settings.preload_clip_visual + settings.preload_clip),
+        (catalogue.face_detector, settings.preload_face_detection + settings.preload_faces),
+        (catalogue.face_recognizer, settings.preload_face_recognition + settings.preload_faces),
+        (catalogue.text_detector, settings.preload_ocr_detection),
+        (catalogue.text_recognizer, settings.preload_ocr_recognition),
+    ]
+    specs: dict[str, ModelSpec] = {}
+    for find, names in wanted:
+        for name in names:
+            spec: Any = find(name)
+            specs[spec.key] = spec
+    return list(specs.values())

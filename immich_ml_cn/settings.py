@@ -1,0 +1,421 @@
+"""Every setting: its variable, default, unit and meaning. The only reader of the environment.
+
+`Settings.from_env` is handed the environment once, at start; everything else is handed the frozen `Settings`. The
+documented tables are held equal to this file by a test.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeVar, get_args
+
+from .clip_names import DEFAULT_ALIASES, parse_aliases
+from .fetch import Preference
+
+T = TypeVar("T")
+Parse = Callable[[str], T]
+
+LogLevel = Literal["verbose", "debug", "log", "info", "warn", "error", "critical"]
+Provider = Literal["auto", "cuda", "cpu"]
+
+INERT: Final[Mapping[str, str]] = {
+    "MACHINE_LEARNING_ANN": "ARM NN acceleration",
+    "MACHINE_LEARNING_ANN_FP16_TURBO": "ARM NN acceleration",
+    "MACHINE_LEARNING_ANN_TUNING_LEVEL": "ARM NN acceleration",
+    "MACHINE_LEARNING_OPENVINO_PRECISION": "OpenVINO",
+    "MACHINE_LEARNING_RKNN": "Rockchip acceleration",
+    "MACHINE_LEARNING_RKNN_THREADS": "Rockchip acceleration",
+    "MACHINE_LEARNING_ROCM_PRECISION": "AMD ROCm",
+    "MACHINE_LEARNING_TEST_FULL": "Immich's own tests",
+    "IMMICH_ENV": "nothing, in Immich's service either",
+}
+"""Variables of Immich's service that are accepted and do nothing here, each with what it is for."""
+
+
+class SettingsError(ValueError):
+    """A variable has a value that cannot be used; the message names the variable, the value and what is allowed."""
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _integer(value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError("a whole number") from None
+
+
+def _positive(value: str) -> int:
+    number = _integer(value)
+    if number < 1:
+        raise ValueError("a whole number of at least 1")
+    return number
+
+
+def _port(value: str) -> int:
+    number = _integer(value)
+    if not 0 <= number <= 65535:
+        raise ValueError("a port number from 0 to 65535")
+    return number
+
+
+def _seconds(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not abs(number) < float("inf"):
+        raise ValueError("a number of seconds")
+    return number
+
+
+def _flag(value: str) -> bool:
+    word = value.strip().lower()
+    if word in {"1", "true", "yes", "on", "t", "y"}:
+        return True
+    if word in {"0", "false", "no", "off", "f", "n"}:
+        return False
+    raise ValueError("true or false")
+
+
+def _presence(value: str) -> bool:
+    return value.strip().lower() not in {"0", "false"}
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def _device_ids(value: str) -> tuple[int, ...]:
+    names = _names(value)
+    if not names or not all(name.isdecimal() for name in names):
+        raise ValueError("device numbers separated by commas, such as 0 or 0,1")
+    return tuple(int(name) for name in names)
+
+
+def _folder(value: str) -> Path:
+    return Path(value).expanduser()
+
+
+def _host(value: str) -> str:
+    return value.strip().removeprefix("[").removesuffix("]")
+
+
+def _root_path(value: str) -> str:
+    path = value.strip().strip("/")
+    return f"/{path}" if path else ""
+
+
+def _revision(value: str) -> str:
+    name = value.strip()
+    if not name or name in {".", ".."} or any(character in name for character in "/\\\0"):
+        raise ValueError("the name of a branch or tag, without slashes")
+    return name
+
+
+def _one_of(choices: tuple[str, ...]) -> Parse[str]:
+    def parse(value: str) -> str:
+        word = value.strip().lower()
+        if word not in choices:
+            raise ValueError("one of " + ", ".join(choices))
+        return word
+
+    return parse
+
+
+def _setting(
+    variable: str,
+    default: Any,
+    parse: Parse[Any],
+    meaning: str,
+    *,
+    shown: str | None = None,
+    aliases: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field that knows its variable; `shown` is how the default is documented."""
+    return field(
+        default_factory=lambda: default,
+        metadata={
+            "variable": variable,
+            "parse": parse,
+            "meaning": meaning,
+            "shown": shown,
+            "aliases": aliases,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The server's settings, one field per variable, as frozen values."""
+
+    # --- Immich's own variables, with Immich's meaning ---
+    host: str = _setting(
+        "IMMICH_HOST", "::", _host, "Address to listen on. The default takes IPv6 and IPv4.", shown="[::]"
+    )
+    port: int = _setting("IMMICH_PORT", 3003, _port, "Port to listen on.")
+    log_level: LogLevel = _setting(
+        "IMMICH_LOG_LEVEL",
+        "log",
+        _one_of(get_args(LogLevel)),
+        "How much is logged: verbose, debug, log, info, warn, error or critical.",
+    )
+    no_color: bool = _setting("NO_COLOR", False, _presence, "Logs without colours.", shown="false")
+    source_ref: str = _setting("IMMICH_SOURCE_REF", "", _text, "Name of the build, shown at start; set by images.")
+    model_ttl_s: float = _setting(
+        "MACHINE_LEARNING_MODEL_TTL",
+        300.0,
+        _seconds,
+        "Seconds without use after which a model is unloaded. 0 or less: never.",
+        shown="300",
+    )
+    model_ttl_poll_s: float = _setting(
+        "MACHINE_LEARNING_MODEL_TTL_POLL_S",
+        10.0,
+        _seconds,
+        "Seconds between two looks for idle models. 0 or less: models are never unloaded.",
+        shown="10",
+    )
+    cache_folder: Path = _setting(
+        "MACHINE_LEARNING_CACHE_FOLDER",
+        Path("~/.cache/immich_ml").expanduser(),
+        _folder,
+        "Where the models are; images set it to /cache.",
+        shown="~/.cache/immich_ml",
+    )
+    request_threads: int = _setting(
+        "MACHINE_LEARNING_REQUEST_THREADS",
+        os.cpu_count() or 1,
+        _integer,
+        "Threads that decode images and prepare tensors. Less than 1 counts as 1: the event loop never decodes.",
+        shown="CPU cores",
+    )
+    inter_op_threads: int = _setting(
+        "MACHINE_LEARNING_MODEL_INTER_OP_THREADS", 0, _integer, "Operators of one model that may run in parallel. 0: 1."
+    )
+    intra_op_threads: int = _setting(
+        "MACHINE_LEARNING_MODEL_INTRA_OP_THREADS",
+        0,
+        _integer,
+        "Threads inside one operator. 0: the CPU's cores divided by the bulk lanes on a CPU, 1 on a GPU.",
+    )
+    workers: int = _setting(
+        "MACHINE_LEARNING_WORKERS",
+        1,
+        _positive,
+        "Copies of each image model that work side by side in this one process. More than 1 pays with several GPUs.",
+    )
+    http_keepalive_timeout_s: int = _setting(
+        "MACHINE_LEARNING_HTTP_KEEPALIVE_TIMEOUT_S",
+        75,
+        _positive,
+        "Seconds an idle connection stays open. Immich closes it after 2, before its own client does: a lost job.",
+    )
+    worker_timeout_s: int = _setting(
+        "MACHINE_LEARNING_WORKER_TIMEOUT",
+        300,
+        _positive,
+        "Seconds one batch may run before the process gives up and exits, so that it is started again.",
+    )
+    preload_clip_textual: tuple[str, ...] = _setting(
+        "MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL",
+        (),
+        _names,
+        "Text models to load before the port opens and to keep.",
+        shown="",
+    )
+    preload_clip_visual: tuple[str, ...] = _setting(
+        "MACHINE_LEARNING_PRELOAD__CLIP__VISUAL",
+        (),
+        _names,
+        "Image models to load before the port opens and to keep.",
+        shown="",
+    )
+    preload_face_detection: tuple[str, ...] = _setting(
+        "MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__DETECTION", (), _names, "The same for face detection.", shown=""
+    )
+    preload_face_recognition: tuple[str, ...] = _setting(
+        "MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__RECOGNITION",
+        (),
+        _names,
+        "The same for face recognition.",
+        shown="",
+    )
+    preload_ocr_detection: tuple[str, ...] = _setting(
+        "MACHINE_LEARNING_PRELOAD__OCR__DETECTION", (), _names, "The same for text detection.", shown=""
+    )
+    preload_ocr_recognition: tuple[str, ...] = _setting(
+        "MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION", (), _names, "The same for text recognition.", shown=""
+    )
+    preload_ocr_max_resolution: int = _setting(
+        "MACHINE_LEARNING_PRELOAD__OCR__MAX_RESOLUTION",
+        736,
+        _positive,
+        "Side in pixels of the picture a preloaded text detector is warmed up with.",
+    )
+    preload_clip: tuple[str, ...] = _setting(
+        "MACHINE_LEARNING_PRELOAD__CLIP", (), _names, "Old name (Immich 2): both halves of a CLIP model.", shown=""
+    )
+    preload_faces: tuple[str, ...] = _setting(
+        "MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION",
+        (),
+        _names,
+        "Old name (Immich 2): both halves of a face model.",
+        shown="",
+    )
+    device_ids: tuple[int, ...] = _setting(
+        "MACHINE_LEARNING_DEVICE_IDS",
+        (0,),
+        _device_ids,
+        "GPUs to use, by number, separated by commas: one bulk lane on each.",
+        shown="0",
+    )
+    max_batch_faces: int | None = _setting(
+        "MACHINE_LEARNING_MAX_BATCH_SIZE__FACIAL_RECOGNITION",
+        None,
+        _positive,
+        "Face crops embedded in one batch, over all requests. Always bounded: unset means 16.",
+        shown="",
+    )
+    max_batch_ocr: int = _setting(
+        "MACHINE_LEARNING_MAX_BATCH_SIZE__OCR",
+        6,
+        _positive,
+        "Text lines recognised in one batch, over all requests.",
+        aliases=("MACHINE_LEARNING_MAX_BATCH_SIZE__TEXT_RECOGNITION",),
+    )
+    model_arena: bool = _setting(
+        "MACHINE_LEARNING_MODEL_ARENA",
+        True,
+        _flag,
+        "Whether ONNX Runtime keeps memory for the next run; false saves memory.",
+        shown="true",
+    )
+    model_revision: str = _setting(
+        "MACHINE_LEARNING_MODEL_REVISION",
+        "main",
+        _revision,
+        "Revision of Immich's own models; other than main adds a folder to the cache.",
+    )
+    model_organization: str = _setting(
+        "MACHINE_LEARNING_MODEL_ORGANIZATION",
+        "immich-app",
+        _revision,
+        "Hugging Face organisation that Immich's own models come from.",
+    )
+
+    # --- ours ---
+    provider: Provider = _setting(
+        "MACHINE_LEARNING_PROVIDER",
+        "auto",
+        _one_of(get_args(Provider)),
+        "What runs the models: auto (CUDA if it works, else CPU), cuda (exit if it does not work) or cpu.",
+    )
+    max_batch_clip: int | None = _setting(
+        "MACHINE_LEARNING_MAX_BATCH_SIZE__CLIP",
+        None,
+        _positive,
+        "Images or texts embedded in one batch. Unset: 4 on a CPU, 16 on a GPU.",
+        shown="",
+    )
+    max_request_bytes: int = _setting(
+        "MACHINE_LEARNING_MAX_REQUEST_BYTES",
+        134_217_728,
+        _positive,
+        "Largest request body in bytes; above it the answer is 413.",
+    )
+    max_image_pixels: int = _setting(
+        "MACHINE_LEARNING_MAX_IMAGE_PIXELS",
+        178_956_970,
+        _positive,
+        "Largest image in pixels (width x height), checked before decoding; above it the answer is 413.",
+    )
+    max_decoded_bytes: int = _setting(
+        "MACHINE_LEARNING_MAX_DECODED_BYTES",
+        1_073_741_824,
+        _positive,
+        "Memory for decoded images in bytes; requests beyond it wait.",
+    )
+    model_wait_s: float = _setting(
+        "MACHINE_LEARNING_MODEL_WAIT",
+        240.0,
+        _seconds,
+        "Seconds a request waits for a model that is still being fetched or loaded, before the answer is 503.",
+        shown="240",
+    )
+    max_queue: int = _setting(
+        "MACHINE_LEARNING_MAX_QUEUE",
+        2048,
+        _positive,
+        "Requests in the house at once; above it the answer is 503 with Retry-After.",
+    )
+    shutdown_timeout_s: int = _setting(
+        "MACHINE_LEARNING_SHUTDOWN_TIMEOUT_S",
+        30,
+        _positive,
+        "Seconds that requests in flight have to finish after SIGTERM.",
+    )
+    root_path: str = _setting(
+        "MACHINE_LEARNING_ROOT_PATH",
+        "",
+        _root_path,
+        "Sub-path that a reverse proxy passes on unstripped, e.g. /ml.",
+        shown="",
+    )
+    clip_aliases: Mapping[str, str] = _setting(
+        "MACHINE_LEARNING_CLIP_ALIASES",
+        MappingProxyType(dict(DEFAULT_ALIASES)),
+        parse_aliases,
+        "Which model answers to which of Immich's CLIP names: name=model adds or replaces, name= switches one off, "
+        "none first switches all off.",
+        shown="Chinese-CLIP",
+    )
+    model_source: Preference = _setting(
+        "MACHINE_LEARNING_MODEL_SOURCE",
+        Preference(),
+        Preference.parse,
+        "Where models are fetched from: auto, or a comma list of huggingface, modelscope and github, each also as "
+        "name=https://mirror; an address alone is a mirror of Hugging Face.",
+        shown="auto",
+    )
+    hf_endpoint: str = _setting("HF_ENDPOINT", "", _text, "Hugging Face or a mirror of it.", shown="")
+    hf_token: str = _setting("HF_TOKEN", "", _text, "Token sent to Hugging Face.", shown="")
+    hf_hub_offline: bool = _setting(
+        "HF_HUB_OFFLINE", False, _flag, "Never connect: serve what is in the cache.", shown="false"
+    )
+    inert: tuple[str, ...] = ()
+    """Variables that were set but do nothing here."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
+        """Read the settings from an environment.
+
+        An empty variable counts as not set, as compose files produce them.
+
+        Raises:
+            SettingsError: a value that cannot be used.
+        """
+        values = {item.name: _read(item, environ) for item in setting_fields()}
+        inert = tuple(name for name in INERT if environ.get(name, "") != "")
+        return cls(**{name: value for name, value in values.items() if value is not MISSING}, inert=inert)
+
+
+def setting_fields() -> tuple[Field[Any], ...]:
+    """The fields of `Settings` that have a variable, in documentation order."""
+    return tuple(item for item in fields(Settings) if "variable" in item.metadata)
+
+
+def _read(item: Field[Any], environ: Mapping[str, str]) -> Any:
+    for variable in (item.metadata["variable"], *item.metadata["aliases"]):
+        value = environ.get(variable, "")
+        if value.strip() == "":
+            continue
+        try:
+            return item.metadata["parse"](value)
+        except ValueError as error:
+            raise SettingsError(f"{variable}={value!r} cannot be used: it must be {error}") from None
+    return MISSING

@@ -1,0 +1,58 @@
+"""PP-OCRv6_small and the angle classifier from RapidOCR's wheel, on a bare ONNX Runtime session."""
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from numpy.typing import NDArray
+
+from immich_ml_cn.session import TensorInfo
+
+_DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+
+
+@dataclass(frozen=True)
+class OrtSession:
+    """`immich_ml_cn.session.Session` without lanes or options."""
+
+    ort: Any
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        return tuple(_info(value) for value in self.ort.get_inputs())
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        return tuple(_info(value) for value in self.ort.get_outputs())
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        metadata: dict[str, str] = self.ort.get_modelmeta().custom_metadata_map
+        return metadata
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        outputs: list[NDArray[Any]] = self.ort.run(None, dict(feeds))
+        return outputs
+
+
+def open_session(source: Path | bytes) -> OrtSession:
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    data = str(source) if isinstance(source, Path) else source
+    return OrtSession(onnxruntime.InferenceSession(data, options))
+
+
+def bundled(name: str) -> Path:
+    """One of the models inside RapidOCR's wheel."""
+    spec = importlib.util.find_spec("rapidocr")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "models" / f"{name}.onnx"
+
+
+def _info(value: Any) -> TensorInfo:
+    shape = tuple(side if isinstance(side, int) else None for side in value.shape)
+    return TensorInfo(value.name, _DTYPES[value.type], shape)

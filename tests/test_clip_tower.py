@@ -1,0 +1,63 @@
+"""The adaptation to graphs, on a fake session that answers what it is told."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from immich_ml_cn.clip.tower import Tower, normalise
+from immich_ml_cn.errors import InferenceFailed, Unavailable
+from immich_ml_cn.session import TensorInfo
+
+
+class FakeSession:
+    """Answers `answer` to every run; one input ``x`` and the given outputs."""
+
+    metadata: Mapping[str, str] = {}
+
+    def __init__(self, answer: NDArray[Any], *outputs: TensorInfo) -> None:
+        self.answer = answer
+        self.inputs = (TensorInfo("x", "float32", (None, 2)),)
+        self.outputs = outputs or (TensorInfo("embedding", "float32", (None, None)),)
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        return [self.answer for _ in self.outputs]
+
+
+FEED = {"x": np.zeros((2, 2), np.float32)}
+
+
+def test_unit_vectors_in_float32() -> None:
+    (first, second) = Tower(FakeSession(np.array([[3, 4], [0, -2]], np.float16))).encode(FEED)
+    assert first.vector.dtype == np.float32
+    assert first.vector.tolist() == pytest.approx([0.6, 0.8])
+    assert second.vector.tolist() == [0, -1]
+
+
+@pytest.mark.parametrize("bad", [0, np.nan, np.inf, -np.inf, 1e30])
+def test_bad_rows_fail(bad: float) -> None:
+    with pytest.raises(InferenceFailed, match="zero or not finite"):
+        Tower(FakeSession(np.array([[1, 1], [bad, bad]], np.float32))).encode(FEED)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 3), (3, 3), (2, 3, 4)])
+def test_wrong_shapes_fail(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InferenceFailed, match="for 2 items"):
+        Tower(FakeSession(np.ones(shape, np.float32))).encode(FEED)
+
+
+def test_open_dimension() -> None:
+    assert Tower(FakeSession(np.ones((2, 3), np.float32))).dimension is None
+
+
+def test_no_output() -> None:
+    session = FakeSession(np.ones((2, 3), np.float32), TensorInfo("embedding", "float32", (None, None, 3)))
+    with pytest.raises(Unavailable, match=r"embedding float32 \[\?, \?, 3\]"):
+        Tower(session)
+
+
+def test_normalising_twice_changes_nothing() -> None:
+    once = normalise(np.random.default_rng(0).normal(size=(50, 512)).astype(np.float32))
+    assert np.abs(normalise(once) - once).max() < 1e-7
