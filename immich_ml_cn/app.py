@@ -36,6 +36,7 @@ def create_app(settings: Settings, service: Service) -> Starlette:
     routes: list[BaseRoute] = [
         Route("/", api.root),
         Route("/ping", api.ping),
+        Route("/status", api.status),
         Route("/predict", api.predict, methods=["POST"]),
     ]
     if settings.root_path:
@@ -59,6 +60,9 @@ class _Api:
 
     async def ping(self, request: Request) -> Response:
         return PlainTextResponse("pong")
+
+    async def status(self, request: Request) -> Response:
+        return JSONResponse(self._service.status())
 
     async def predict(self, request: Request) -> Response:
         """`POST /predict`: the tasks of one request, as long as its client waits for them."""

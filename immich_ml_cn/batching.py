@@ -89,6 +89,7 @@ class Batcher(Generic[ItemT, OutputT]):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()  # each keeps its cancellation, whose traceback holds a replica
         while self._queue:
             self._fail(self._queue.popleft(), self._unloaded())
 
@@ -104,6 +105,7 @@ class Batcher(Generic[ItemT, OutputT]):
                 batch = self._take()
                 if batch:
                     await self._run(replica, batch)
+            del batch  # an idle queue holds no tensors
 
     def _take(self) -> list[_Waiting[ItemT, OutputT]]:
         """Form the next batch and leave the rest queued, in order; cancelled items are dropped."""
@@ -120,25 +122,40 @@ class Batcher(Generic[ItemT, OutputT]):
         return batch
 
     async def _run(self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]]) -> None:
-        """Run a batch; if it fails, run its items once more one by one, so that each gets its own outcome."""
+        """Run a batch so that each item gets an outcome, whatever ends the run."""
         try:
-            outputs = await replica.lane.run(self._infer, replica.model, [waiting.item for waiting in batch])
-        except asyncio.CancelledError:
+            await self._split(replica, batch)
+        finally:
             for waiting in batch:
                 self._fail(waiting, self._unloaded())
-            raise
-        except Exception as error:
-            if len(batch) == 1:
-                self._fail(batch[0], error)
-                return
-            logger.warning("%s: a batch of %d failed (%s), running its items alone", self.name, len(batch), error)
-            for waiting in batch:
-                if not waiting.future.done():
-                    await self._run(replica, [waiting])
+
+    async def _split(self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]]) -> None:
+        """Run a batch; if it fails, run its halves, down to single items, so that each gets its own outcome."""
+        live = [waiting for waiting in batch if not waiting.future.done()]
+        error = await self._attempt(replica, live) if live else None
+        if error is None:
             return
+        if len(live) == 1:
+            self._fail(live[0], error)
+            return
+        logger.warning("%s: a batch of %d failed, running its halves: %s", self.name, len(live), error)
+        del error  # its traceback holds the batch
+        middle = len(live) // 2
+        await self._split(replica, live[:middle])
+        await self._split(replica, live[middle:])
+
+    async def _attempt(
+        self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]]
+    ) -> Exception | None:
+        """Run a batch once and hand out its outputs; why it failed, if it did."""
+        try:
+            outputs = await replica.lane.run(self._infer, replica.model, [waiting.item for waiting in batch])
+        except Exception as error:
+            return error
         for waiting, output in zip(batch, outputs, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result(output)
+        return None
 
     def _infer(self, model: Model[ItemT, OutputT], items: list[ItemT]) -> Sequence[OutputT]:
         outputs = model.infer(items)

@@ -6,7 +6,7 @@ even when nobody offers it for download. The model code itself is imported when 
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +24,8 @@ Build = Callable[[OpenSession], Model[Any, Any]]
 BuildFrom = Callable[[Path, OpenSession], Model[Any, Any]]
 
 FACES: Final = "facial-recognition"
-MAX_NAME_LENGTH: Final = 128
+MAX_NAME_BYTES: Final = 128
+"""A folder's name may have 255; more than this no model has."""
 
 
 def clean_name(name: str) -> str:
@@ -163,7 +164,7 @@ class Catalogue:
         )
         if known == "PP-OCRv6_small":
             return carried
-        return ModelSpec(spec.key, spec.lane, spec.max_batch, spec.build, spec.fetch, carried)
+        return replace(spec, fallback=carried)
 
     def _spec(self, task: str, model: str, kind: str, build: BuildFrom, max_batch: int) -> ModelSpec:
         path = self._path(task, model, kind)
@@ -173,6 +174,7 @@ class Catalogue:
             max_batch=max_batch,
             build=lambda open_session: build(path, open_session),
             fetch=lambda: self._delivery.bring(task, model, kind),
+            set_aside=self._delivery.set_aside,
         )
 
     def _clip(self, name: str, kind: str) -> ModelSpec:
@@ -186,13 +188,14 @@ class Catalogue:
             max_batch=self._max_batch_clip,
             build=_clip_builder(model, folder, kind),
             fetch=lambda: self._delivery.bring("clip", model, kind),
+            set_aside=self._delivery.set_aside,
             dimension=LISTED_DIMENSIONS.get(asked),
         )
 
     def _known(self, task: str, name: str) -> str:
         """The cleaned name, if it can be served."""
         cleaned = clean_name(name)
-        if len(cleaned) <= MAX_NAME_LENGTH and re.fullmatch(r"[\w+-]+", cleaned):
+        if re.fullmatch(r"[\w+-]+", cleaned) and len(cleaned.encode()) <= MAX_NAME_BYTES:
             if cleaned in self._names(task) or self._in_cache(task, cleaned):
                 return cleaned
             if task == "clip" and (cleaned in DIRECT_NAMES or cleaned in self._settings.clip_aliases):

@@ -25,9 +25,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="immich-ml-cn", description="Machine learning for Immich, in Chinese too.")
     parser.add_argument("--version", action="version", version=f"immich-ml-cn {__version__}")
     parser.set_defaults(command=_serve)
+    from . import models_command
+
     commands = parser.add_subparsers(title="commands")
     serve = commands.add_parser("serve", help="start the server (the default)")
     serve.set_defaults(command=_serve)
+    models_command.add_parser(commands)
     return parser
 
 

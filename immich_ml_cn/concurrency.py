@@ -1,7 +1,7 @@
-"""Running coroutines together so that one failure is one exception."""
+"""Running things side by side so that one failure is one exception, and one that can be awaited."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -18,6 +18,21 @@ async def together(*coroutines: Coroutine[Any, Any, T]) -> list[T]:
     except BaseExceptionGroup as failures:
         raise _first(failures) from None
     return [task.result() for task in tasks]
+
+
+def contained(function: Callable[..., T], *args: Any) -> T:
+    """Call a function on a worker thread so that whatever it raises can be handed to the task that waits for it.
+
+    Raises:
+        RuntimeError: it raised `StopIteration`, which no future takes (its waiter would wait for ever), or
+            `SystemExit` or another exception that would end the event loop.
+    """
+    try:
+        return function(*args)
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            raise
+        raise RuntimeError(f"the function raised {error!r}") from error
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -5,9 +5,11 @@ import logging
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final
 
 from . import fetch, sources
+from .errors import DamagedModel, ServiceError
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -31,24 +33,44 @@ class Delivery:
         Raises:
             Unavailable: they are not and cannot be had; the message says what was tried and what to do.
         """
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._bring, task, model, kind)
+        # Not on the fetching threads: what is here already must not wait for somebody's download.
+        if await asyncio.to_thread(self._is_here, task, model, kind):
+            return
+        await asyncio.get_running_loop().run_in_executor(self._executor, self.bring_now, task, model, kind)
+
+    def set_aside(self, damage: DamagedModel) -> bool:
+        """Rename a damaged file in the cache, so that it is fetched again; False when that was done before."""
+        cache = self._settings.cache_folder.absolute()
+        if not damage.path.absolute().is_relative_to(cache) or fetch.times_set_aside(damage.path):
+            return False
+        try:
+            aside = fetch.set_aside(damage.path)
+        except ServiceError as error:
+            logger.error("%s, and it cannot be set aside: %s", damage, error)
+            return False
+        logger.error("%s; it is set aside as %s and fetched again", damage, aside.name)
+        return True
 
     def close(self) -> None:
         """Stop what is being fetched; what has arrived is kept for the next time."""
         self._cancelled.set()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _bring(self, task: str, model: str, kind: str) -> None:
-        revision = self._settings.model_revision
-        folder = self._settings.cache_folder / sources.folder_for(task, model, kind, revision=revision)
-        if (folder / kind / "model.onnx").is_file():
-            return
+    def _folder(self, task: str, model: str, kind: str) -> Path:
+        relative = sources.folder_for(task, model, kind, revision=self._settings.model_revision)
+        return self._settings.cache_folder / relative
+
+    def _is_here(self, task: str, model: str, kind: str) -> bool:
+        return (self._folder(task, model, kind) / kind / "model.onnx").is_file()
+
+    def bring_now(self, task: str, model: str, kind: str) -> None:
+        """`bring` on the calling thread."""
         offered = sources.sources_for(
-            task, model, kind, organization=self._settings.model_organization, revision=revision
+            task, model, kind, organization=self._settings.model_organization, revision=self._settings.model_revision
         )
         report = fetch.fetch_model(
             offered,
-            folder.absolute(),
+            self._folder(task, model, kind).absolute(),
             self._options,
             fetch.show_on(sys.stderr, logger),
             self._cancelled,

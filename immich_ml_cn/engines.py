@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import DamagedModel
 from .lanes import LaneKind
 from .session import Session, TensorInfo
 from .settings import Settings
@@ -25,6 +26,10 @@ _SELF_TEST: Final = bytes.fromhex(  # y = x + x, float32 (n,); opset 13
     "08083a370a0e0a01780a017812017922034164641201745a100a0178120b0a09080112050a0312016e"
     "62100a0179120b0a09080112050a0312016e42040a00100d"
 )
+
+
+_DAMAGE: Final = ("InvalidProtobuf", "InvalidGraph")
+"""ONNX Runtime's exceptions for a file that will not load anywhere, whatever the device."""
 
 
 class EngineError(RuntimeError):
@@ -55,7 +60,8 @@ class Engine(Protocol):
         """Load a graph for a lane; called on that lane's loader thread.
 
         Raises:
-            LoadError: the graph is damaged or cannot run here.
+            LoadError: the graph cannot run here.
+            DamagedModel: the file is no whole graph.
         """
         ...
 
@@ -240,6 +246,8 @@ def _open(onnxruntime: Any, graph: Path | bytes, options: Any, providers: list[A
     try:
         session = onnxruntime.InferenceSession(source, options, providers=providers)
     except Exception as error:
+        if isinstance(graph, Path) and type(error).__name__ in _DAMAGE:
+            raise DamagedModel(graph, str(error)) from error
         name = "an edited graph" if isinstance(graph, bytes) else str(graph)
         raise LoadError(f"{name} cannot be loaded: {error}") from error
     session.disable_fallback()  # an error on the GPU is an error, not a silent second run on the CPU

@@ -4,6 +4,7 @@ Raise these anywhere below ``app``; one place there turns them into ``{"detail":
 for the person who reads the log: what is wrong and, where we can tell, what to do.
 """
 
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -52,6 +53,19 @@ class Unavailable(ServiceError):
     """503: a model cannot be had at the moment, or the server is shutting down or overloaded."""
 
     status = 503
+
+
+class DamagedModel(Unavailable):
+    """503: a model's file is not what its name says, e.g. cut short by a full disk."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        """
+        Args:
+            path: the file.
+            reason: why it cannot be loaded.
+        """
+        super().__init__(f"{path} cannot be loaded: {reason}")
+        self.path = path
 
 
 class InferenceFailed(ServiceError):

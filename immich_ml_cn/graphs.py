@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import Unavailable
+from .errors import DamagedModel
 
 _BATCH = "batch"
 # These read a tensor's shape, not its values: what they give carries no batch axis.
@@ -34,7 +34,7 @@ def inspect(path: Path) -> GraphFacts:
     """Read what a graph declares; external weights are not touched.
 
     Raises:
-        Unavailable: the file is no ONNX graph.
+        DamagedModel: the file is no ONNX graph.
         OSError: it cannot be read.
     """
     graph = _load(path, weights=False).graph
@@ -61,7 +61,7 @@ def with_batch_axis(path: Path) -> bytes:
         The edited graph, weights included.
 
     Raises:
-        Unavailable: the file is no ONNX graph.
+        DamagedModel: the file is no ONNX graph.
         ValueError: with its weights it is too large for one buffer (2 GiB).
         OSError: it cannot be read.
     """
@@ -88,9 +88,9 @@ def _load(path: Path, *, weights: bool) -> Any:
         try:
             model = onnx.load(file, load_external_data=False)
         except Exception as error:  # protobuf's DecodeError, whose home depends on its version
-            raise Unavailable(f"{path} is not an ONNX graph") from error
+            raise DamagedModel(path, "it is not an ONNX graph") from error
     if not model.graph.node:
-        raise Unavailable(f"{path} is not an ONNX graph")
+        raise DamagedModel(path, "it is not an ONNX graph")
     if weights:
         onnx.load_external_data_for_model(model, str(path.parent))
     return model

@@ -37,7 +37,10 @@ class Picture:
     @cached_property
     def rgb(self) -> NDArray[np.uint8]:
         """The pixels as uint8 (height, width, 3), RGB, 0…255, read-only; transparency is dropped, as Immich does."""
-        return np.asarray(self.image if self.image.mode == "RGB" else self.image.convert("RGB"))
+        image = self.image
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # the same pixels as straight to RGB, without Pillow's warning
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def measure(data: bytes, max_pixels: int) -> tuple[int, int]:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Literal, TypeVar
 
+from .concurrency import contained
+
 T = TypeVar("T")
 LaneKind = Literal["interactive", "bulk"]
 
@@ -49,7 +51,8 @@ class Worker:
         self._thread.start()
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Run `function(*args)` on the thread. A cancelled caller leaves the job running; its result is dropped.
+        """Run `function(*args)` on the thread. A cancelled caller leaves a job that has begun running and drops its
+        result; one that has not begun never runs.
 
         Raises:
             LaneClosed: the worker is closed.
@@ -63,8 +66,8 @@ class Worker:
             if future.cancelled():
                 return
             try:
-                result = function(*args)
-            except BaseException as error:
+                result = contained(function, *args)
+            except Exception as error:
                 self._deliver(loop, _set_exception, future, error)
             else:
                 self._deliver(loop, _set_result, future, result)
@@ -104,7 +107,7 @@ def _set_result(future: "asyncio.Future[T]", result: T) -> None:
         future.set_result(result)
 
 
-def _set_exception(future: "asyncio.Future[T]", error: BaseException) -> None:
+def _set_exception(future: "asyncio.Future[T]", error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
 

@@ -43,7 +43,7 @@ def set_up(level: LogLevel, *, no_color: bool, stream: TextIO = sys.stderr) -> N
     handler = logging.StreamHandler(stream)
     handler.setFormatter(LineFormatter(colour=not no_color and stream.isatty()))
     logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
-    for name in ("uvicorn.access", "httpx", "httpx2", "httpcore", "httpcore2", "PIL", "filelock"):
+    for name in ("uvicorn", "httpx", "httpx2", "httpcore", "httpcore2", "PIL", "filelock"):
         logging.getLogger(name).setLevel(max(logging.WARNING, LEVELS[level]))
     # Pillow warns about big and odd images; limits and errors are ours to judge.
     warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -89,14 +89,14 @@ class Pipeline:
     async def _textual(self, spec: ModelSpec, text: str, language: str | None) -> Embedding:
         async with self._registry.lease(spec) as encoder:
             tokens = await self._text_pool.run(encoder.model.tokenize, text, language)
-            return _checked(await encoder.batcher.submit(tokens), spec)
+            return _checked((await encoder.batcher.submit(tokens)).vector, spec)
 
     async def _visual(self, plan: Plan, picture: Picture) -> Embedding | None:
         if plan.visual is None:
             return None
         async with self._registry.lease(plan.visual) as encoder:
             item = await self._pool.run(encoder.model.prepare, picture)
-            return _checked(await encoder.batcher.submit(item), plan.visual)
+            return _checked((await encoder.batcher.submit(item)).vector, plan.visual)
 
     async def _faces(self, plan: Plan, picture: Picture, task: FaceTask | None) -> Faces | EmbeddedFaces | None:
         if task is None or plan.face_detector is None:
@@ -124,16 +124,18 @@ class Pipeline:
             return found
         if len(found.boxes) == 0:
             return ReadText(found, (), ())
-        return await self._read(plan.text_orientation, plan.text_recognizer, picture, found, task.min_recognition_score)
+        return await self._read(
+            plan.text_orientation, plan.text_recognizer, item.image, found, task.min_recognition_score
+        )
 
     async def _read(
-        self, classifier: ModelSpec, reader: ModelSpec, picture: Picture, found: TextBoxes, min_score: float
+        self, classifier: ModelSpec, reader: ModelSpec, image: NDArray[np.uint8], found: TextBoxes, min_score: float
     ) -> ReadText:
         """Read every box; what is blank or below `min_score` is left out."""
         async with self._registry.lease(classifier) as orientation, self._registry.lease(reader) as recognizer:
-            lines = await self._pool.run(_cut_lines, picture, found.boxes)
+            lines = await self._pool.run(_cut_lines, image, found.boxes)
             probabilities = await self._run_all(orientation, lines)
-            lines, order = await self._pool.run(_turn_lines, lines, probabilities)
+            lines, order = await self._pool.run(_turn_lines, lines, probabilities, found.boxes)
             paths = await self._run_all(recognizer, lines)
             read = await self._pool.run(_each, recognizer.model.decode, paths)
         kept = [index for index in order if _is_text(read[index], min_score)]
@@ -152,18 +154,18 @@ class Pipeline:
         return outputs
 
 
-def _cut_lines(picture: Picture, boxes: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
+def _cut_lines(image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
     from .ocr.lines import cut_lines  # with OpenCV, which the start of the server does without
 
-    return cut_lines(picture, boxes)
+    return cut_lines(image, boxes)
 
 
 def _turn_lines(
-    lines: list[NDArray[np.uint8]], probabilities: list[float]
+    lines: list[NDArray[np.uint8]], probabilities: list[float], boxes: NDArray[np.float32]
 ) -> tuple[list[NDArray[np.uint8]], list[int]]:
     from .ocr.lines import turn_lines
 
-    return turn_lines(lines, probabilities)
+    return turn_lines(lines, probabilities, boxes)
 
 
 def _checked(embedding: Embedding, spec: ModelSpec) -> Embedding:

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+from .concurrency import contained
 from .lanes import LOWEST_PRIORITY, lower_priority
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ class CpuPool:
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run `function(*args)` on one of the threads; a call that is cancelled before it starts never runs."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, contained, function, *args)
 
     def close(self) -> None:
         """Drop what has not started and let the threads end."""

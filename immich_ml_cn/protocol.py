@@ -258,6 +258,7 @@ def _write_ocr(result: TextBoxes | ReadText, size: tuple[int, int]) -> Any:
         _check_finite(values, "a text box")
     if isinstance(result, TextBoxes):
         return {"boxes": np.ascontiguousarray(lines.boxes), "scores": np.ascontiguousarray(lines.scores)}
+    _check_finite(np.array(result.scores), "a line of text")
     normalised = (lines.boxes / np.array(size, dtype=np.float32)).astype(np.float32)
     return {
         "box": normalised.reshape(-1),
@@ -267,6 +268,6 @@ def _write_ocr(result: TextBoxes | ReadText, size: tuple[int, int]) -> Any:
     }
 
 
-def _check_finite(values: NDArray[np.float32], what: str) -> None:
+def _check_finite(values: NDArray[np.floating[Any]], what: str) -> None:
     if not np.isfinite(values).all():
         raise InferenceFailed(f"the model gave {what} with a value that is not a number")

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 from . import memory
 from .batching import Batcher, Replica
 from .engines import Engine, LoadError
-from .errors import ServiceError, Unavailable
+from .errors import DamagedModel, ServiceError, Unavailable
 from .lanes import Lane, LaneKind
 from .session import Model, OpenSession, Session
 
@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 RETRY_AFTER_FAILURE_S: Final = 30.0
 """Seconds after a failed load during which requests for that model are refused at once."""
+
+CLOSE_PATIENCE_S: Final = 3.0
+"""Seconds that `Registry.close` waits for lanes that are still loading something."""
 
 ModelState = Literal["loading", "ready"]
 
@@ -38,6 +41,7 @@ class ModelSpec:
         build: opens the graph and makes the model; runs on the lane's loader thread.
         fetch: brings what `build` needs into the cache; raises `Unavailable` when that cannot be done.
         fallback: loaded instead when `fetch` fails.
+        set_aside: puts a damaged file out of the way, so that `fetch` brings it again; False where it does not.
         dimension: length that the answers must have, None where any will do.
     """
 
@@ -47,6 +51,7 @@ class ModelSpec:
     build: Callable[[OpenSession], Model[Any, Any]]
     fetch: Callable[[], Awaitable[None]] | None = None
     fallback: "ModelSpec | None" = None
+    set_aside: Callable[[DamagedModel], bool] | None = None
     dimension: int | None = None
 
 
@@ -106,7 +111,7 @@ class Registry:
         Raises:
             Unavailable: it cannot be had at the moment.
         """
-        entry = self._entries.setdefault(spec.key, _Entry(spec))
+        entry = self._entry(spec)
         entry.leases += 1
         try:
             yield await self._ready(entry)
@@ -115,9 +120,9 @@ class Registry:
             entry.last_used = self._clock()
 
     async def preload(self, spec: ModelSpec) -> Loaded:
-        """Load a model and keep it for good."""
+        """Load a model and keep it for good, also if it can only be loaded later."""
+        self._entry(spec).pinned = True
         async with self.lease(spec) as loaded:
-            self._entries[spec.key].pinned = True
             return loaded
 
     async def unload_idle(self, *, at_once: bool = False) -> int:
@@ -142,15 +147,25 @@ class Registry:
             except Exception:
                 logger.exception("unloading idle models failed; trying again in %g s", poll_s)
 
-    async def close(self) -> None:
-        """Unload everything; later leases are refused."""
+    async def close(self, patience_s: float = CLOSE_PATIENCE_S) -> None:
+        """Unload everything; later leases are refused, and so is what still waits.
+
+        Args:
+            patience_s: seconds to wait for lanes that are still loading something.
+        """
         self._closed = True
         entries, self._entries = list(self._entries.values()), {}
-        for entry in entries:
-            if entry.task is not None and not entry.task.done():
-                entry.task.cancel()
-                await asyncio.gather(entry.task, return_exceptions=True)
-            await self._unload(entry)
+        loads = [entry.task for entry in entries if entry.task is not None]
+        for load in loads:
+            load.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
+        await asyncio.gather(*(entry.loaded.batcher.close() for entry in entries if entry.loaded is not None))
+        try:
+            async with asyncio.timeout(patience_s):
+                for entry in entries:
+                    await self._unload(entry)
+        except TimeoutError:
+            logger.warning("a lane is still busy loading a model; not waiting for it")
 
     def states(self) -> dict[str, ModelState]:
         """The models in memory or on their way there."""
@@ -159,6 +174,9 @@ class Registry:
             for key, entry in self._entries.items()
             if entry.loaded or entry.task
         }
+
+    def _entry(self, spec: ModelSpec) -> _Entry:
+        return self._entries.setdefault(spec.key, _Entry(spec))
 
     def _is_idle(self, entry: _Entry, at_once: bool) -> bool:
         if entry.loaded is None or entry.leases or entry.pinned:
@@ -170,9 +188,8 @@ class Registry:
             raise Unavailable("the server is shutting down", retry_after=5)
         if entry.loaded is not None:
             return entry.loaded
-        wait = entry.retry_at - self._clock()
-        if entry.task is None and wait > 0:
-            raise Unavailable(entry.failure, retry_after=max(1, round(wait)))
+        if entry.task is None and self._clock() < entry.retry_at:
+            raise self._refusal(entry)
         if entry.task is None:
             entry.task = asyncio.create_task(self._load(entry), name=f"load {entry.spec.key}")
             entry.task.add_done_callback(_retrieve)
@@ -185,13 +202,19 @@ class Registry:
             raise Unavailable(f"{entry.spec.key} is still on its way; try again", retry_after=10)
         if task.cancelled():
             raise Unavailable("the server is shutting down", retry_after=5)
+        if task.exception() is not None:
+            raise self._refusal(entry) from task.exception()
         return task.result()
+
+    def _refusal(self, entry: _Entry) -> Unavailable:
+        """Why a model cannot be had until its next try: a new exception for each who asks."""
+        wait = entry.retry_at - self._clock()
+        return Unavailable(entry.failure, retry_after=max(1, round(wait)))
 
     async def _load(self, entry: _Entry) -> Loaded:
         started = self._clock()
         try:
-            spec = await self._fetched(entry.spec)
-            entry.loaded = await self._build(entry, spec)
+            entry.loaded = await self._fetch_and_build(entry)
         except Exception as error:
             entry.failure = self._failure(entry.spec, error)
             entry.retry_at = self._clock() + RETRY_AFTER_FAILURE_S
@@ -200,8 +223,17 @@ class Registry:
         finally:
             entry.task = None
             entry.last_used = self._clock()
-        logger.info("loaded %s in %.1f s", spec.key, self._clock() - started)
+        logger.info("loaded %s in %.1f s", entry.loaded.name, self._clock() - started)
         return entry.loaded
+
+    async def _fetch_and_build(self, entry: _Entry) -> Loaded:
+        """Fetch and load; a damaged file is set aside and fetched again once."""
+        try:
+            return await self._build(entry, await self._fetched(entry.spec))
+        except DamagedModel as damage:
+            if entry.spec.set_aside is None or not entry.spec.set_aside(damage):
+                raise
+        return await self._build(entry, await self._fetched(entry.spec))
 
     @staticmethod
     async def _fetched(spec: ModelSpec) -> ModelSpec:

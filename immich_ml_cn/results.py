@@ -24,6 +24,9 @@ class Faces:
     scores: NDArray[np.float32]
     landmarks: NDArray[np.float32]
 
+    def __len__(self) -> int:
+        return len(self.boxes)
+
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedFaces:
@@ -44,6 +47,9 @@ class TextBoxes:
 
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,15 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
+from . import __version__, memory
 from .catalogue import Catalogue
 from .delivery import Delivery
 from .engines import Engine, bulk_lane_count
+from .errors import UnknownModel
 from .lanes import Lane
 from .pipeline import Pipeline
 from .pool import ByteBudget, CpuPool
@@ -18,12 +20,17 @@ from .settings import Settings
 
 logger = logging.getLogger(__name__)
 
+PATIENCE_S: Final = 3.0
+"""Seconds that a lane's threads have at shutdown to end what they are loading, and to end what they are running."""
+
 
 class Service:
     """Everything behind the routes; alive inside `running`."""
 
     pipeline: Pipeline
     registry: Registry
+    stuck: tuple[str, ...] = ()
+    """After `running`, the lanes whose threads still run native code: a normal exit of the process would abort."""
 
     def __init__(self, settings: Settings, engine: Engine, on_death: Callable[[str], None]) -> None:
         """
@@ -61,11 +68,24 @@ class Service:
             if sweeper is not None:
                 sweeper.cancel()
             delivery.close()
-            await self.registry.close()
+            patience_s = min(PATIENCE_S, settings.shutdown_timeout_s)
+            await self.registry.close(patience_s)
             for lane in lanes:
                 lane.close()
             pool.close()
             text_pool.close()
+            await self._join(lanes, patience_s)
+
+    def status(self) -> dict[str, Any]:
+        """What runs here, for people and scripts."""
+        return {
+            "version": __version__,
+            "device": self._engine.description,
+            "provider": self._engine.provider,
+            "models": self.registry.states(),
+            "aliases": dict(self._settings.clip_aliases),
+            "residentBytes": memory.resident_bytes(),
+        }
 
     def _lanes(self) -> list[Lane]:
         make = partial(Lane, time_limit_s=self._settings.worker_timeout_s, on_death=self._on_death)
@@ -76,6 +96,12 @@ class Service:
         ]
         return [make("interactive", "interactive", device_id=devices[0]), *bulk]
 
+    async def _join(self, lanes: list[Lane], patience_s: float) -> None:
+        ended = await asyncio.gather(*(asyncio.to_thread(lane.join, patience_s) for lane in lanes))
+        self.stuck = tuple(lane.name for lane, over in zip(lanes, ended, strict=True) if not over)
+        if self.stuck:
+            logger.warning("still busy at the end: %s", ", ".join(self.stuck))
+
     def _sweeper(self) -> "asyncio.Task[None] | None":
         if self._settings.model_ttl_s <= 0 or self._settings.model_ttl_poll_s <= 0:
             return None
@@ -84,12 +110,14 @@ class Service:
     async def _preload(self, catalogue: Catalogue) -> None:
         """Load what the settings name; what cannot be had is logged and left for the first request."""
         for spec in preloaded(self._settings, catalogue):
-            with suppress(Exception):  # the registry has logged it
+            try:
                 await self.registry.preload(spec)
+            except Exception as error:
+                logger.warning("not preloaded: %s", error)
 
 
 def preloaded(settings: Settings, catalogue: Catalogue) -> list[ModelSpec]:
-    """The models that the settings want loaded before the port opens."""
+    """The models that the settings want loaded before the port opens; names that nobody knows are logged."""
     wanted: list[tuple[Callable[[str], ModelSpec], tuple[str, ...]]] = [
         (catalogue.textual, settings.preload_clip_textual + settings.preload_clip),
         (catalogue.visual, settings.preload_clip_visual + settings.preload_clip),
@@ -101,6 +129,10 @@ def preloaded(settings: Settings, catalogue: Catalogue) -> list[ModelSpec]:
     specs: dict[str, ModelSpec] = {}
     for find, names in wanted:
         for name in names:
-            spec: Any = find(name)
+            try:
+                spec = find(name)
+            except UnknownModel as error:
+                logger.error("cannot preload: %s", error)
+                continue
             specs[spec.key] = spec
     return list(specs.values())

@@ -25,6 +25,7 @@ INERT: Final[Mapping[str, str]] = {
     "MACHINE_LEARNING_ANN_FP16_TURBO": "ARM NN acceleration",
     "MACHINE_LEARNING_ANN_TUNING_LEVEL": "ARM NN acceleration",
     "MACHINE_LEARNING_OPENVINO_PRECISION": "OpenVINO",
+    "MACHINE_LEARNING_PRELOAD__OCR__MAX_RESOLUTION": "text detectors prepared for one size of picture; ours take any",
     "MACHINE_LEARNING_RKNN": "Rockchip acceleration",
     "MACHINE_LEARNING_RKNN_THREADS": "Rockchip acceleration",
     "MACHINE_LEARNING_ROCM_PRECISION": "AMD ROCm",
@@ -32,6 +33,9 @@ INERT: Final[Mapping[str, str]] = {
     "IMMICH_ENV": "nothing, in Immich's service either",
 }
 """Variables of Immich's service that are accepted and do nothing here, each with what it is for."""
+
+PILLOWS_LIMIT: Final = 178_956_970
+"""Pixels above which Pillow takes an image for a decompression bomb, whatever we set."""
 
 
 class SettingsError(ValueError):
@@ -53,6 +57,13 @@ def _positive(value: str) -> int:
     number = _integer(value)
     if number < 1:
         raise ValueError("a whole number of at least 1")
+    return number
+
+
+def _pixels(value: str) -> int:
+    number = _positive(value)
+    if number > PILLOWS_LIMIT:
+        raise ValueError(f"a number of pixels up to {PILLOWS_LIMIT}, above which Pillow refuses an image")
     return number
 
 
@@ -251,12 +262,6 @@ class Settings:
     preload_ocr_recognition: tuple[str, ...] = _setting(
         "MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION", (), _names, "The same for text recognition.", shown=""
     )
-    preload_ocr_max_resolution: int = _setting(
-        "MACHINE_LEARNING_PRELOAD__OCR__MAX_RESOLUTION",
-        736,
-        _positive,
-        "Side in pixels of the picture a preloaded text detector is warmed up with.",
-    )
     preload_clip: tuple[str, ...] = _setting(
         "MACHINE_LEARNING_PRELOAD__CLIP", (), _names, "Old name (Immich 2): both halves of a CLIP model.", shown=""
     )
@@ -330,8 +335,8 @@ class Settings:
     )
     max_image_pixels: int = _setting(
         "MACHINE_LEARNING_MAX_IMAGE_PIXELS",
-        178_956_970,
-        _positive,
+        PILLOWS_LIMIT,
+        _pixels,
         "Largest image in pixels (width x height), checked before decoding; above it the answer is 413.",
     )
     max_decoded_bytes: int = _setting(

@@ -31,7 +31,7 @@ _ELEMENTS = {
 
 
 class OrtSession:
-    """`immich_ml_cn.session.Session` over ONNX Runtime on one CPU thread; records the shapes it was fed."""
+    """`immich_ml_cn.session.Session` over ONNX Runtime on one CPU thread; records what it was fed."""
 
     def __init__(self, source: Path | bytes) -> None:
         options = onnxruntime.SessionOptions()
@@ -40,6 +40,7 @@ class OrtSession:
         model = source if isinstance(source, bytes) else str(source)
         self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.runs: list[dict[str, tuple[int, ...]]] = []
+        self.fed: dict[str, NDArray[Any]] = {}
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -55,6 +56,7 @@ class OrtSession:
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         self.runs.append({name: array.shape for name, array in feeds.items()})
+        self.fed = dict(feeds)
         outputs: list[NDArray[Any]] = self.session.run(None, dict(feeds))
         return outputs
 
@@ -233,7 +235,7 @@ def save_tokenizer(
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<s>", "</s>", *languages]
+    special = ["<s>", "<pad>", "</s>", *languages]
     trainer = trainers.BpeTrainer(
         vocab_size=320,
         special_tokens=special,

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -26,6 +27,7 @@ class Page:
         trickle: (bytes, seconds between them) instead of full speed.
         stall_after: bytes after which nothing more comes, though the connection stays.
         ranges: whether Range is honoured.
+        range_slip: bytes before the asked one at which an answer to a Range begins.
     """
 
     data: bytes = b""
@@ -37,6 +39,7 @@ class Page:
     trickle: tuple[int, float] | None = None
     stall_after: int | None = None
     ranges: bool = True
+    range_slip: int = 0
     etag: str | None = None
 
 
@@ -106,6 +109,14 @@ class Site:
         return {**entry, "lfs": {"sha256": sha256, "size": len(page.data), "pointerSize": 134}}
 
 
+def files_in(folder: Path) -> set[str]:
+    """Every file below a folder, but for locks and the record of checksums."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)) for path in paths if path.suffix != ".lock" and path.name != ".checksums.json"
+    }
+
+
 def _tree_entry(sibling: Mapping[str, object]) -> dict[str, object]:
     entry = {"type": "file", "path": sibling["rfilename"], "size": sibling["size"], "oid": sibling["blobId"]}
     lfs = sibling.get("lfs")
@@ -170,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         start = self._start(page)
         if start >= len(page.data) > 0:
-            self._head(416, {"Content-Length": "0"})
+            self._head(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(page.data)}"})
             return
         self._head(206 if start else 200, self._describe(page, start))
         if body:
@@ -183,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         if wanted is None or not page.ranges or self.headers.get("If-Range", page.etag) != page.etag:
             return 0
-        return int(wanted.removeprefix("bytes=").rstrip("-"))
+        return int(wanted.removeprefix("bytes=").rstrip("-")) - page.range_slip
 
     def _describe(self, page: Page, start: int) -> dict[str, str]:
         headers = {**page.headers, "Content-Length": str(len(page.data) - start)}

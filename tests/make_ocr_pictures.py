@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "tests" / "pictures" / "ocr"
+SAMPLE = ROOT / "docs" / "sample.jpg"
 FONTS = Path("/usr/share/fonts")
 NOTO = FONTS / "opentype" / "noto"
 SIMPLIFIED = 2  # the face of Noto's collections with mainland Chinese shapes
@@ -112,8 +113,10 @@ def large() -> Image.Image:
     draw.text((180, 120), "城市图书馆开放时间", "#15324b", font=serif(150))
     draw.text((180, 330), "City Library Opening Hours", "#15324b", font=latin(96))
     for number, (day, hours) in enumerate(
-        [("星期一 Monday", "闭馆 Closed"), ("星期二 Tuesday", "09:00 - 18:00")]
-        + [("星期六 Saturday", "10:00 - 20:30"), ("星期日 Sunday", "13:00 - 17:00")]
+        [
+            *(("星期一 Monday", "闭馆 Closed"), ("星期二 Tuesday", "09:00 - 18:00")),
+            *(("星期六 Saturday", "10:00 - 20:30"), ("星期日 Sunday", "13:00 - 17:00")),
+        ]
     ):
         draw.text((200, 560 + number * 170), day, "#202020", font=sans(72))
         draw.text((1240, 560 + number * 170), hours, "#7a1f1f", font=sans(72, bold=True))
@@ -122,10 +125,10 @@ def large() -> Image.Image:
 
 
 def dense() -> Image.Image:
-    image = Image.new("RGB", (1000, 1000), "white")
+    image = Image.new("RGB", (1000, 720), "white")
     draw = ImageDraw.Draw(image)
     words = [*NEWS[2:], *ENGLISH[:3], *POEM, NEWS[0], ENGLISH[4]]
-    for number in range(84):
+    for number in range(60):
         place = 30 + number % 3 * 330, 24 + number // 3 * 34
         draw.text(place, words[number % len(words)], "black", sans(18))
     return image
@@ -241,7 +244,7 @@ def main() -> None:
         draw().save(PICTURES / f"{draw.__name__}.png", optimize=True)
     for draw in JPEG:
         draw().save(PICTURES / f"{draw.__name__}.jpg", quality=85)
-    sample().save(ROOT / "docs" / "sample.jpg", quality=88)
+    sample().save(SAMPLE, quality=88)
 
 
 if __name__ == "__main__":

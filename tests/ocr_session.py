@@ -3,12 +3,21 @@
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 from numpy.typing import NDArray
 
+from immich_ml_cn.ocr import (
+    TextDetector,
+    TextOrientation,
+    TextRecognizer,
+    load_classifier,
+    load_detector,
+    load_recognizer,
+)
 from immich_ml_cn.session import TensorInfo
 
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
@@ -56,3 +65,18 @@ def bundled(name: str) -> Path:
 def _info(value: Any) -> TensorInfo:
     shape = tuple(side if isinstance(side, int) else None for side in value.shape)
     return TensorInfo(value.name, _DTYPES[value.type], shape)
+
+
+@cache
+def detector() -> TextDetector:
+    return load_detector(bundled("PP-OCRv6_det_small"), open_session)
+
+
+@cache
+def classifier() -> TextOrientation:
+    return load_classifier(bundled("ch_ppocr_mobile_v2.0_cls_mobile"), open_session)
+
+
+@cache
+def recognizer() -> TextRecognizer:
+    return load_recognizer(bundled("PP-OCRv6_rec_small"), open_session)

@@ -17,8 +17,9 @@ from clip_models import (
 )
 from numpy.typing import NDArray
 
-from immich_ml_cn.clip import TextualEncoder, WordPieceTokenizer, load_textual
+from immich_ml_cn.clip import Embedding, TextualEncoder, Tokens, WordPieceTokenizer, load_textual
 from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.session import Model
 
 QUERIES = ["一只猫在沙发上", "a photo of the beach at sunset", "", "生日蛋糕🎂 " * 20, "海"]
 
@@ -35,9 +36,10 @@ def unit(features: NDArray[Any]) -> NDArray[np.float64]:
 def check(encoder: TextualEncoder, expected: list[NDArray[np.float64]], queries: list[str] = QUERIES) -> None:
     """Alone and among neighbours the embedding is what the bare graph gives for the padded text."""
     items = [encoder.tokenize(query) for query in queries]
-    together = encoder.infer(items)
+    model: Model[Tokens, Embedding] = encoder
+    together = [embedding.vector for embedding in model.infer(items)]
     for item, neighbour, right in zip(items, together, expected, strict=True):
-        (alone,) = encoder.infer([item])
+        alone = encoder.infer([item])[0].vector
         assert alone.shape == (DIMENSION,)
         assert alone.dtype == neighbour.dtype == np.float32
         assert abs(float(np.linalg.norm(neighbour)) - 1) < 1e-6
@@ -124,7 +126,7 @@ def test_siglip_like_of_64(tmp_path: Path) -> None:
     path = save_openclip_text(tmp_path / "model.onnx", vocabulary=vocabulary, context=64)
     encoder = load_textual(tmp_path, path, OrtSession)
     (loud, quiet) = encoder.infer([encoder.tokenize("A CAT!"), encoder.tokenize("a cat")])
-    assert np.array_equal(loud, quiet)
+    assert np.array_equal(loud.vector, quiet.vector)
 
 
 @pytest.mark.parametrize("length", ["length", 77])
@@ -143,12 +145,25 @@ def test_m_clip(tmp_path: Path, length: int | str) -> None:
     check(encoder, expected)
 
 
+def test_padding_and_mask_as_fed(tmp_path: Path) -> None:
+    """The rest of a row is the tokenizer's padding token, which need not be 0, and is masked."""
+    vocabulary = save_tokenizer(tmp_path)
+    session = OrtSession(save_masked_text(tmp_path / "model.onnx", vocabulary=vocabulary, length=77))
+    encoder = load_textual(tmp_path, tmp_path / "model.onnx", lambda _: session)
+    item = encoder.tokenize("a photo")
+    encoder.infer([item])
+    rest = 77 - len(item)
+    assert session.fed["input_ids"].tolist() == [item.ids.tolist() + [1] * rest]
+    assert session.fed["attention_mask"].tolist() == [[1] * len(item) + [0] * rest]
+    assert {array.dtype for array in session.fed.values()} == {np.dtype(np.int32)}
+
+
 def test_nllb_heeds_the_language(tmp_path: Path) -> None:
     vocabulary = save_tokenizer(tmp_path, languages=("eng_Latn", "zho_Hans"))
     path = save_openclip_text(tmp_path / "model.onnx", vocabulary=vocabulary)
     encoder = load_textual(tmp_path, path, OrtSession)
     spoken = {language: encoder.tokenize("angel", language) for language in ("en", "zh-CN", "xx", None)}
-    english, mandarin, unknown, none = encoder.infer(list(spoken.values()))
+    english, mandarin, unknown, none = (embedding.vector for embedding in encoder.infer(list(spoken.values())))
     assert cosine(english, mandarin) < 0.9999
     assert np.array_equal(english, unknown)
     assert np.array_equal(english, none)
@@ -160,7 +175,7 @@ def test_dimension(tmp_path: Path, chinese: WordPieceTokenizer) -> None:
 
 def test_features(tmp_path: Path, chinese: WordPieceTokenizer) -> None:
     encoder = TextualEncoder(OrtSession(save_chinese_text(tmp_path / "m.onnx")), chinese)
-    (embedding,) = encoder.encode([encoder.tokenize("猫")])
+    (embedding,) = encoder.infer([encoder.tokenize("猫")])
     assert embedding.features is not None
     assert np.linalg.norm(embedding.features) > 1.5
     assert cosine(embedding.features, embedding.vector) > 0.999999

@@ -58,6 +58,12 @@ def test_no_output() -> None:
         Tower(session)
 
 
+def test_features_of_another_rank_are_left_out() -> None:
+    outputs = TensorInfo("features", "float32", (None, 7, 3)), TensorInfo("embedding", "float32", (None, 3))
+    embeddings = Tower(FakeSession(np.ones((2, 3), np.float32), *outputs)).encode(FEED)
+    assert [embedding.features for embedding in embeddings] == [None, None]
+
+
 def test_normalising_twice_changes_nothing() -> None:
     once = normalise(np.random.default_rng(0).normal(size=(50, 512)).astype(np.float32))
     assert np.abs(normalise(once) - once).max() < 1e-7

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from immich_ml_cn.clip import ImageTransform, chinese_clip_transform
-from immich_ml_cn.clip.transform import OPENAI_MEAN, OPENAI_STD, read_transform
+from immich_ml_cn.clip.transform import OPENAI_MEAN, OPENAI_STD, read_transform, shorten
 from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.images import Picture
 
@@ -93,6 +93,26 @@ def test_strip(size: tuple[int, int]) -> None:
     assert same_bits(ImageTransform((224, 224))(Picture(image)), expected)
 
 
+def test_shorten() -> None:
+    """Only the middle of a strip is kept; the centre crop needs far less than 32 times its side."""
+    image = Image.new("L", (1001, 10))
+    image.paste(255, (500, 0, 501, 10))
+    short = shorten(image)
+    assert short.size == (320, 10)
+    assert short.getpixel((160, 5)) == 255
+    assert shorten(image.transpose(Image.Transpose.ROTATE_90)).size == (10, 320)
+    ordinary = Image.new("L", (320, 10))
+    assert shorten(ordinary) is ordinary
+
+
+def test_strips_are_shortened() -> None:
+    """At the price of a fraction of a pixel's shift."""
+    image, transform = picture("RGB", 1001, 10), ImageTransform((64, 64))
+    whole = image.resize((6406, 64), Image.Resampling.BICUBIC).crop((3171, 0, 3235, 64))
+    assert same_bits(transform(Picture(image)), transform(Picture(shorten(image))))
+    assert not same_bits(transform(Picture(image)), reference(whole))
+
+
 def test_shortest_converts_first() -> None:
     image = picture("P", 300, 200)
     resized = image.convert("RGB").resize((96, 64), Image.Resampling.BICUBIC).crop((16, 0, 80, 64))
@@ -106,7 +126,7 @@ def test_shortest_of_another_shape() -> None:
     assert same_bits(ImageTransform((32, 64))(Picture(image)), reference(resized))
 
 
-@pytest.mark.parametrize("size", [(300, 200), (200, 300), (301, 7), (5000, 1)])
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (301, 7), (5000, 1), (1, 5000)])
 def test_longest_pads_with_black(size: tuple[int, int]) -> None:
     image = picture("RGB", *size)
     ratio = max(size) / 64

@@ -9,9 +9,10 @@ from clip_models import DIMENSION, OrtSession, cosine, save_chinese_text, save_p
 from numpy.typing import NDArray
 from PIL import Image
 
-from immich_ml_cn.clip import ImageTransform, VisualEncoder, chinese_clip_transform, load_visual
+from immich_ml_cn.clip import Embedding, ImageTransform, VisualEncoder, chinese_clip_transform, load_visual
 from immich_ml_cn.errors import InferenceFailed, Unavailable
 from immich_ml_cn.images import Picture
+from immich_ml_cn.session import Model
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -53,6 +54,7 @@ def reference(path: Path, image: Image.Image) -> NDArray[np.float64]:
         {"outputs": ("embedding", "features")},
         {"outputs": ("features", "embedding")},
         {"outputs": ("last_hidden", "image_embeds")},
+        {"outputs": ("hidden", "features")},
         {"outputs": ("anything",)},
     ],
     ids=str,
@@ -61,11 +63,12 @@ def test_equals_the_bare_graph(tmp_path: Path, photos: list[Image.Image], export
     """Alone and among neighbours."""
     path = save_visual(tmp_path / "model.onnx", **export)
     encoder = load_visual(tmp_path, path, OrtSession, chinese_clip_transform(32))
+    model: Model[NDArray[np.float32], Embedding] = encoder
     items = [encoder.prepare(Picture(photo)) for photo in photos]
     dynamic = save_visual(tmp_path / "dynamic.onnx", **export | {"batch": "batch"})
     expected = [reference(dynamic, photo) for photo in photos]
-    alone = [encoder.infer([item])[0] for item in items]
-    for one, together in zip(alone, encoder.infer(items), strict=True):
+    alone = [encoder.infer([item])[0].vector for item in items]
+    for one, together in zip(alone, [embedding.vector for embedding in model.infer(items)], strict=True):
         assert one.shape == (DIMENSION,)
         assert one.dtype == together.dtype == np.float32
         assert abs(float(np.linalg.norm(together)) - 1) < 1e-6
@@ -104,7 +107,7 @@ def test_features_are_not_normalised(tmp_path: Path, photos: list[Image.Image], 
         tmp_path, save_visual(tmp_path / "model.onnx", outputs=outputs), OrtSession, chinese_clip_transform(32)
     )
     items = [encoder.prepare(Picture(photo)) for photo in photos]
-    for embedding in encoder.encode(items):
+    for embedding in encoder.infer(items):
         assert embedding.features is not None
         assert np.linalg.norm(embedding.features) > 1.5
         assert cosine(embedding.features, embedding.vector) > 0.999999
@@ -112,7 +115,7 @@ def test_features_are_not_normalised(tmp_path: Path, photos: list[Image.Image], 
 
 def test_no_features(tmp_path: Path, photos: list[Image.Image]) -> None:
     encoder = load_visual(tmp_path, save_visual(tmp_path / "model.onnx"), OrtSession, chinese_clip_transform(32))
-    assert encoder.encode([encoder.prepare(Picture(photos[0]))])[0].features is None
+    assert encoder.infer([encoder.prepare(Picture(photos[0]))])[0].features is None
 
 
 def test_configuration_of_the_folder(tmp_path: Path, photos: list[Image.Image]) -> None:

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -17,6 +19,7 @@ from hub_server import Page, Site, running
 from immich_ml_cn.fetch import DiskFailed, FetchOptions, Preference, fetch_model, set_aside, times_set_aside
 from immich_ml_cn.sources import BASES, Kind, RemoteFile, Source
 
+ROOT = Path(__file__).parent.parent
 DATA = bytes(range(256)) * 4000
 PATH = PurePosixPath("visual/model.onnx")
 ADDRESS = "/models/a/b/resolve/master/model.onnx"
@@ -62,6 +65,8 @@ def start(
     user: int | None = None,
     limit: int | None = None,
     mounts: str | None = None,
+    base: str | None = None,
+    env: dict[str, str] | None = None,
 ) -> "subprocess.Popen[str]":
     """A fetch in a process of its own.
 
@@ -69,12 +74,15 @@ def start(
         user: the user id to become.
         limit: greatest size of a file in bytes.
         mounts: shell commands that run before, in a mount namespace of its own.
+        base: what the address begins with instead of the site's.
+        env: added to the environment.
     """
-    arguments = json.dumps([site.base, str(folder), hashlib.sha256(DATA).hexdigest(), size, user, limit])
+    arguments = json.dumps([base or site.base, str(folder), hashlib.sha256(DATA).hexdigest(), size, user, limit])
     command = [sys.executable, "-c", PROGRAM, arguments]
     if mounts is not None:
         command = ["unshare", "-rm", "sh", "-ec", f'{mounts}\nexec "$@"', "sh", *command]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    environ = {**os.environ, **(env or {})}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ, cwd=ROOT)
 
 
 def result(process: "subprocess.Popen[str]") -> dict[str, Any]:
@@ -129,6 +137,7 @@ def test_two_processes_fetch_once(site: Site, tmp_path: Path) -> None:
 
     assert [answer.get("message") for answer in answers] == [None, None]
     assert len(site.gets(ADDRESS)) == 1
+    assert [answer["source"] for answer in answers].count(None) == 1
     assert sorted(answer["bytes"] for answer in answers) == [0, len(DATA)]
     assert (tmp_path / "m" / PATH).read_bytes() == DATA
 
@@ -143,9 +152,8 @@ def test_a_disk_too_small_is_refused_before_anything_is_asked_for(site: Site, tm
 
 def test_a_disk_that_fills_up_is_one_sentence_and_is_freed_again(site: Site, tmp_path: Path, can_mount: None) -> None:
     """The size is not known before, and another model lies on the same volume."""
-    check = (
-        f"trap 'ls -R {tmp_path} > {tmp_path}.after; cat {tmp_path}/other/visual/model.onnx >> {tmp_path}.after' EXIT"
-    )
+    other = f"{tmp_path}/other/visual"
+    check = f"trap 'ls -R {tmp_path} > {tmp_path}.after; cat {other}/model.onnx >> {tmp_path}.after' EXIT"
     mounts = (
         f"mount -t tmpfs -o size=512k none {tmp_path}\n"
         f"mkdir -p {other}; echo precious > {other}/model.onnx\n"
@@ -241,3 +249,25 @@ def test_a_cache_that_may_not_even_be_read_is_one_sentence(site: Site) -> None:
 
     assert answer["kind"] == "DiskFailed"
     assert f"cannot read {cache / 'm'}" in answer["message"]
+
+
+def test_a_proxy_of_the_environment_is_used(site: Site, tmp_path: Path) -> None:
+    site.add(f"http://modelscope.test{ADDRESS}", Page(DATA))
+    env = {"HTTP_PROXY": site.base, "http_proxy": site.base, "NO_PROXY": "", "no_proxy": ""}
+
+    answer = result(start(site, tmp_path / "m", base="http://modelscope.test", env=env))
+
+    assert answer == {"source": "modelscope.test", "bytes": len(DATA)}
+
+
+def test_two_threads_fetch_once(site: Site, tmp_path: Path) -> None:
+    site.pages[ADDRESS].trickle = (len(DATA) // 20, 0.02)
+    threads = [threading.Thread(target=fetch_here, args=(site, tmp_path / "m")) for _ in range(2)]
+
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(site.gets(ADDRESS)) == 1
+    assert (tmp_path / "m" / PATH).read_bytes() == DATA

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
-from hub_server import Page, Site, running
+from hub_server import Page, Site, files_in, running
 
 from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.fetch import FetchOptions, fetch_model
@@ -53,10 +53,6 @@ def options(site: Site) -> FetchOptions:
 
 def serve(site: Site, *, revision: str = "main", **pages: Page) -> str:
     return site.hub(REPO, {name: pages.get(name, Page(data)) for name, data in FILES.items()}, revision=revision)
-
-
-def files_in(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def cdn(data: bytes) -> str:
@@ -186,7 +182,7 @@ def test_a_name_that_climbs_out_is_not_fetched(site: Site, options: FetchOptions
 
     fetch_model([Source(Kind.HUGGINGFACE, snapshot)], tmp_path / "a" / "b", options)
 
-    assert files_in(tmp_path) - {"a/.b.lock"} == {"a/b/visual/model.onnx"}
+    assert files_in(tmp_path) == {"a/b/visual/model.onnx"}
 
 
 def test_another_checkpoint_than_the_official_one_is_refused(site: Site, options: FetchOptions, tmp_path: Path) -> None:
@@ -219,7 +215,7 @@ def test_the_hub_is_left_for_the_next_source(site: Site, options: FetchOptions, 
 def test_the_server_of_these_tests_is_one_the_hubs_own_download_accepts(site: Site, tmp_path: Path) -> None:
     """Else the tests above would prove little."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     serve(site)
     disable_progress_bars()
@@ -228,3 +224,37 @@ def test_the_server_of_these_tests_is_one_the_hubs_own_download_accepts(site: Si
 
     assert {name for name in files_in(tmp_path / "m") if not name.startswith(".cache")} == set(FILES)
     assert all((tmp_path / "m" / name).read_bytes() == data for name, data in FILES.items())
+
+
+def test_an_interrupted_half_survives_the_arrival_of_the_other(
+    site: Site, options: FetchOptions, tmp_path: Path
+) -> None:
+    serve(site)
+    page = site.pages[cdn(GRAPH[::-1])]
+    page.stall_after = 70_000
+    with pytest.raises(Unavailable, match="stalled"):
+        fetch_model(sources_for("clip", NAME, "textual"), tmp_path, options)
+    fetch_model(sources_for("clip", NAME, "visual"), tmp_path, options)
+    page.stall_after = None
+
+    fetch_model(sources_for("clip", NAME, "textual"), tmp_path, options)
+
+    assert [request.start for request in site.gets(cdn(GRAPH[::-1]))] == [None, 70_000]
+    assert not (tmp_path / ".partial").exists()
+
+
+def test_the_graph_is_placed_last(site: Site, options: FetchOptions, tmp_path: Path) -> None:
+    """A graph whose companions could not be placed must not look like a model."""
+    site.hub(REPO, {"visual/model.onnx": Page(GRAPH), "weights/model.data": Page(GRAPH[::-1])})
+    path = PurePosixPath("visual/model.onnx")
+    source = Source(Kind.HUGGINGFACE, HubSnapshot(REPO, "main", ("*",), (path,)))
+    (tmp_path / "weights").write_bytes(b"a file where a folder has to be")
+    with pytest.raises(Unavailable, match="weights"):
+        fetch_model([source], tmp_path, options)
+    assert not (tmp_path / path).exists()
+    (tmp_path / "weights").unlink()
+
+    fetch_model([source], tmp_path, options)
+
+    assert files_in(tmp_path) == {"visual/model.onnx", "weights/model.data"}
+    assert len(site.gets(cdn(GRAPH))) == 1

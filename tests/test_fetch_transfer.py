@@ -5,13 +5,15 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path, PurePosixPath
 
 import pytest
-from hub_server import Page, Site, running
+from hub_server import Page, Site, files_in, running
 
 from immich_ml_cn.errors import Unavailable
-from immich_ml_cn.fetch import Cancelled, FetchOptions, FetchReport, Preference, Tally, fetch_model
+from immich_ml_cn.fetch import Cancelled, FetchOptions, FetchReport, Preference, Silent, Tally, fetch_model
 from immich_ml_cn.sources import BASES, Kind, RemoteFile, Source
 
 DATA = bytes(range(256)) * 2000
@@ -44,10 +46,6 @@ def one_file(*, sha256: bool = True, address: str = ADDRESS) -> tuple[Source, ..
     return (Source(Kind.MODELSCOPE, (RemoteFile(PATH, BASES[Kind.MODELSCOPE] + address, digest, size),)),)
 
 
-def files_in(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
 def fetch(folder: Path, options: FetchOptions, *, sha256: bool = True) -> FetchReport:
     return fetch_model(one_file(sha256=sha256), folder, options)
 
@@ -58,7 +56,7 @@ def test_a_file_arrives_and_nothing_else_stays(site: Site, options: FetchOptions
     report = fetch(tmp_path / "clip" / "m", options)
 
     assert (tmp_path / "clip" / "m" / PATH).read_bytes() == DATA
-    assert files_in(tmp_path / "clip" / "m") == [str(PATH)]
+    assert files_in(tmp_path / "clip" / "m") == {str(PATH)}
     assert (report.source, report.bytes) == (site.base.removeprefix("http://"), len(DATA))
     assert report.files == (tmp_path / "clip" / "m" / PATH,)
 
@@ -109,6 +107,28 @@ def test_a_resume_the_server_ignores_begins_again(site: Site, options: FetchOpti
     fetch(tmp_path, options)
 
     assert (tmp_path / PATH).read_bytes() == DATA
+
+
+def test_a_resume_from_another_byte_than_asked_begins_again(site: Site, options: FetchOptions, tmp_path: Path) -> None:
+    site.add(ADDRESS, Page(DATA, cut_at=0.6, cuts=1, etag='"v1"', range_slip=7))
+
+    fetch(tmp_path, options, sha256=False)
+
+    assert (tmp_path / PATH).read_bytes() == DATA
+
+
+def test_a_file_placed_while_it_arrives_wins(site: Site, options: FetchOptions, tmp_path: Path) -> None:
+    class Impatient(Silent):
+        def start(self, file: str, done: int, total: int | None) -> None:
+            (tmp_path / PATH).parent.mkdir()
+            (tmp_path / PATH).write_bytes(b"placed by hand")
+
+    site.add(ADDRESS, Page(DATA))
+
+    report = fetch_model(one_file(), tmp_path, options, Impatient())
+
+    assert (tmp_path / PATH).read_bytes() == b"placed by hand"
+    assert report.files == ()
 
 
 def test_a_file_that_changed_meanwhile_is_not_glued_together(site: Site, options: FetchOptions, tmp_path: Path) -> None:
@@ -216,7 +236,7 @@ def test_wrong_bytes_are_thrown_away_and_the_next_source_is_tried(
     site.add(ADDRESS, Page(DATA[::-1]))
     with pytest.raises(Unavailable, match=r"wrong bytes for .*visual/model\.onnx"):
         fetch(tmp_path, options)
-    assert files_in(tmp_path) == []
+    assert files_in(tmp_path) == set()
     site.add("/second", Page(DATA))
 
     fetch_model((*one_file(), *one_file(address="/second")), tmp_path, options)
@@ -230,7 +250,7 @@ def test_too_few_or_too_many_bytes_are_refused(site: Site, options: FetchOptions
 
     with pytest.raises(Unavailable, match="bytes of"):
         fetch(tmp_path, options)
-    assert files_in(tmp_path) == []
+    assert files_in(tmp_path) == set()
 
 
 def test_a_refused_connection_is_one_sentence(options: FetchOptions, tmp_path: Path) -> None:
@@ -302,3 +322,39 @@ def test_a_wrong_part_from_before_does_not_spoil_a_good_source(
 
     assert (tmp_path / PATH).read_bytes() == DATA
     assert [request.start for request in site.gets(ADDRESS)] == [None, 5000, None]
+
+
+def test_a_retry_after_may_be_a_date(site: Site, options: FetchOptions, tmp_path: Path) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=300), usegmt=True)
+    site.add(ADDRESS, Page(DATA, status=503, headers={"Retry-After": date}))
+
+    with pytest.raises(Unavailable) as caught:
+        fetch(tmp_path, options)
+    assert caught.value.retry_after is not None
+    assert 290 <= caught.value.retry_after <= 300
+
+
+def test_a_retry_after_nobody_can_read_is_ignored(site: Site, options: FetchOptions, tmp_path: Path) -> None:
+    site.add(ADDRESS, Page(DATA, status=503, bad_answers=1, headers={"Retry-After": "soon"}))
+
+    assert fetch(tmp_path, options).bytes == len(DATA)
+
+
+@pytest.mark.parametrize("sha256", [True, False])
+def test_a_part_that_lacks_only_its_name_is_not_sent_again(
+    site: Site, options: FetchOptions, tmp_path: Path, sha256: bool
+) -> None:
+    class Dies(Tally):
+        def advance(self, count: int) -> None:
+            super().advance(count)
+            if self.now is not None and self.now.done == len(DATA):
+                raise KeyboardInterrupt
+
+    site.add(ADDRESS, Page(DATA, etag='"v1"'))
+    with pytest.raises(KeyboardInterrupt):
+        fetch_model(one_file(sha256=sha256), tmp_path, options, Dies())
+
+    fetch(tmp_path, options, sha256=sha256)
+
+    assert (tmp_path / PATH).read_bytes() == DATA
+    assert site.sent == len(DATA)

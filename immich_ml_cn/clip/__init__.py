@@ -2,7 +2,7 @@
 
 `load_visual` and `load_textual` build encoders from a model's folder; an encoder prepares an item
 with a pure method (`VisualEncoder.prepare`, `TextualEncoder.tokenize`) and runs batches of them
-with `infer`, which answers unit vectors. `encode` also gives a graph's unnormalised features.
+with `infer`, which answers unit vectors and, where the graph gives them, unnormalised features.
 """
 
 from .textual import TextualEncoder, Tokens, load_textual

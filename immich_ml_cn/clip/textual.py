@@ -35,7 +35,7 @@ class Tokens:
 
 
 class TextualEncoder:
-    """A loaded text tower, a `session.Model` of `Tokens` and vectors (D,)."""
+    """A loaded text tower, a `session.Model` of `Tokens` and embeddings."""
 
     def __init__(self, session: Session, tokenizer: Tokenizer) -> None:
         """
@@ -71,18 +71,14 @@ class TextualEncoder:
         """Texts of like length share a batch; of any length where padding is not trimmed."""
         return -(-len(item) // _BUCKET) if self.trims_padding else None
 
-    def infer(self, items: Sequence[Tokens]) -> list[NDArray[np.float32]]:
-        """Embed texts: one float32 (D,) of length 1 each, in order.
+    def infer(self, items: Sequence[Tokens]) -> list[Embedding]:
+        """Embed texts, in order.
 
         The batch is padded to its longest text where the graph allows, else to the context length.
 
         Raises:
             InferenceFailed: an embedding is zero or not finite.
         """
-        return [embedding.vector for embedding in self.encode(items)]
-
-    def encode(self, items: Sequence[Tokens]) -> list[Embedding]:
-        """As `infer`, with the unnormalised features where the graph gives them."""
         length = max(map(len, items)) if self.trims_padding else self.tokenizer.context_length
         ids = np.full((len(items), length), self.tokenizer.pad_id, np.int64)
         mask = np.zeros_like(ids)

@@ -13,7 +13,6 @@ from .languages import DEFAULT_LANGUAGE, flores_code
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as RustTokenizer
 
-_END = "</s>"
 _NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 
 
@@ -76,7 +75,7 @@ class HuggingFaceTokenizer:
         self.pad_id: int = pad_id
         self._tokenizer = tokenizer
         self._canonicalize = canonicalize
-        self._is_nllb = self._knows(DEFAULT_LANGUAGE, "zho_Hans", _END)
+        self._nllb = _nllb_frame(tokenizer)
 
     @classmethod
     def from_folder(cls, folder: Path, context_length: int, canonicalize: bool = False) -> "HuggingFaceTokenizer":
@@ -107,12 +106,14 @@ class HuggingFaceTokenizer:
                 NLLB only, where None and unknown ones mean English.
         """
         text = self._clean(text)
-        if not self._is_nllb:
+        if self._nllb is None:
             ids: list[int] = self._tokenizer.encode(text).ids
             return ids
+        english, end = self._nllb
+        first = self._tokenizer.token_to_id(flores_code(language))
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         room = self.context_length - 2
-        return [self._language_id(language), *ids[:room], self._id(_END)]
+        return [english if first is None else first, *ids[:room], end]
 
     def _clean(self, text: str) -> str:
         text = text.encode("utf-8", "replace").decode()
@@ -120,23 +121,16 @@ class HuggingFaceTokenizer:
             text = canonicalize(text)
         return " ".join(text.split())
 
-    def _language_id(self, language: str | None) -> int:
-        code = flores_code(language)
-        return self._id(code if self._knows(code) else DEFAULT_LANGUAGE)
-
-    def _knows(self, *tokens: str) -> bool:
-        return all(self._tokenizer.token_to_id(token) is not None for token in tokens)
-
-    def _id(self, token: str) -> int:
-        token_id: int | None = self._tokenizer.token_to_id(token)
-        if token_id is None:
-            raise KeyError(token)
-        return token_id
-
 
 def canonicalize(text: str) -> str:
     """Lower case, no ASCII punctuation, ``_`` as a space: big_vision's rule for SigLIP's texts."""
     return text.translate(_NO_PUNCTUATION).lower()
+
+
+def _nllb_frame(tokenizer: "RustTokenizer") -> tuple[int, int] | None:
+    """The ids of English and of the end, None where the tokenizer is not NLLB's."""
+    english, mandarin, end = map(tokenizer.token_to_id, (DEFAULT_LANGUAGE, "zho_Hans", "</s>"))
+    return None if english is None or mandarin is None or end is None else (english, end)
 
 
 def _pad_token(config: Mapping[str, Any]) -> str | None:

@@ -53,9 +53,8 @@ class Tower:
         """
         self._session = session
         self._inputs = {info.name: info for info in session.inputs}
-        names = [info.name for info in session.outputs]
         self._vector = _embedding_index(session.outputs)
-        self._features = next((names.index(name) for name in _FEATURES if name in names), None)
+        self._features = _index(session.outputs, _FEATURES)
         self._batch = next((info.shape[0] for info in session.inputs if info.shape[0]), None)
 
     @property
@@ -119,16 +118,21 @@ def refusal(session: Session, tower: str, inputs: str) -> Unavailable:
 
 
 def _embedding_index(outputs: Sequence[TensorInfo]) -> int:
-    names = [info.name for info in outputs]
-    if len(names) == 1 and len(outputs[0].shape) == 2:
+    if len(outputs) == 1 and len(outputs[0].shape) == 2:
         return 0
-    for name in _EMBEDDINGS:
-        if name in names and len(outputs[names.index(name)].shape) == 2:
-            return names.index(name)
+    index = _index(outputs, _EMBEDDINGS)
+    if index is not None:
+        return index
     raise Unavailable(
         "this ONNX graph is no CLIP tower: expected one output [batch, dimension], or one of "
         f"several named 'embedding' or 'features'; its outputs are {_describe(outputs)}"
     )
+
+
+def _index(outputs: Sequence[TensorInfo], names: Sequence[str]) -> int | None:
+    """Where the first of `names` is that holds one vector per item."""
+    found = {info.name: index for index, info in enumerate(outputs) if len(info.shape) == 2}
+    return next((found[name] for name in names if name in found), None)
 
 
 def _describe(tensors: Sequence[TensorInfo]) -> str:

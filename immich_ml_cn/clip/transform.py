@@ -74,7 +74,7 @@ class ImageTransform:
         if self.resize_mode == "longest":
             image = image.resize(_longest_size(image.size, self.size), self.interpolation)
         else:
-            image = _shorten(image)
+            image = shorten(image)
             image = image.resize(_shortest_size(image.size, self.size), self.interpolation)
         return image.crop(_centre(image.size, self.size))
 
@@ -138,7 +138,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _shorten(image: Image.Image) -> Image.Image:
+def shorten(image: Image.Image) -> Image.Image:
     """Cut the ends off a strip, of which the centre crop keeps nothing.
 
     A 10,000 x 1 picture would otherwise be enlarged to 2,240,000 x 224 first.

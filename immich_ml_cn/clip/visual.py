@@ -15,7 +15,7 @@ from .transform import ImageTransform, read_transform
 
 
 class VisualEncoder:
-    """A loaded image tower, a `session.Model` of tensors (3, H, W) and vectors (D,)."""
+    """A loaded image tower, a `session.Model` of tensors (3, H, W) and embeddings."""
 
     def __init__(self, session: Session, transform: ImageTransform) -> None:
         """
@@ -39,16 +39,12 @@ class VisualEncoder:
         """All pictures have one size, so any may share a batch."""
         return item.shape
 
-    def infer(self, items: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Embed prepared pictures: one float32 (D,) of length 1 each, in order.
+    def infer(self, items: Sequence[NDArray[np.float32]]) -> list[Embedding]:
+        """Embed prepared pictures, in order.
 
         Raises:
             InferenceFailed: an embedding is zero or not finite.
         """
-        return [embedding.vector for embedding in self.encode(items)]
-
-    def encode(self, items: Sequence[NDArray[np.float32]]) -> list[Embedding]:
-        """As `infer`, with the unnormalised features where the graph gives them."""
         return self._tower.encode({self._image: np.stack(items)})
 
 

@@ -5,6 +5,7 @@ begins.
 """
 
 from .aside import set_aside, times_set_aside
+from .checksums import FileCheck, State, check_files
 from .failure import Cancelled, DiskFailed
 from .memory import Memory
 from .model import FetchReport, fetch_model, missing_files
@@ -18,13 +19,16 @@ __all__ = [
     "DiskFailed",
     "FetchOptions",
     "FetchReport",
+    "FileCheck",
     "LogLines",
     "Memory",
     "Preference",
     "Progress",
     "Several",
     "Silent",
+    "State",
     "Tally",
+    "check_files",
     "fetch_model",
     "missing_files",
     "set_aside",

@@ -15,7 +15,7 @@ class SourceFailed(Exception):
     """One source could not deliver; the next one is tried.
 
     Attributes:
-        answered: whether its host answered at all.
+        answered: whether its host answers at all and keeps sending; one that does not is tried last from now on.
         retry_after: seconds the source asked us to stay away, None if it did not.
     """
 

@@ -4,9 +4,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .failure import writing
 from .watch import Watch
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 _logger = logging.getLogger(__name__)
 _POLL_S = 0.2
@@ -22,24 +26,28 @@ def locked(folder: Path, watch: Watch) -> Iterator[None]:
         DiskFailed: the lock file cannot be made.
         Cancelled: nobody waits for the model any more.
     """
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
     path = folder.parent / f".{folder.name}.lock"
-    lock = FileLock(path, thread_local=False, preserve_lock_file=False)
-    told = False
+    lock = FileLock(path, thread_local=False)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        watch.check()
-        try:
-            with writing(path):
-                lock.acquire(timeout=_POLL_S)
-            break
-        except Timeout:
-            if not told:
-                _logger.info("another process is fetching %s; waiting for it", folder)
-                told = True
+        if not _is_free(lock):
+            _logger.info("another process is fetching %s; waiting for it", folder)
+            while not _is_free(lock):
+                watch.check()
     try:
         yield
     finally:
         lock.release()
+
+
+def _is_free(lock: "BaseFileLock") -> bool:
+    """Whether the lock could be had within a moment; if so it is held now."""
+    from filelock import Timeout
+
+    try:
+        lock.acquire(timeout=_POLL_S)
+    except Timeout:
+        return False
+    return True

@@ -16,6 +16,7 @@ from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.sources import Archive, HubSnapshot, Member, RemoteFile, Source
 
 from .archive import unpack
+from .checksums import record
 from .failure import DiskFailed, SourceFailed, WrongBytes, writing
 from .hub import hub_client, list_files
 from .lock import locked
@@ -130,6 +131,7 @@ class _Fetch:
         self._watch = watch
         self._memory = memory
         self._clock = clock
+        self._used: set[str] = set()
 
     def run(self, sources: Sequence[Source], begun: float) -> FetchReport:
         """Try the sources in order."""
@@ -139,7 +141,8 @@ class _Fetch:
             try:
                 arrived = self._bring(source)
             except SourceFailed as failure:
-                self._memory.note(host, failure.answered)
+                if not failure.answered:
+                    self._memory.note(host, False)
                 _logger.warning("%s: %s %s", self._name, host, failure)
                 failures.append((host, failure))
                 continue
@@ -226,7 +229,9 @@ class _Fetch:
     def _part(self, path: PurePosixPath, identity: str) -> Path:
         """A name for the arriving bytes: another version of a file, or of another source, is never glued to it."""
         digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
-        return self._staging / f"{'-'.join(path.parts)}.{digest}.part"
+        name = f"{'-'.join(path.parts)}.{digest}"
+        self._used.add(name)
+        return self._staging / f"{name}.part"
 
     def _make_room(self, expected: dict[PurePosixPath, Expected]) -> None:
         """Raises DiskFailed when what is known to come does not fit."""
@@ -243,6 +248,7 @@ class _Fetch:
 
     def _place(self, arrived: dict[PurePosixPath, Fetched]) -> tuple[Path, ...]:
         """Give the files their names, graphs last: where the graph is, its companions are."""
+        record(self._folder, {str(path): (file.size, file.sha256) for path, file in arrived.items()})
         placed = []
         for path in sorted(arrived, key=lambda path: path.suffix == ".onnx"):
             target = self._folder / path
@@ -252,8 +258,17 @@ class _Fetch:
                     arrived[path].path.replace(target)
                     placed.append(target)
                 _sync(target.parent)
-        shutil.rmtree(self._staging, ignore_errors=True)
+        self._clean()
         return tuple(placed)
+
+    def _clean(self) -> None:
+        """Remove what this fetch left in the staging folder; the other half of the model may still arrive there."""
+        with writing(self._staging):
+            for file in self._staging.iterdir():
+                if file.stem in self._used:
+                    file.unlink()
+            if not any(self._staging.iterdir()):
+                self._staging.rmdir()
 
 
 def _sync(folder: Path) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
+_WORTH_A_LINE = 1_000_000
+
 
 class Progress(Protocol):
     """Told about each file from the thread that fetches it."""
@@ -78,7 +80,7 @@ class Tally:
 
 
 class LogLines:
-    """One line every few seconds: file, percent, MB/s, time left."""
+    """One line every few seconds: file, percent, MB/s, time left; and one for each big file that is complete."""
 
     def __init__(
         self,
@@ -117,7 +119,7 @@ class LogLines:
     def finish(self) -> None:
         arrival = self._tally.now
         self._tally.finish()
-        if arrival is None or arrival.done != arrival.total:
+        if arrival is None or arrival.done != arrival.total or arrival.done < _WORTH_A_LINE:
             return
         seconds = max(self._clock() - self._begun, 0.001)
         rate = (arrival.done - self._first) / seconds

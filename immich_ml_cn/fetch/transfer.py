@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 _REASONS = {
-    401: "wants a token (401)",
+    401: "wants a token or does not have it (401)",
     403: "refuses access (403)",
     404: "does not have it (404)",
     410: "no longer has it (410)",
@@ -94,7 +94,7 @@ def _bring(client: "httpx2.Client", address: Address, part: Part, options: Fetch
                 raise busy.failure from busy
         except (Stalled, httpx2.ReadTimeout) as stall:
             if part.size - before < _PROGRESS:
-                raise SourceFailed(f"stalled while sending {part.name}") from stall
+                raise SourceFailed(f"stalled while sending {part.name}", answered=False) from stall
             failures = 0
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
             if part.size == before and failures == 0:
@@ -118,6 +118,8 @@ def _stream(client: "httpx2.Client", address: Address, part: Part, options: Fetc
     headers = {**address.headers, "Accept-Encoding": "identity", **_resume(part)}
     with client.stream("GET", address.url, headers=headers, timeout=timeout) as answer:
         if answer.status_code == 416:
+            if answer.headers.get("Content-Range") == f"bytes */{part.size}":
+                return
             part.restart()
             raise _Busy(refused(416, {}))
         if answer.status_code in _BUSY:

@@ -2,14 +2,14 @@
 (`TextRecognizer`).
 
 One picture goes ``detector.prepare → infer → boxes``, then per box ``crop_line →
-orientation.prepare → infer → is_upside_down → turned → recognizer.prepare → infer → decode →
+orientation.prepare → infer → upside_down_lines → turned → recognizer.prepare → infer → decode →
 is_text``. PaddleOCR (Cui et al., "PaddleOCR 3.0 Technical Report", 2025) is the method, the
 package RapidOCR the reference that the tests compare with.
 """
 
 from .crops import crop_line, turned
 from .ctc import is_text
-from .detection import DetectionInput, TextBoxes, TextDetector, load_detector
+from .detection import DetectionInput, TextDetector, load_detector
 from .orientation import OrientationInput, TextOrientation, is_page_upside_down, load_classifier, upside_down_lines
 from .reading_order import reading_order
 from .recognition import RecognitionInput, TextRecognizer, load_recognizer
@@ -18,7 +18,6 @@ __all__ = [
     "DetectionInput",
     "OrientationInput",
     "RecognitionInput",
-    "TextBoxes",
     "TextDetector",
     "TextOrientation",
     "TextRecognizer",

@@ -39,8 +39,9 @@ def find_boxes(
     scores = np.array([_mean_inside(probability, box) for box in shrunken], np.float32)
     confident = scores >= min_score
     grown, kept = _unclip_all(shrunken[confident])
-    scale = np.array([width / probability.shape[1], height / probability.shape[0]], np.float32)
-    boxes = order_corners(np.round(grown * scale))
+    # In this order and precision, so that halves are rounded as RapidOCR rounds them.
+    relative = grown / np.array(probability.shape[::-1], np.float32)
+    boxes = order_corners(np.round(relative * np.array([width, height], np.float32)))
     boxes = np.clip(boxes, 0, [width - 1, height - 1]).astype(np.float32)
     large = _large_enough(boxes)
     return boxes[large], scores[confident][kept][large]
@@ -70,11 +71,8 @@ def unclip(box: NDArray[np.float32], ratio: float = UNCLIP_RATIO) -> NDArray[np.
     if area == 0 or perimeter == 0:
         return np.zeros((0, 2), np.int32)
     offset = pyclipper.PyclipperOffset()
-    try:
-        offset.AddPath(box.astype(np.int64), pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
-        polygons = offset.Execute(area * ratio / perimeter)
-    except pyclipper.ClipperException:  # no area left once the fractions are cut off
-        return np.zeros((0, 2), np.int32)
+    offset.AddPath(box.astype(np.int64), pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
+    polygons = offset.Execute(area * ratio / perimeter)  # none when cutting off fractions left no area
     return np.array(polygons[0] if polygons else [], np.int32).reshape(-1, 2)
 
 

@@ -29,7 +29,7 @@ def decode(
         return "", 0.0
     text = "".join(alphabet[index] for index in indices[kept])
     confidences = [round(confidence, 5) for confidence in probabilities[kept].tolist()]
-    return text, round(float(np.mean(confidences)), 5)
+    return text, float(np.mean(confidences).round(5))
 
 
 def is_text(text: str, score: float, min_score: float) -> bool:

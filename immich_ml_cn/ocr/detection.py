@@ -4,12 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from immich_ml_cn.images import Picture
+from immich_ml_cn.results import TextBoxes
 from immich_ml_cn.session import OpenSession, Session
 
 from .boxes import find_boxes
@@ -54,23 +56,6 @@ class DetectionInput:
         return int(self.image.shape[0])
 
 
-@dataclass(frozen=True, eq=False)
-class TextBoxes:
-    """Text boxes of one picture in reading order.
-
-    Attributes:
-        boxes: float32 (N, 4, 2), pixels of the original picture, corners top-left, top-right,
-            bottom-right, bottom-left.
-        scores: float32 (N,), 0…1, of the box in the same place.
-    """
-
-    boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
-
-    def __len__(self) -> int:
-        return len(self.scores)
-
-
 @dataclass(frozen=True)
 class TextDetector:
     """A loaded detector. Its graph maps [N, 3, H, W] to [N, 1, H, W]."""
@@ -86,9 +71,12 @@ class TextDetector:
         image = opaque_bgr(picture)
         height, width = image.shape[:2]
         left, top = canvas_margins(width, height)
-        canvas = cv2.copyMakeBorder(image, top, top, left, left, cv2.BORDER_REPLICATE)
+        canvas = image
+        if left or top:
+            border = top, top, left, left
+            canvas = _uint8(cv2.copyMakeBorder(image, *border, cv2.BORDER_REPLICATE))
         size = detection_size(width + 2 * left, height + 2 * top, max_resolution)
-        tensor = to_tensor(np.asarray(cv2.resize(canvas, size[::-1]), np.uint8))
+        tensor = to_tensor(_uint8(cv2.resize(canvas, size[::-1])))
         return DetectionInput(image, tensor, left, top)
 
     def bucket(self, item: DetectionInput) -> tuple[int, int]:
@@ -144,6 +132,10 @@ def canvas_margins(width: int, height: int) -> tuple[int, int]:
     """How many pixels, (left, top), a picture gets on both ends of a side under 32 px, of its
     border's colour; smaller than that the detector takes nothing."""
     return max(0, math.ceil((STRIDE - width) / 2)), max(0, math.ceil((STRIDE - height) / 2))
+
+
+def _uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.asarray(image, np.uint8)
 
 
 def _rounded(side: float) -> int:

@@ -26,9 +26,13 @@ def with_best_path(path: Path) -> EditedGraph | None:
     leave the engine.
 
     Returns:
-        None if the graph is of another form or keeps its weights outside the file.
+        None if the file is no graph, the graph is of another form, or its weights lie outside the
+        file: the engine opens it as it is, or says what is wrong with it.
     """
-    model = onnx.load(path, load_external_data=False)
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception:  # protobuf's DecodeError, whose home depends on its version
+        return None
     graph = model.graph
     if len(graph.output) != 1 or any(weight.data_location == TensorProto.EXTERNAL for weight in graph.initializer):
         return None

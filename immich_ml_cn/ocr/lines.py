@@ -5,36 +5,36 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from immich_ml_cn.images import Picture
-
 from .crops import crop_line, turned
 from .orientation import is_page_upside_down, upside_down_lines
-from .pixels import opaque_bgr
+from .reading_order import reading_order
 
 
-def cut_lines(picture: Picture, boxes: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
-    """The lines as uint8 (h, w, 3) BGR, straightened.
+def cut_lines(image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
+    """The lines as uint8 (h, w, 3), straightened.
 
     Args:
+        image: uint8 (H, W, 3) BGR, the whole picture.
         boxes: float32 (N, 4, 2), pixels, from the top left clockwise.
     """
-    image = opaque_bgr(picture)
     return [crop_line(image, box) for box in boxes]
 
 
 def turn_lines(
-    lines: Sequence[NDArray[np.uint8]], probabilities: Sequence[float]
+    lines: Sequence[NDArray[np.uint8]], probabilities: Sequence[float], boxes: NDArray[np.float32]
 ) -> tuple[list[NDArray[np.uint8]], list[int]]:
     """Turn the lines that are upside down by 180°.
 
     Args:
-        lines: uint8 (h, w, 3) each.
+        lines: uint8 (h, w, 3) each, in reading order.
         probabilities: per line, 0…1, that it is upside down.
+        boxes: float32 (N, 4, 2), where the lines are.
 
     Returns:
-        The upright lines, and the order in which to read them: from the end on a page that is upside down.
+        The upright lines, and the order in which to read them: another one on a page that is upside down.
     """
     flipped = upside_down_lines(probabilities)
     upright = [turned(line) if flip else line for line, flip in zip(lines, flipped, strict=True)]
-    order = list(range(len(lines)))
-    return upright, order[::-1] if is_page_upside_down(flipped) else order
+    if is_page_upside_down(flipped):
+        return upright, [int(index) for index in reading_order(boxes, upside_down=True)]
+    return upright, list(range(len(lines)))

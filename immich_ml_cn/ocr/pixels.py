@@ -23,13 +23,13 @@ def opaque_bgr(picture: Picture) -> NDArray[np.uint8]:
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.ascontiguousarray(picture.rgb[:, :, ::-1])
+    return np.asarray(cv2.cvtColor(picture.rgb, cv2.COLOR_RGB2BGR), np.uint8)
 
 
 def _lay_over(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
     alpha = rgba[:, :, 3]
     if alpha.min() == 255:
-        return np.ascontiguousarray(rgba[:, :, 2::-1])
+        return np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGR), np.uint8)
     visible = rgba[alpha > 0][:, :3]
     dark = visible.size == 0 or float(np.mean(visible @ _LUMA)) < 128
     background = np.float32(255 if dark else 0)

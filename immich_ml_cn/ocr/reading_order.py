@@ -9,7 +9,7 @@ into one line when their tops differ by less than 10 px, whatever the size of th
 small print runs together and headlines fall apart. Here the text's own height is the measure.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,25 +99,24 @@ def _among(box: _Box, block: Sequence[_Box]) -> bool:
 
 def _columns(block: Iterable[_Box]) -> list[_Box]:
     """Columns from right to left, each from top to bottom."""
-    columns: list[list[_Box]] = []
-    for box in sorted(block, key=lambda box: -box.x):
-        if not columns or not _aligned(box, columns[-1], [other.x for other in columns[-1]], box.x):
-            columns.append([])
-        columns[-1].append(box)
+    columns = _grouped(block, lambda box: -box.x)
     return [box for column in columns for box in sorted(column, key=lambda box: box.top)]
 
 
 def _lines(boxes: Iterable[_Box]) -> list[list[_Box]]:
     """Lines from top to bottom, each from left to right."""
-    lines: list[list[_Box]] = []
-    for box in sorted(boxes, key=lambda box: box.y):
-        if not lines or not _aligned(box, lines[-1], [other.y for other in lines[-1]], box.y):
-            lines.append([])
-        lines[-1].append(box)
+    lines = _grouped(boxes, lambda box: box.y)
     return [sorted(line, key=lambda box: box.left) for line in lines]
 
 
-def _aligned(box: _Box, others: Sequence[_Box], centres: Sequence[float], centre: float) -> bool:
-    """Whether a box continues a line: its centre is within half a character of the line's."""
-    thickness = min(box.thickness, *(other.thickness for other in others))
-    return abs(centre - sum(centres) / len(centres)) < thickness / 2
+def _grouped(boxes: Iterable[_Box], position: Callable[[_Box], float]) -> list[list[_Box]]:
+    """Boxes by rising position, together while within half a character of the group's mean."""
+    groups: list[list[_Box]] = []
+    for box in sorted(boxes, key=position):
+        if groups:
+            mean = sum(map(position, groups[-1])) / len(groups[-1])
+            thickness = min(other.thickness for other in (box, *groups[-1]))
+        if not groups or position(box) - mean >= thickness / 2:
+            groups.append([])
+        groups[-1].append(box)
+    return groups

@@ -1,0 +1,164 @@
+"""The limit: the bare sessions on the tensors of the same requests, with nothing around them.
+
+The tensors are recorded, not made: the server's own service answers each request once, in this process, on an engine
+that notes every run of every session. So batches, shapes and session options are exactly the server's, whatever those
+become.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from immich_ml_cn.engines import Engine, select_engine
+from immich_ml_cn.lanes import LaneKind
+from immich_ml_cn.protocol import read_entries
+from immich_ml_cn.service import Service
+from immich_ml_cn.session import Session, TensorInfo
+from immich_ml_cn.settings import Settings
+
+from .requests import Task
+
+Feeds = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One run of one session."""
+
+    session: Session
+    feeds: Feeds
+
+    def __call__(self) -> None:
+        self.session.run(self.feeds)
+
+
+@dataclass
+class _RecordingSession:
+    """A session that notes what it is fed."""
+
+    session: Session
+    calls: list[Call]
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        return self.session.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        return self.session.outputs
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.session.metadata
+
+    def run(self, feeds: Feeds) -> list[NDArray[Any]]:
+        self.calls.append(Call(self.session, dict(feeds)))
+        return self.session.run(feeds)
+
+
+class _RecordingEngine:
+    """The server's engine; its sessions note what they are fed, and live as long as what was noted."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.provider = engine.provider
+        self.on_gpu = engine.on_gpu
+        self.description = engine.description
+        self.calls: list[Call] = []
+
+    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int) -> Session:
+        return _RecordingSession(self._engine.open(graph, kind, device_id), self.calls)
+
+
+class BareSessions:
+    """What the sessions were fed for each task's requests, ready to be run again."""
+
+    def __init__(self, recorded: Mapping[str, list[list[Call]]], device: str) -> None:
+        """
+        Args:
+            recorded: name of a task → for each of its inputs the runs of sessions that answered it.
+            device: what ran them, for people.
+        """
+        self._recorded = recorded
+        self.device = device
+
+    @classmethod
+    def record(cls, cache: Path, tasks: list[Task], **environ: str) -> "BareSessions":
+        """Answer each request of `tasks` once.
+
+        Args:
+            environ: settings beyond the defaults, as for the server.
+        """
+        base = {"MACHINE_LEARNING_CACHE_FOLDER": str(cache), "MACHINE_LEARNING_PROVIDER": "cpu", "HF_HUB_OFFLINE": "1"}
+        settings = Settings.from_env({**base, "MACHINE_LEARNING_MODEL_TTL": "0", **environ})
+        engine = _RecordingEngine(select_engine(settings))
+        return cls(asyncio.run(_record(settings, engine, tasks)), engine.description)
+
+    def calls(self, task: str) -> list[list[Call]]:
+        """For each input of a task the runs of sessions that answer it."""
+        return self._recorded[task]
+
+    def seconds(self, task: str, repeats: int) -> float:
+        """Mean time of one request's sessions, one after the other, over all inputs `repeats` times."""
+        inputs = self._recorded[task]
+        started = time.perf_counter()
+        for _ in range(repeats):
+            for calls in inputs:
+                for call in calls:
+                    call()
+        return (time.perf_counter() - started) / (repeats * len(inputs))
+
+    def batch_rate(self, task: str, size: int, repeats: int) -> float:
+        """Items per second of a task of one session, in batches of `size` of its inputs."""
+        inputs = [calls[0] for calls in self._recorded[task]]
+        chosen = [inputs[number % len(inputs)].feeds for number in range(size)]
+        feeds = {name: np.concatenate([feed[name] for feed in chosen]) for name in chosen[0]}
+        started = time.perf_counter()
+        for _ in range(repeats):
+            inputs[0].session.run(feeds)
+        return size * repeats / (time.perf_counter() - started)
+
+    def padded(self, task: str, length: int, repeats: int) -> float:
+        """Mean time of a text task's session when its ids are filled up with 0 to `length`."""
+        calls = [calls[0] for calls in self._recorded[task]]
+        feeds = [{k: np.pad(v, ((0, 0), (0, length - v.shape[1]))) for k, v in call.feeds.items()} for call in calls]
+        started = time.perf_counter()
+        for _ in range(repeats):
+            for call, feed in zip(calls, feeds, strict=True):
+                call.session.run(feed)
+        return (time.perf_counter() - started) / (repeats * len(calls))
+
+
+async def _record(settings: Settings, engine: _RecordingEngine, tasks: list[Task]) -> dict[str, list[list[Call]]]:
+    service = Service(settings, engine, _give_up)
+    recorded: dict[str, list[list[Call]]] = {}
+    async with service.running():
+        for task in tasks:
+            await _answer(service, task, 0)  # loads the models, which run graphs of their own to see what they are
+            runs = []
+            for number in range(len(task.inputs)):
+                engine.calls.clear()
+                await _answer(service, task, number)
+                runs.append(list(engine.calls))
+            recorded[task.name] = runs
+    return recorded
+
+
+async def _answer(service: Service, task: Task, number: int) -> None:
+    import json
+
+    tasks = read_entries(json.dumps(task.entries))
+    image = task.images[number] if task.images else None
+    text = task.texts[number] if task.texts else None
+    await service.pipeline.predict(tasks, image, text)
+
+
+def _give_up(reason: str) -> None:
+    raise SystemExit(f"{threading.current_thread().name}: {reason}")

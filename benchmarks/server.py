@@ -1,0 +1,170 @@
+"""The servers that are measured: ours in a process of its own, or any at an address."""
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Collection
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+from .load import Outcome, Report, Stream, drive
+from .requests import Task, post
+
+ROOT = Path(__file__).parents[1]
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Server:
+    """A server at an address; `pid` is None where its process is not ours to look at."""
+
+    def __init__(self, name: str, url: str) -> None:
+        parts = urlsplit(url)
+        self.name = name
+        self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
+        self._path = parts.path.rstrip("/") + "/predict"
+        self.pid: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Nothing to stop: it is not ours."""
+
+    def stream(self, task: Task, clients: int, count: int | None, pause_s: float = 0.0) -> Stream:
+        """Clients that send a task's requests to this server."""
+        requests = tuple(post(f"{self.host}:{self.port}", self._path, body) for body in task.bodies())
+        return Stream(requests, clients, count, pause_s)
+
+    def drive(self, *streams: Stream) -> Report:
+        """Run streams side by side.
+
+        Raises:
+            RuntimeError: a request was not answered with 200.
+        """
+        report = drive(self.host, self.port, *streams)
+        failures = [outcome.failures for outcome in report.outcomes if outcome.failures]
+        if failures:
+            raise RuntimeError(f"{self.name} failed: status → number {failures}")
+        return report
+
+    def measure(self, task: Task, clients: int, count: int) -> Outcome:
+        """One stream of one task."""
+        return self.drive(self.stream(task, clients, count)).outcomes[0]
+
+    def answer(self, task: Task, number: int = 0) -> bytes:
+        """The body of the answer to one of a task's requests.
+
+        Raises:
+            RuntimeError: it was refused.
+        """
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=600)
+        head, _, body = post(f"{self.host}:{self.port}", self._path, task.bodies()[number]).partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+        connection.request("POST", self._path, body, headers)
+        response = connection.getresponse()
+        answer = response.read()
+        connection.close()
+        if response.status != 200:
+            raise RuntimeError(f"{self.name} answered {response.status}: {answer[:500]!r}")
+        return answer
+
+    def is_up(self) -> bool:
+        """Whether /ping is answered with 200."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=5)
+        try:
+            connection.request("GET", "/ping")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+
+class OurServer(Server):
+    """`python -m immich_ml_cn` with nothing in its environment but what is given, stopped at the end of a `with`."""
+
+    def __init__(
+        self, cache: Path, *, name: str = "ours", cores: Collection[int] | None = None, **environ: str
+    ) -> None:
+        """
+        Args:
+            cache: the models' folder.
+            cores: the numbers of the CPU cores it may use, None for all of ours.
+            environ: added to its environment.
+        """
+        port = _free_port()
+        super().__init__(name, f"http://127.0.0.1:{port}")
+        self._cores = cores
+        self._environ = {
+            **{key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ},
+            "HOME": str(cache),
+            "IMMICH_HOST": "127.0.0.1",
+            "IMMICH_PORT": str(port),
+            "IMMICH_LOG_LEVEL": "warn",
+            "MACHINE_LEARNING_CACHE_FOLDER": str(cache),
+            "MACHINE_LEARNING_PROVIDER": "cpu",
+            "MACHINE_LEARNING_MODEL_TTL": "0",
+            "HF_HUB_OFFLINE": "1",
+            **environ,
+        }
+        self.started_in_s = 0.0
+
+    def __enter__(self) -> Self:
+        """Start it and wait for /ping; `started_in_s` is the time from the process's start to there."""
+        begun = time.perf_counter()
+        self._process = subprocess.Popen([sys.executable, "-m", "immich_ml_cn"], cwd=ROOT, env=self._environ)
+        if self._cores is not None:
+            os.sched_setaffinity(self._process.pid, self._cores)
+        while not self.is_up():
+            if self._process.poll() is not None or time.perf_counter() - begun > 120:
+                self.stop()
+                raise RuntimeError("our server did not start")
+            time.sleep(0.005)
+        self.started_in_s = time.perf_counter() - begun
+        self.pid = self._process.pid
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the process and wait for it."""
+        self._process.terminate()
+        try:
+            self._process.wait(40)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time a process has used, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process and its children in MB (10^6 bytes)."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    own = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return own + sum(resident_mb(child) for child in _children(pid))
+
+
+def process_count(pid: int) -> int:
+    """A process and its children."""
+    return 1 + sum(process_count(child) for child in _children(pid))
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

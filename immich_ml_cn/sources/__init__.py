@@ -1,0 +1,120 @@
+"""Where every model we can serve comes from: the one table of real addresses.
+
+Pure data. `sources_for` answers in the order in which the sources are tried; all sources of one model bring the same
+files to the same places, Immich's cache layout: ``<cache>/<task>/<model>[/<revision>]/<type>/model.onnx``.
+"""
+
+from pathlib import PurePosixPath
+
+from immich_ml_cn.errors import UnknownModel
+
+from .clip import CHINESE_CLIP, MCLIP, OPENCLIP, checkpoint_sources, chinese_clip, immich_clip, joint_source
+from .faces import INSIGHTFACE, insightface
+from .kinds import BASES, Archive, HubSnapshot, Kind, Member, RemoteFile, Source
+from .ocr import bundled, bundled_orientation, ocr_names, pp_ocr
+
+__all__ = [
+    "BASES",
+    "Archive",
+    "HubSnapshot",
+    "Kind",
+    "Member",
+    "RemoteFile",
+    "Source",
+    "bundled",
+    "bundled_orientation",
+    "checkpoint_sources",
+    "folder_for",
+    "joint_source",
+    "licence_of",
+    "model_names",
+    "rough_size_of",
+    "sources_for",
+]
+
+_MAIN = "main"
+NON_COMMERCIAL = "InsightFace: non-commercial research only"
+_LICENCES = (("dfn", "Apple AMLR: research only"), ("nllb-clip", "CC-BY-NC-4.0"), ("SigLIP", "Apache-2.0"))
+
+
+def model_names(task: str) -> tuple[str, ...]:
+    """Every model of a task (``clip``, ``facial-recognition``, ``ocr``) that has a source; () for another task.
+
+    Reads RapidOCR's table for ``ocr`` (17 ms with libyaml).
+    """
+    match task:
+        case "clip":
+            return (*CHINESE_CLIP, *OPENCLIP, *MCLIP)
+        case "facial-recognition":
+            return tuple(INSIGHTFACE)
+        case "ocr":
+            return ocr_names()
+    return ()
+
+
+def folder_for(task: str, model: str, type: str | None = None, *, revision: str = _MAIN) -> PurePosixPath:
+    """The folder a model's files lie in, relative to the cache: Immich's layout, 2.x and 3.3's revisions.
+
+    The detector of a language-prefixed OCR model is shared: it lies in the folder of the name without the prefix.
+    """
+    if task == "ocr" and type == "detection":
+        model = model.rpartition("__")[2]
+    folder = PurePosixPath(task, model)
+    return folder if revision == _MAIN else folder / revision
+
+
+def sources_for(
+    task: str,
+    model: str,
+    type: str | None = None,
+    *,
+    organization: str = "immich-app",
+    revision: str = _MAIN,
+) -> tuple[Source, ...]:
+    """The places that have a model, in the order in which they are tried.
+
+    Args:
+        task: ``clip``, ``facial-recognition`` or ``ocr``.
+        model: a clean model name, e.g. ``ViT-B-32__openai``.
+        type: one half only (``visual``, ``textual``, ``detection``, ``recognition``); None for both.
+        organization: who has Immich's exports on Hugging Face.
+        revision: of Immich's exports; another than ``main`` is had from Hugging Face only.
+
+    Ask for the halves of a language-prefixed OCR model one by one: they lie in different folders.
+
+    Returns:
+        () where nobody offers ready files: Chinese-CLIP RN50 and ViT-H-14 have to be exported.
+
+    Raises:
+        UnknownModel: the task has no such model.
+    """
+    if task == "clip" and model in CHINESE_CLIP:
+        return chinese_clip(CHINESE_CLIP[model], type)
+    if task == "clip" and (model in OPENCLIP or model in MCLIP):
+        return (immich_clip(f"{organization}/{model}", revision, type),)
+    if task == "facial-recognition" and model in INSIGHTFACE:
+        return insightface(model, type, organization, revision)
+    if task == "ocr":
+        return pp_ocr(model, type, organization, revision)
+    raise UnknownModel(f"no model {model!r} for {task}; `immich-ml-cn models list` shows them all")
+
+
+def licence_of(task: str, model: str) -> str:
+    """The licence of a model's weights, in a few words."""
+    if task == "facial-recognition":
+        return NON_COMMERCIAL
+    if task == "ocr":
+        return "Apache-2.0"
+    return next((licence for mark, licence in _LICENCES if mark in model), "MIT")
+
+
+def rough_size_of(task: str, model: str) -> int | None:
+    """Bytes of both halves of a model, None where nobody says; for a list, not for a check."""
+    match task:
+        case "clip" if model in CHINESE_CLIP:
+            return CHINESE_CLIP[model].size
+        case "clip":
+            return {**OPENCLIP, **MCLIP}.get(model)
+        case "facial-recognition" if model in INSIGHTFACE:
+            return sum(member.size or 0 for member in INSIGHTFACE[model].members)
+    return None

@@ -1,0 +1,103 @@
+"""Small stand-ins for what the serving core works with: models, engines, clocks, lanes."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from immich_ml_cn.lanes import Lane, LaneKind
+from immich_ml_cn.session import Session
+
+PATIENCE_S = 10
+"""Seconds after which a test that waits for something has failed."""
+
+
+class Doubler:
+    """A model that doubles whole numbers, and fails batches that hold one of `poison`.
+
+    Attributes:
+        gate: batches wait for it; open unless a test shuts it.
+        running: set while or after the first batch ran.
+        batches: every batch that was run, in order.
+    """
+
+    def __init__(self, poison: Sequence[int] = (), bucket: Callable[[int], Hashable] = lambda item: 0) -> None:
+        self._poison = poison
+        self._bucket = bucket
+        self.batches: list[list[int]] = []
+        self.running = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def bucket(self, item: int) -> Hashable:
+        return self._bucket(item)
+
+    def infer(self, items: Sequence[int]) -> list[int]:
+        self.batches.append(list(items))
+        self.running.set()
+        if not self.gate.wait(PATIENCE_S):
+            raise TimeoutError("the test never opened the gate")
+        if bad := [item for item in items if item in self._poison]:
+            raise ValueError(f"poisoned by {bad}")
+        return [2 * item for item in items]
+
+
+class NoSession:
+    """What `FakeEngine` opens; nobody runs it."""
+
+
+class FakeEngine:
+    """Opens nothing and remembers for whom."""
+
+    provider = "FakeExecutionProvider"
+    description = "a fake"
+
+    def __init__(self, *, on_gpu: bool = False) -> None:
+        self.on_gpu = on_gpu
+        self.opened: list[tuple[LaneKind, int]] = []
+
+    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int) -> Session:
+        self.opened.append((kind, device_id))
+        return NoSession()  # type: ignore[return-value]
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextmanager
+def a_lane(
+    name: str = "bulk-0",
+    kind: LaneKind = "bulk",
+    *,
+    device_id: int = 0,
+    time_limit_s: float = 60,
+    deaths: list[str] | None = None,
+) -> Iterator[Lane]:
+    """A lane whose threads have ended when the block is left."""
+    reasons: list[str] = [] if deaths is None else deaths
+    lane = Lane(name, kind, device_id=device_id, time_limit_s=time_limit_s, on_death=reasons.append)
+    try:
+        yield lane
+    finally:
+        lane.close()
+        assert lane.join(PATIENCE_S), f"{name} did not end"
+    assert deaths is not None or not reasons, reasons
+
+
+async def happens(event: threading.Event) -> None:
+    """Wait for what another thread does."""
+    assert await asyncio.to_thread(event.wait, PATIENCE_S), "it did not happen"
+
+
+async def settle() -> None:
+    """Let every task run until it waits for something."""
+    for _ in range(20):
+        await asyncio.sleep(0)

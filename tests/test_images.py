@@ -1,0 +1,247 @@
+"""Bytes → picture: every format and mode, every way a file can be broken, and the limits."""
+
+import io
+import struct
+import zlib
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from immich_ml_cn.errors import BadImage, TooLarge
+from immich_ml_cn.images import Picture, decode, measure
+
+LIMIT = 178_956_970
+FORMATS = {
+    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+    "TIFF": ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I", "F", "I;16", "I;16B"),
+    "JPEG": ("L", "RGB", "CMYK"),
+    "JPEG2000": ("L", "LA", "RGB", "RGBA", "I;16"),
+    "WEBP": ("RGB", "RGBA"),
+    "AVIF": ("RGB", "RGBA"),
+    "GIF": ("1", "L", "P", "RGB"),
+    "BMP": ("1", "L", "P", "RGB", "RGBA"),
+    "DDS": ("L", "LA", "RGB", "RGBA"),
+    "ICO": ("RGB", "RGBA"),
+    "PPM": ("1", "L", "RGB", "I;16"),
+    "QOI": ("RGB", "RGBA"),
+    "SGI": ("L", "RGB", "RGBA"),
+    "TGA": ("L", "P", "RGB", "RGBA"),
+    "PCX": ("1", "L", "P", "RGB"),
+}
+HOW: dict[str, dict[str, Any]] = {"ICO": {"sizes": [(40, 30)]}}
+FILES = [(kind, mode) for kind, modes in FORMATS.items() for mode in modes]
+
+
+def gradient(mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Image.Image:
+    """A picture in which no two corners are alike."""
+    width, height = size
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    image = Image.fromarray(np.stack([x, y, 255 - x], axis=2).astype(np.uint8))
+    if mode in ("I;16", "I;16B"):
+        return image.convert("I").convert("I;16").convert(mode) if mode == "I;16" else image.convert("L").convert(mode)
+    if mode in ("LA", "PA", "La"):
+        return image.convert("RGBA").convert("LA" if mode == "LA" else "P").convert(mode)
+    if mode == "LAB":
+        return Image.merge("LAB", image.split())
+    return image.convert(mode)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **how)
+    return stream.getvalue()
+
+
+def header_png(width: int, height: int) -> bytes:
+    """The start of a PNG of any size, with nothing in it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("kind", "mode"), FILES)
+def test_every_format_and_mode(kind: str, mode: str) -> None:
+    data = encode(gradient(mode), kind, **HOW.get(kind, {}))
+    picture = decode(data, LIMIT)
+    assert measure(data, LIMIT) == (picture.width, picture.height) == (40, 30)
+    pixels = picture.rgb
+    assert pixels.shape == (30, 40, 3)
+    assert pixels.dtype == np.uint8
+    reference = Image.open(io.BytesIO(data)).convert("RGB")
+    assert np.array_equal(pixels, np.asarray(reference))
+    assert mode in ("I", "F", "I;16", "I;16B") or pixels.max() > pixels.min()
+
+
+def test_the_pixels_are_right_and_read_only() -> None:
+    picture = decode(encode(gradient()), LIMIT)
+    assert np.array_equal(picture.rgb, np.asarray(gradient()))
+    assert picture.rgb is picture.rgb
+    with pytest.raises(ValueError, match="read-only"):
+        picture.rgb[0, 0] = 0
+
+
+def test_an_rgb_picture_is_not_copied_or_converted() -> None:
+    image = gradient()
+    assert Picture(image).image is image
+
+
+def test_transparency_is_dropped_not_blended() -> None:
+    image = Image.new("RGBA", (4, 4), (200, 100, 50, 0))
+    assert decode(encode(image), LIMIT).rgb[0, 0].tolist() == [200, 100, 50]
+
+
+def test_16_bit_grey_is_clipped_as_immich_clips_it() -> None:
+    grey = Image.fromarray(np.array([[0, 100, 255, 256, 65535]], dtype=np.uint16))
+    assert decode(encode(grey), LIMIT).rgb[0, :, 0].tolist() == [0, 100, 255, 255, 255]
+
+
+def test_exif_orientation_is_not_applied() -> None:
+    """Immich sends upright previews, and its own service does not turn them either."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(gradient(), "JPEG", exif=exif)
+    assert Image.open(io.BytesIO(data)).getexif()[0x0112] == 6
+    picture = decode(data, LIMIT)
+    assert (picture.width, picture.height) == (40, 30)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
+def test_of_several_frames_the_first_one_counts(kind: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
+    data = encode(
+        frames[0], kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {})
+    )
+    picture = decode(data, LIMIT)
+    assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 3
+    assert picture.rgb[0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_progressive_jpeg_with_a_colour_profile() -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = encode(gradient(), "JPEG", progressive=True, icc_profile=profile, quality=80, subsampling=0)
+    assert decode(data, LIMIT).rgb.shape == (30, 40, 3)
+
+
+@pytest.mark.parametrize("read", [measure, decode])
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "empty"),
+        (b"\x00", "no format"),
+        (b"\xff\xd8\xff", "no format"),
+        (b"not an image", "no format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no format"),
+        (b"%PDF-1.7\n", "no format"),
+        (b"\x00" * 10_000, "no format"),
+        (header_png(0, 5), "zero width or height|no format|cannot be decoded"),
+        (header_png(5, 0), "zero width or height|no format|cannot be decoded"),
+        (b"P6 0 5 255\n", "zero width or height|no format|cannot be decoded"),
+    ],
+    ids=range(10),
+)
+def test_what_is_no_image(read: Any, data: bytes, why: str) -> None:
+    with pytest.raises(BadImage, match=why) as caught:
+        read(data, LIMIT)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(kind, "RGB") for kind in FORMATS if "RGB" in FORMATS[kind]])
+def test_a_truncated_file_is_refused(kind: str, mode: str) -> None:
+    """Noise, so that a half of the file is not by chance a whole picture."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)).convert(mode)
+    data = encode(noise, kind)
+    with pytest.raises(BadImage):
+        decode(data[: len(data) // 2], LIMIT)
+
+
+def test_a_jpeg_cut_at_any_place_is_refused() -> None:
+    data = encode(gradient(size=(64, 64)), "JPEG")
+    for end in range(0, len(data) - 20, 7):
+        with pytest.raises(BadImage):
+            decode(data[:end], LIMIT)
+
+
+@pytest.mark.parametrize("read", [measure, decode])
+@pytest.mark.parametrize(("width", "height", "limit"), [(101, 100, 10_100 - 1), (100, 101, 1), (8_000, 5_000, 1 << 20)])
+def test_too_many_pixels_are_refused_from_the_header(read: Any, width: int, height: int, limit: int) -> None:
+    with pytest.raises(TooLarge, match=f"{width} x {height} pixels, more than the {limit} allowed") as caught:
+        read(header_png(width, height), limit)
+    assert caught.value.status == 413
+
+
+@pytest.mark.parametrize("read", [measure, decode])
+@pytest.mark.parametrize("size", [(20_000, 20_000), (2**31 - 1, 2**31 - 1)])
+def test_a_decompression_bomb_is_refused_from_the_header(read: Any, size: tuple[int, int]) -> None:
+    with pytest.raises(TooLarge, match="pixels"):
+        read(header_png(*size), LIMIT)
+
+
+def test_the_limit_itself_is_allowed() -> None:
+    assert measure(header_png(100, 100), 10_000) == (100, 100)
+    assert decode(encode(gradient(size=(100, 100))), 10_000).width == 100
+
+
+def test_nothing_is_decoded_over_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(TooLarge):
+        decode(encode(gradient()), 100)
+
+
+@pytest.mark.filterwarnings("ignore:Image was not the expected size")
+@pytest.mark.parametrize("kind", ["ICO", "ICNS"])
+def test_an_icon_that_holds_more_than_it_promises_is_refused(kind: str) -> None:
+    """The header may say 16 x 16 where the picture inside is larger than the limit."""
+    inside = encode(gradient(size=(300, 200)))
+    if kind == "ICO":
+        data = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inside), 22) + inside
+    else:
+        data = b"icns" + struct.pack(">I", 16 + len(inside)) + b"icp4" + struct.pack(">I", 8 + len(inside)) + inside
+    with pytest.raises(TooLarge if kind == "ICO" else BadImage):
+        decode(data, 10_000)
+
+
+def test_memory_that_does_not_suffice_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", full)
+    with pytest.raises(TooLarge, match="memory"):
+        decode(encode(gradient()), LIMIT)
+
+
+VALID = [encode(gradient(mode, (24, 17)), kind) for kind, mode in FILES]
+
+
+@pytest.mark.filterwarnings("ignore::Warning")
+@settings(max_examples=600, deadline=None)
+@given(st.data())
+def test_a_damaged_file_is_a_picture_or_refused(data: st.DataObject) -> None:
+    """Whatever Pillow raises, `decode` raises one of ours, and what it returns has its pixels."""
+    file = bytearray(data.draw(st.sampled_from(VALID)))
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.one_of(st.integers(0, min(60, len(file) - 1)), st.integers(0, len(file) - 1)))
+        match data.draw(st.sampled_from(["byte", "bytes", "cut", "insert"])):
+            case "byte":
+                file[at] = data.draw(st.integers(0, 255))
+            case "bytes":
+                file[at : at + 4] = data.draw(st.sampled_from([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff"]))
+            case "cut":
+                del file[max(1, at) :]
+            case _:
+                file[at:at] = data.draw(st.binary(max_size=8))
+    with suppress(BadImage, TooLarge):
+        measure(bytes(file), 1 << 20)
+    with suppress(BadImage, TooLarge):
+        picture = decode(bytes(file), 1 << 20)
+        assert picture.rgb.shape == (picture.height, picture.width, 3)
+        assert picture.width * picture.height <= 1 << 20

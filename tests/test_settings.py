@@ -1,0 +1,246 @@
+"""Every variable of Immich's service is a setting or accepted; defaults, wrong values, and the documented tables."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+from server import ROOT
+
+from immich_ml_cn.clip_names import DEFAULT_ALIASES
+from immich_ml_cn.fetch import Preference
+from immich_ml_cn.settings import INERT, PILLOWS_LIMIT, Settings, SettingsError, setting_fields
+from immich_ml_cn.sources import Kind
+
+PREFIX = "MACHINE_LEARNING_"
+
+IMMICHS_DEFAULTS: dict[str, Any] = {
+    "IMMICH_HOST": "::",
+    "IMMICH_PORT": 3003,
+    "IMMICH_LOG_LEVEL": "log",
+    "NO_COLOR": False,
+    "IMMICH_SOURCE_REF": "",
+    "MACHINE_LEARNING_MODEL_TTL": 300,
+    "MACHINE_LEARNING_MODEL_TTL_POLL_S": 10,
+    "MACHINE_LEARNING_CACHE_FOLDER": Path("~/.cache/immich_ml").expanduser(),
+    "MACHINE_LEARNING_REQUEST_THREADS": os.cpu_count(),
+    "MACHINE_LEARNING_MODEL_INTER_OP_THREADS": 0,
+    "MACHINE_LEARNING_MODEL_INTRA_OP_THREADS": 0,
+    "MACHINE_LEARNING_WORKERS": 1,
+    "MACHINE_LEARNING_HTTP_KEEPALIVE_TIMEOUT_S": 2,
+    "MACHINE_LEARNING_WORKER_TIMEOUT": 300,
+    "MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL": (),
+    "MACHINE_LEARNING_PRELOAD__CLIP__VISUAL": (),
+    "MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__DETECTION": (),
+    "MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__RECOGNITION": (),
+    "MACHINE_LEARNING_PRELOAD__OCR__DETECTION": (),
+    "MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION": (),
+    "MACHINE_LEARNING_PRELOAD__CLIP": (),
+    "MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION": (),
+    "MACHINE_LEARNING_DEVICE_IDS": (0,),
+    "MACHINE_LEARNING_MAX_BATCH_SIZE__FACIAL_RECOGNITION": None,
+    "MACHINE_LEARNING_MAX_BATCH_SIZE__OCR": 6,
+    "MACHINE_LEARNING_MODEL_ARENA": True,
+    # 3.3
+    "MACHINE_LEARNING_MODEL_REVISION": "main",
+    "MACHINE_LEARNING_MODEL_ORGANIZATION": "immich-app",
+    # through huggingface_hub
+    "HF_ENDPOINT": "",
+    "HF_HUB_OFFLINE": False,
+}
+DEVIATIONS = {"MACHINE_LEARNING_HTTP_KEEPALIVE_TIMEOUT_S": (75, "Immich closes it after 2")}
+"""Where our default is not Immich's → ours, and what the documented meaning says about it."""
+
+INERT_HERE = (
+    *("ANN", "ANN_FP16_TURBO", "ANN_TUNING_LEVEL", "RKNN", "RKNN_THREADS"),
+    *("OPENVINO_PRECISION", "ROCM_PRECISION", "TEST_FULL", "PRELOAD__OCR__MAX_RESOLUTION"),
+)
+FIELDS = {item.metadata["variable"]: item for item in setting_fields()}
+
+
+def read(**environ: str) -> Settings:
+    return Settings.from_env(environ)
+
+
+@pytest.mark.parametrize("variable", IMMICHS_DEFAULTS)
+def test_every_variable_of_immich_has_immichs_default_or_says_why_not(variable: str) -> None:
+    expected, reason = DEVIATIONS.get(variable, (IMMICHS_DEFAULTS[variable], ""))
+    assert getattr(Settings(), FIELDS[variable].name) == expected
+    assert reason in FIELDS[variable].metadata["meaning"]
+
+
+@pytest.mark.parametrize("variable", [*(PREFIX + name for name in INERT_HERE), "IMMICH_ENV"])
+def test_what_does_nothing_here_is_accepted_and_remembered(variable: str) -> None:
+    assert variable in INERT
+    assert variable not in FIELDS
+    assert read(**{variable: "whatever"}).inert == (variable,)
+    assert read(**{variable: ""}).inert == ()
+
+
+def test_nothing_is_set_by_an_empty_environment() -> None:
+    assert read() == Settings()
+    assert read(PATH="/bin", MACHINE_LEARNING_OF_THE_FUTURE="1") == Settings()
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_empty_counts_as_not_set(empty: str) -> None:
+    assert Settings.from_env(dict.fromkeys(FIELDS, empty)) == Settings()
+
+
+GOOD = [
+    ("IMMICH_HOST", "[::1]", "::1"),
+    ("IMMICH_HOST", " 0.0.0.0 ", "0.0.0.0"),
+    ("IMMICH_PORT", "0", 0),
+    ("IMMICH_PORT", "65535", 65535),
+    ("IMMICH_LOG_LEVEL", "VERBOSE", "verbose"),
+    ("NO_COLOR", "1", True),
+    ("NO_COLOR", "anything", True),
+    ("NO_COLOR", "false", False),
+    ("NO_COLOR", "0", False),
+    (f"{PREFIX}MODEL_TTL", "-1", -1),
+    (f"{PREFIX}MODEL_TTL", "0.5", 0.5),
+    (f"{PREFIX}MODEL_TTL_POLL_S", "0", 0),
+    (f"{PREFIX}CACHE_FOLDER", "/cache", Path("/cache")),
+    (f"{PREFIX}CACHE_FOLDER", "~/models", Path("~/models").expanduser()),
+    (f"{PREFIX}REQUEST_THREADS", "0", 0),
+    (f"{PREFIX}REQUEST_THREADS", "-1", -1),
+    (f"{PREFIX}PRELOAD__CLIP__TEXTUAL", "a, b,,c ", ("a", "b", "c")),
+    (f"{PREFIX}DEVICE_IDS", "0,1", (0, 1)),
+    (f"{PREFIX}DEVICE_IDS", " 3 ", (3,)),
+    (f"{PREFIX}MAX_BATCH_SIZE__FACIAL_RECOGNITION", "8", 8),
+    (f"{PREFIX}MODEL_ARENA", "False", False),
+    (f"{PREFIX}MODEL_ARENA", "on", True),
+    (f"{PREFIX}MODEL_REVISION", "v2", "v2"),
+    (f"{PREFIX}MAX_IMAGE_PIXELS", str(PILLOWS_LIMIT), PILLOWS_LIMIT),
+    (f"{PREFIX}PROVIDER", "CPU", "cpu"),
+    (f"{PREFIX}ROOT_PATH", "ml/", "/ml"),
+    (f"{PREFIX}ROOT_PATH", "/a/b/", "/a/b"),
+    (f"{PREFIX}ROOT_PATH", "/", ""),
+    (f"{PREFIX}CLIP_ALIASES", "none", {}),
+    (f"{PREFIX}MODEL_SOURCE", "modelscope", Preference(order=(Kind.MODELSCOPE,))),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "expected"), GOOD)
+def test_values(variable: str, value: str, expected: Any) -> None:
+    assert getattr(read(**{variable: value}), FIELDS[variable].name) == expected
+
+
+WRONG = [
+    ("IMMICH_PORT", "http", "a whole number"),
+    ("IMMICH_PORT", "65536", "a port number from 0 to 65535"),
+    ("IMMICH_PORT", "-1", "a port number from 0 to 65535"),
+    ("IMMICH_LOG_LEVEL", "loud", "one of verbose, debug, log, info, warn, error, critical"),
+    (f"{PREFIX}MODEL_TTL", "5 minutes", "a number of seconds"),
+    (f"{PREFIX}MODEL_TTL", "nan", "a number of seconds"),
+    (f"{PREFIX}MODEL_TTL", "inf", "a number of seconds"),
+    (f"{PREFIX}REQUEST_THREADS", "2.5", "a whole number"),
+    (f"{PREFIX}WORKERS", "0", "a whole number of at least 1"),
+    (f"{PREFIX}WORKER_TIMEOUT", "-5", "a whole number of at least 1"),
+    (f"{PREFIX}DEVICE_IDS", "cuda:0", "device numbers separated by commas"),
+    (f"{PREFIX}DEVICE_IDS", ",", "device numbers separated by commas"),
+    (f"{PREFIX}DEVICE_IDS", "0,-1", "device numbers separated by commas"),
+    (f"{PREFIX}MAX_BATCH_SIZE__OCR", "0", "a whole number of at least 1"),
+    (f"{PREFIX}MODEL_ARENA", "maybe", "true or false"),
+    (f"{PREFIX}MODEL_REVISION", "../x", "without slashes"),
+    (f"{PREFIX}MODEL_REVISION", "..", "without slashes"),
+    (f"{PREFIX}MODEL_ORGANIZATION", "a/b", "without slashes"),
+    (f"{PREFIX}MAX_IMAGE_PIXELS", str(PILLOWS_LIMIT + 1), f"a number of pixels up to {PILLOWS_LIMIT}"),
+    (f"{PREFIX}PROVIDER", "rocm", "one of auto, cuda, cpu"),
+    (f"{PREFIX}CLIP_ALIASES", "ViT-B-32__openai", "pairs name=model"),
+    (f"{PREFIX}CLIP_ALIASES", "ViT-B-32__openai=chinese-clip-vit-large-patch14", "Immich stores 512 numbers"),
+    (f"{PREFIX}MODEL_SOURCE", "ftp://mirror", "unknown source"),
+    ("HF_HUB_OFFLINE", "perhaps", "true or false"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "allowed"), WRONG)
+def test_a_wrong_value_is_named_with_what_is_allowed(variable: str, value: str, allowed: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read(**{variable: value})
+    message = str(caught.value)
+    assert message.startswith(f"{variable}={value!r} cannot be used: ")
+    assert allowed in message
+    assert "\n" not in message
+
+
+def test_an_old_name_is_read_where_the_new_one_is_not_set() -> None:
+    old, new = f"{PREFIX}MAX_BATCH_SIZE__TEXT_RECOGNITION", f"{PREFIX}MAX_BATCH_SIZE__OCR"
+    assert read(**{old: "3"}).max_batch_ocr == 3
+    assert read(**{old: "3", new: ""}).max_batch_ocr == 3
+    assert read(**{old: "3", new: "4"}).max_batch_ocr == 4
+    with pytest.raises(SettingsError, match=f"^{old}="):
+        read(**{old: "x"})
+
+
+def test_aliases_are_applied_to_the_default_table() -> None:
+    name = "ViT-L-16-SigLIP-256__webli"
+    aliases = read(MACHINE_LEARNING_CLIP_ALIASES=f"RN50__openai=,{name}=chinese-clip-rn50").clip_aliases
+    expected = {**DEFAULT_ALIASES, name: "chinese-clip-rn50"}
+    del expected["RN50__openai"]
+    assert aliases == expected
+    only = read(MACHINE_LEARNING_CLIP_ALIASES="none, RN50__openai = chinese-clip-rn50").clip_aliases
+    assert only == {"RN50__openai": "chinese-clip-rn50"}
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_every_setting_is_read_by_somebody() -> None:
+    """A variable that is documented but that no code looks at would do nothing."""
+    read_names = {
+        node.attr
+        for file in (ROOT / "immich_ml_cn").rglob("*.py")
+        if file.name != "settings.py"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+    }
+    unread = {item.name for item in setting_fields()} - read_names
+    assert unread == set()
+
+
+TABLE = re.compile(r"<!-- table (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
+
+
+@pytest.mark.parametrize("document", sorted((ROOT / "docs").glob("settings*.md")), ids=lambda path: path.name)
+def test_the_documented_tables_are_those_of_the_code(document: Path) -> None:
+    """English entirely; of a translation the variables and defaults. `scripts/settings_table.py` writes them."""
+    translation = ["--keep-meanings"] if document.name != "settings.md" else []
+    before = document.read_text(encoding="utf-8")
+    code = (
+        "import sys; sys.path.insert(0, 'scripts'); import settings_table, pathlib;"
+        f"print(settings_table.rewritten(sys.stdin.read(), keep_meanings={bool(translation)}), end='')"
+    )
+    after = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        input=before,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    ).stdout
+    assert after == before
+    assert {match[1] for match in TABLE.finditer(before)} == {"immich", "ours", "inert"}
+
+
+def test_the_english_document_names_every_variable_once() -> None:
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `([A-Z0-9_]+)` \|", text, re.MULTILINE)
+    assert sorted(documented) == sorted([*FIELDS, *INERT])
+    for item in setting_fields():
+        assert all(f"`{alias}`" in text for alias in item.metadata["aliases"])
+
+
+def test_every_meaning_is_a_sentence() -> None:
+    for variable, item in FIELDS.items():
+        assert item.metadata["meaning"].endswith("."), variable
+        assert item.metadata["shown"] is not None or isinstance(getattr(Settings(), item.name), str | int), variable
