@@ -1,4 +1,4 @@
-"""Pictures as Immich sends them: JPEG of quality 80 without chroma subsampling, short side 1440 pixels, with a profile."""
+"""Pictures as Immich sends them: JPEG, quality 80, no chroma subsampling, short side 1440 pixels, with a profile."""
 
 import importlib.util
 import io
@@ -20,7 +20,7 @@ def photos() -> list[bytes]:
     if spec is None or spec.origin is None:
         raise RuntimeError("the photos come with scikit-image, which is not installed: scripts/environment bench")
     folder = Path(spec.origin).parent / "data"
-    return [as_preview(Image.open(folder / name), grain=4.0) for name in _PHOTOS]
+    return [as_preview(Image.open(folder / name), grain=2.5) for name in _PHOTOS]
 
 
 def dense() -> list[bytes]:

@@ -41,7 +41,9 @@ UNLOAD_AFTER_S = 5
 PREVIEW_BYTES = 300_000
 INT8_SETTING = {"MACHINE_LEARNING_CLIP_PRECISION": "int8"}
 _SHORT_QUERIES = ("海边日落时的小狗", "妈妈抱着小宝宝笑", "雪山下的蓝色湖泊", "朋友一起吃火锅呢")
-_LONG_QUERY = "去年夏天我们全家人一起在海边的沙滩上看日落时拍下的照片里面有一只白色的小狗正在追着浪花奔跑远处还有几艘渔船"
+_LONG_QUERY = (
+    "去年夏天我们全家人一起在海边的沙滩上看日落时拍下的照片里面有一只白色的小狗正在追着浪花奔跑远处还有几艘渔船"
+)
 
 
 @dataclass(frozen=True)

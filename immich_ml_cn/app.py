@@ -75,6 +75,8 @@ class _Api:
         except ClientDisconnect:
             logger.debug("%s left before the answer", _client(request))
             return Response(status_code=CLIENT_LEFT)
+        except asyncio.CancelledError:  # uvicorn's, when the time that SIGTERM left is over
+            raise Unavailable("the server is shutting down", retry_after=5) from None
         finally:
             self._inside -= 1
         return Response(body, media_type="application/json")

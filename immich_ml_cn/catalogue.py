@@ -53,10 +53,11 @@ class Catalogue:
         """
         Args:
             delivery: brings missing files.
-            on_gpu: decides the default batch sizes.
+            on_gpu: decides the default batch sizes and the precision of CLIP.
         """
         self._settings = settings
         self._delivery = delivery
+        self._on_gpu = on_gpu
         self._max_batch_clip = settings.max_batch_clip or (16 if on_gpu else 4)
         self._max_batch_faces = settings.max_batch_faces or 16
         self._max_batch_detection = 4 if on_gpu else 1
@@ -174,6 +175,7 @@ class Catalogue:
             max_batch=max_batch,
             build=lambda open_session: build(path, open_session),
             fetch=lambda: self._delivery.bring(task, model, kind),
+            arrival=lambda: self._delivery.arrival(task, model),
             set_aside=self._delivery.set_aside,
         )
 
@@ -186,8 +188,9 @@ class Catalogue:
             key=f"clip/{folder.relative_to(self._settings.cache_folder / 'clip')}/{kind}",
             lane="interactive" if kind == "textual" else "bulk",
             max_batch=self._max_batch_clip,
-            build=_clip_builder(model, folder, kind),
+            build=self._clip_builder(model, folder, kind),
             fetch=lambda: self._delivery.bring("clip", model, kind),
+            arrival=lambda: self._delivery.arrival("clip", model),
             set_aside=self._delivery.set_aside,
             dimension=LISTED_DIMENSIONS.get(asked),
         )
@@ -216,20 +219,19 @@ class Catalogue:
     def _path(self, task: str, model: str, kind: str) -> Path:
         return self._folder(task, model, kind) / kind / "model.onnx"
 
+    def _clip_builder(self, model: str, folder: Path, kind: str) -> Build:
+        def build(open_session: OpenSession) -> Model[Any, Any]:
+            from . import clip
 
-def _clip_builder(model: str, folder: Path, kind: str) -> Build:
-    def build(open_session: OpenSession) -> Model[Any, Any]:
-        from . import clip
+            path = clip.choose_graph(folder / kind, self._settings.clip_precision, on_gpu=self._on_gpu)
+            pixels = CHINESE_CLIP_PIXELS.get(model)
+            encoder: clip.VisualEncoder | clip.TextualEncoder
+            if kind == "visual":
+                transform = clip.chinese_clip_transform(pixels) if pixels else None
+                encoder = clip.load_visual(folder, path, open_session, transform)
+            else:
+                tokenizer = clip.WordPieceTokenizer.from_file() if pixels else None
+                encoder = clip.load_textual(folder, path, open_session, tokenizer)
+            return encoder
 
-        path = folder / kind / "model.onnx"
-        pixels = CHINESE_CLIP_PIXELS.get(model)
-        encoder: clip.VisualEncoder | clip.TextualEncoder
-        if kind == "visual":
-            transform = clip.chinese_clip_transform(pixels) if pixels else None
-            encoder = clip.load_visual(folder, path, open_session, transform)
-        else:
-            tokenizer = clip.WordPieceTokenizer.from_file() if pixels else None
-            encoder = clip.load_textual(folder, path, open_session, tokenizer)
-        return encoder
-
-    return build
+        return build

@@ -4,13 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import __version__, logs
+from . import __version__, logs, models_command
 from .settings import Settings, SettingsError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the process's exit code (2 for a setting or argument that cannot be used)."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         settings = Settings.from_env()
     except SettingsError as error:
@@ -21,17 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return command
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="immich-ml-cn", description="Machine learning for Immich, in Chinese too.")
-    parser.add_argument("--version", action="version", version=f"immich-ml-cn {__version__}")
-    parser.set_defaults(command=_serve)
-    from . import models_command
-
-    commands = parser.add_subparsers(title="commands")
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar; each command leaves its function in ``command``."""
+    line = argparse.ArgumentParser(prog="immich-ml-cn", description="Machine learning for Immich, in Chinese too.")
+    line.add_argument("--version", action="version", version=f"immich-ml-cn {__version__}")
+    line.set_defaults(command=_serve)
+    commands = line.add_subparsers(title="commands")
     serve = commands.add_parser("serve", help="start the server (the default)")
     serve.set_defaults(command=_serve)
     models_command.add_parser(commands)
-    return parser
+    return line
 
 
 def _serve(settings: Settings, options: argparse.Namespace) -> int:

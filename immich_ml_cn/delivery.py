@@ -8,8 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from . import fetch, sources
+from . import conversions, fetch, sources
+from .engines import CpuEngine
 from .errors import DamagedModel, ServiceError
+from .fetch.lock import locked
+from .fetch.watch import Watch
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -25,6 +28,7 @@ class Delivery:
         self._options = fetch_options(settings)
         self._memory = fetch.Memory()
         self._cancelled = threading.Event()
+        self._tallies: dict[tuple[str, str], fetch.Tally] = {}
         self._executor = ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="fetch")
 
     async def bring(self, task: str, model: str, kind: str) -> None:
@@ -37,6 +41,11 @@ class Delivery:
         if await asyncio.to_thread(self._is_here, task, model, kind):
             return
         await asyncio.get_running_loop().run_in_executor(self._executor, self.bring_now, task, model, kind)
+
+    def arrival(self, task: str, model: str) -> str:
+        """How far the fetch of a model is, as an addition to a sentence; "" when none is under way."""
+        tally = self._tallies.get((task, model))
+        return "" if tally is None or tally.now is None else f" ({tally.now})"
 
     def set_aside(self, damage: DamagedModel) -> bool:
         """Rename a damaged file in the cache, so that it is fetched again; False when that was done before."""
@@ -68,25 +77,29 @@ class Delivery:
         offered = sources.sources_for(
             task, model, kind, organization=self._settings.model_organization, revision=self._settings.model_revision
         )
+        joint = sources.joint_source(model) if task == "clip" else None
+        folder = self._folder(task, model, kind).absolute()
+        tally = self._tallies.setdefault((task, model), fetch.Tally())
         report = fetch.fetch_model(
-            offered,
-            self._folder(task, model, kind).absolute(),
+            offered if joint is None else (*offered, joint),
+            folder,
             self._options,
-            fetch.show_on(sys.stderr, logger),
+            fetch.Several(tally, fetch.show_on(sys.stderr, logger)),
             self._cancelled,
             memory=self._memory,
-            name=f"{task}/{model}/{kind}",
+            name=f"{task}/{model}",
         )
         if report.source is not None:
-            logger.info(
-                "fetched %s/%s/%s from %s: %.0f MB in %.0f s",
-                task,
-                model,
-                kind,
-                report.source,
-                report.bytes / 1e6,
-                report.seconds,
-            )
+            size, seconds = report.bytes / 1e6, report.seconds
+            logger.info("fetched %s/%s/%s from %s: %.0f MB in %.0f s", task, model, kind, report.source, size, seconds)
+        if joint is not None:
+            self._split_joint(task, model, kind, folder)
+
+    def _split_joint(self, task: str, model: str, kind: str, folder: Path) -> None:
+        """Make the towers where what arrived is one graph with both."""
+        with locked(folder, Watch(self._options, fetch.Silent(), self._cancelled)):
+            if not self._is_here(task, model, kind):
+                conversions.split_joint(folder, lambda graph: CpuEngine(self._settings).open(graph, "bulk", 0))
 
 
 def fetch_options(settings: Settings) -> fetch.FetchOptions:

@@ -3,7 +3,7 @@
 The only importer of `onnx` besides the engines; it is imported on first use.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,11 +73,52 @@ def with_batch_axis(path: Path) -> bytes:
             dimensions[0].dim_param = _BATCH
     del graph.value_info[:]
     _free_reshapes(graph)
-    try:
-        edited: bytes = model.SerializeToString()
-    except Exception as error:  # protobuf's EncodeError, ValueError or MemoryError, by version
-        raise ValueError(f"{path} cannot be edited in memory: {error}") from error
-    return edited
+    return _serialised(model, path)
+
+
+def outputs_of(path: Path) -> tuple[str, ...]:
+    """Names of a graph's outputs.
+
+    Raises:
+        DamagedModel: the file is no ONNX graph.
+        OSError: it cannot be read.
+    """
+    return tuple(value.name for value in _load(path, weights=False).graph.output)
+
+
+def part_for(path: Path, output: str) -> bytes:
+    """The part of a graph that computes one of its outputs, weights included.
+
+    Takes memory for twice the file and for the part.
+
+    Args:
+        path: the graph; it may keep its weights in side files. It is not written to.
+
+    Returns:
+        A graph with that output alone, and with the inputs that it depends on.
+
+    Raises:
+        DamagedModel: the file is no ONNX graph.
+        ValueError: there is no such output, or the part is too large for one buffer (2 GiB).
+        OSError: it cannot be read.
+    """
+    model = _load(path, weights=True)
+    graph = model.graph
+    if output not in {value.name for value in graph.output}:
+        raise ValueError(f"{path} has no output {output!r}")
+    needed = {output}
+    for index in reversed(range(len(graph.node))):  # an ONNX graph lists a node after those it reads from
+        node = graph.node[index]
+        if needed.isdisjoint(node.output):
+            del graph.node[index]
+        else:
+            needed.update(_read_by(node))
+    for values in (graph.input, graph.initializer):
+        _keep(values, needed)
+    _keep(graph.output, {output})
+    del graph.value_info[:]
+    del graph.quantization_annotation[:]
+    return _serialised(model, path)
 
 
 def _load(path: Path, *, weights: bool) -> Any:
@@ -94,6 +135,30 @@ def _load(path: Path, *, weights: bool) -> Any:
     if weights:
         onnx.load_external_data_for_model(model, str(path.parent))
     return model
+
+
+def _serialised(model: Any, path: Path) -> bytes:
+    try:
+        edited: bytes = model.SerializeToString()
+    except Exception as error:  # protobuf's EncodeError, ValueError or MemoryError, by version
+        raise ValueError(f"{path} cannot be edited in memory: {error}") from error
+    return edited
+
+
+def _read_by(node: Any) -> Iterator[str]:
+    """Names of the tensors a node reads, those inside its branches and loops included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for branch in (attribute.g, *attribute.graphs):
+            for inner in branch.node:
+                yield from _read_by(inner)
+            yield from (value.name for value in branch.output)
+
+
+def _keep(values: Any, names: Set[str]) -> None:
+    for index in reversed(range(len(values))):
+        if values[index].name not in names:
+            del values[index]
 
 
 def _ends(graph: Any) -> Iterator[Any]:

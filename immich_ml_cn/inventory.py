@@ -115,7 +115,9 @@ def _immich_names(settings: Settings, task: str, model: str) -> tuple[str, ...]:
 def _unlisted(folder: Path, known: tuple[str, ...]) -> list[str]:
     if not folder.is_dir():
         return []
-    return sorted(child.name for child in folder.iterdir() if child.is_dir() and child.name not in known)
+    return sorted(
+        child.name for child in folder.iterdir() if child.is_dir() and child.name[0] != "." and child.name not in known
+    )
 
 
 def _size(folder: Path) -> int:

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 from .concurrency import contained
@@ -45,7 +46,7 @@ class Worker:
         self.name = name
         self._nice = nice
         self._on_death = on_death
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], Callable[[], None]] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
@@ -62,15 +63,14 @@ class Worker:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
-        def job() -> None:
+        def job() -> Callable[[], None]:
             if future.cancelled():
-                return
+                return _nothing
             try:
                 result = contained(function, *args)
             except Exception as error:
-                self._deliver(loop, _set_exception, future, error)
-            else:
-                self._deliver(loop, _set_result, future, result)
+                return partial(self._deliver, loop, _set_exception, future, error)
+            return partial(self._deliver, loop, _set_result, future, result)
 
         self._jobs.put(job)
         return await future
@@ -95,11 +95,17 @@ class Worker:
         try:
             lower_priority(self._nice)
             while (job := self._jobs.get()) is not None:
-                job()
-                del job
+                deliver = job()
+                del job  # and with it the session that ran: whoever hears of the outcome may free it
+                deliver()
+                del deliver
         except BaseException as error:
             self._on_death(f"the thread {self.name} died: {error!r}")
             raise
+
+
+def _nothing() -> None:
+    """The delivery of a job that was cancelled before its turn."""
 
 
 def _set_result(future: "asyncio.Future[T]", result: T) -> None:

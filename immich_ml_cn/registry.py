@@ -42,6 +42,7 @@ class ModelSpec:
         fetch: brings what `build` needs into the cache; raises `Unavailable` when that cannot be done.
         fallback: loaded instead when `fetch` fails.
         set_aside: puts a damaged file out of the way, so that `fetch` brings it again; False where it does not.
+        arrival: how much of what `fetch` brings has come, as an addition to a sentence; "" when nothing is coming.
         dimension: length that the answers must have, None where any will do.
     """
 
@@ -52,6 +53,7 @@ class ModelSpec:
     fetch: Callable[[], Awaitable[None]] | None = None
     fallback: "ModelSpec | None" = None
     set_aside: Callable[[DamagedModel], bool] | None = None
+    arrival: Callable[[], str] | None = None
     dimension: int | None = None
 
 
@@ -199,7 +201,8 @@ class Registry:
         """Wait for a load that is everybody's: one waiting client that leaves must not cancel it."""
         done, _ = await asyncio.wait([task], timeout=self._wait_s)
         if not done:
-            raise Unavailable(f"{entry.spec.key} is still on its way; try again", retry_after=10)
+            arrived = entry.spec.arrival() if entry.spec.arrival is not None else ""
+            raise Unavailable(f"{entry.spec.key} is still on its way{arrived}; try again", retry_after=10)
         if task.cancelled():
             raise Unavailable("the server is shutting down", retry_after=5)
         if task.exception() is not None:

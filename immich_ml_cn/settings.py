@@ -19,6 +19,7 @@ Parse = Callable[[str], T]
 
 LogLevel = Literal["verbose", "debug", "log", "info", "warn", "error", "critical"]
 Provider = Literal["auto", "cuda", "cpu"]
+Precision = Literal["auto", "fp32", "fp16", "int8"]
 
 INERT: Final[Mapping[str, str]] = {
     "MACHINE_LEARNING_ANN": "ARM NN acceleration",
@@ -378,6 +379,13 @@ class Settings:
         "Which model answers to which of Immich's CLIP names: name=model adds or replaces, name= switches one off, "
         "none first switches all off.",
         shown="Chinese-CLIP",
+    )
+    clip_precision: Precision = _setting(
+        "MACHINE_LEARNING_CLIP_PRECISION",
+        "auto",
+        _one_of(get_args(Precision)),
+        "Which files of a CLIP model are loaded: fp32, fp16, int8, or auto (fp16 on a GPU, fp32 on a CPU). fp32 where "
+        "there is no other.",
     )
     model_source: Preference = _setting(
         "MACHINE_LEARNING_MODEL_SOURCE",

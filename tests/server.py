@@ -22,6 +22,9 @@ ROOT = Path(__file__).parent.parent
 BOUNDARY = "----formdata-undici-048941409022"
 CONTENT_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 
+START_S = 60.0
+"""How long a server may take until its port is open."""
+
 CLIP = "ViT-B-16__laion400m_e31"
 """A CLIP model of `fill_cache`: Immich's layout, random weights, 512 numbers as its name promises."""
 FACES = "buffalo_l"
@@ -159,11 +162,10 @@ class RunningServer:
     It listens on a free port of 127.0.0.1, connects to nobody and runs on the CPU, unless told otherwise.
     """
 
-    def __init__(self, folder: Path, *, start_s: float = 60.0, **environ: str) -> None:
+    def __init__(self, folder: Path, **environ: str) -> None:
         """
         Args:
             folder: for its log, and its cache where the environment names no other.
-            start_s: how long it may take until the port is open.
             environ: added to its environment.
         """
         folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +180,6 @@ class RunningServer:
             "HF_HUB_OFFLINE": "1",
             **environ,
         }
-        self._start_s = start_s
         self.port = 0
 
     def __enter__(self) -> Self:
@@ -207,10 +208,10 @@ class RunningServer:
 
     def wait_for_log(self, text: str) -> str:
         """Wait until the log has `text`; the log so far."""
-        deadline = time.monotonic() + self._start_s
+        deadline = time.monotonic() + START_S
         while text not in self.log:
             assert self.process.poll() is None, f"the server ended with {self.process.returncode}:\n{self.log}"
-            assert time.monotonic() < deadline, f"no {text!r} within {self._start_s:g} s:\n{self.log}"
+            assert time.monotonic() < deadline, f"no {text!r} within {START_S:g} s:\n{self.log}"
             time.sleep(0.02)
         return self.log
 

@@ -1,6 +1,7 @@
 """Small stand-ins for what the serving core works with: models, engines, clocks, lanes."""
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -101,3 +102,12 @@ async def settle() -> None:
     """Let every task run until it waits for something."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what nobody announces."""
+    async with asyncio.timeout(PATIENCE_S):
+        for _ in itertools.count():
+            if condition():
+                return
+            await asyncio.sleep(0.005)

@@ -103,11 +103,10 @@ def test_the_start_says_what_runs_where(tmp_path: Path) -> None:
     assert "\x1b" not in log
 
 
-@pytest.mark.parametrize(("level", "expected"), [("warn", ""), ("critical", "")])
-def test_the_log_level_is_honoured(tmp_path: Path, level: str, expected: str) -> None:
+@pytest.mark.parametrize("level", ["warn", "critical"])
+def test_the_log_level_is_honoured(tmp_path: Path, level: str) -> None:
     server = RunningServer(tmp_path, IMMICH_LOG_LEVEL=level, IMMICH_HOST="203.0.113.7")
     server.start()
     assert server.wait() == 1
     assert "INFO" not in server.log
     assert "CRITICAL" in server.log
-    assert expected in server.log

@@ -7,7 +7,7 @@ import threading
 from typing import Any, cast
 
 import pytest
-from serving_fakes import PATIENCE_S, a_lane, happens, settle
+from serving_fakes import PATIENCE_S, a_lane, happens, settle, until
 
 from immich_ml_cn.lanes import LaneClosed, LaneKind, Worker
 
@@ -194,8 +194,7 @@ class TestLane:
         with a_lane(time_limit_s=0.05, deaths=deaths) as lane:
             running = asyncio.create_task(lane.run(stop))
             await happens(stop.begun)
-            while not deaths:
-                await asyncio.sleep(0.01)
+            await until(lambda: deaths)
             stop.end.set()
             await running
         assert deaths == ["a batch on bulk-0 has been running for over 0.05 s"]

@@ -73,9 +73,7 @@ def test_no_color_wins_on_a_terminal() -> None:
     assert "\x1b" not in written(no_color=True, stream=Terminal())
 
 
-@pytest.mark.parametrize(
-    "name", ["uvicorn", "uvicorn.error", "httpx", "httpx2", "httpcore", "PIL", "PIL.Image", "filelock"]
-)
+@pytest.mark.parametrize("name", ["uvicorn", "uvicorn.error", "httpx", "httpx2", "httpcore", "PIL.Image", "filelock"])
 def test_libraries_are_heard_from_warnings_on(name: str) -> None:
     stream = io.StringIO()
     logs.set_up("debug", no_color=True, stream=stream)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_fakes import PATIENCE_S, Clock, Doubler, FakeEngine, a_lane, happens, settle
+from serving_fakes import PATIENCE_S, Clock, Doubler, FakeEngine, a_lane, happens, settle, until
 
 from immich_ml_cn.engines import LoadError
 from immich_ml_cn.errors import DamagedModel, InferenceFailed, Unavailable
@@ -128,7 +128,7 @@ class TestLoading:
             one.cancel()
             await settle()
             build.gate.set()
-            assert await asyncio.gather(two, three) == [4, 6]
+            assert list(await asyncio.gather(two, three)) == [4, 6]
             assert one.cancelled()
         assert build.builds == 1
 
@@ -151,8 +151,7 @@ class TestLoading:
                 await double(h.registry, spec(build))
             assert caught.value.retry_after == 10
             build.gate.set()
-            while h.registry.states() != {"clip/m/visual": "ready"}:
-                await asyncio.sleep(0.001)
+            await until(lambda: h.registry.states() == {"clip/m/visual": "ready"})
             assert await double(h.registry, spec(build)) == 2
         assert build.builds == 1
 
@@ -351,7 +350,7 @@ class TestUnloading:
             await double(h.registry, spec(build))
             unloading = asyncio.create_task(h.registry.unload_idle(at_once=True))
             asked = asyncio.create_task(double(h.registry, spec(build), 5))
-            assert await asyncio.gather(unloading, asked) == [1, 10]
+            assert list(await asyncio.gather(unloading, asked)) == [1, 10]
         assert build.builds == 2
 
     async def test_sessions_are_freed_on_their_lanes_loader_thread(self) -> None:
@@ -379,8 +378,7 @@ class TestUnloading:
 
         registry = Failing(FakeEngine(), [], ttl_s=1, wait_s=1)
         task = asyncio.create_task(registry.sweep_forever(0))
-        while registry.sweeps < 2:
-            await asyncio.sleep(0)
+        await until(lambda: registry.sweeps >= 2)
         task.cancel()
         assert "broken sweep" in caplog.text
 

@@ -5,6 +5,7 @@ with a pure method (`VisualEncoder.prepare`, `TextualEncoder.tokenize`) and runs
 with `infer`, which answers unit vectors and, where the graph gives them, unnormalised features.
 """
 
+from .precision import choose_graph
 from .textual import TextualEncoder, Tokens, load_textual
 from .tokenizer import HuggingFaceTokenizer, Tokenizer
 from .tower import Embedding
@@ -22,6 +23,7 @@ __all__ = [
     "VisualEncoder",
     "WordPieceTokenizer",
     "chinese_clip_transform",
+    "choose_graph",
     "load_textual",
     "load_visual",
 ]

@@ -56,11 +56,12 @@ def folder_for(task: str, model: str, type: str | None = None, *, revision: str 
     """The folder a model's files lie in, relative to the cache: Immich's layout, 2.x and 3.3's revisions.
 
     The detector of a language-prefixed OCR model is shared: it lies in the folder of the name without the prefix.
+    Chinese-CLIP is no export of Immich's and has no revisions.
     """
     if task == "ocr" and type == "detection":
         model = model.rpartition("__")[2]
     folder = PurePosixPath(task, model)
-    return folder if revision == _MAIN else folder / revision
+    return folder if revision == _MAIN or model in CHINESE_CLIP else folder / revision
 
 
 def sources_for(

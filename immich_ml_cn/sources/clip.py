@@ -139,11 +139,10 @@ def checkpoint_sources(model: str) -> tuple[Source, ...]:
 
 def joint_source(model: str) -> Source | None:
     """A conversion of a Chinese-CLIP with both towers in one graph (``onnx/model.onnx``), None where there is none."""
-    if not CHINESE_CLIP[model].joint:
+    if model not in CHINESE_CLIP or not CHINESE_CLIP[model].joint:
         return None
-    names = ("onnx/model.onnx", "tokenizer.json")
-    required = tuple(PurePosixPath(name) for name in names)
-    return Source(Kind.HUGGINGFACE, HubSnapshot(f"Xenova/{model}", "main", names, required, ()))
+    graph = "onnx/model.onnx"
+    return Source(Kind.HUGGINGFACE, HubSnapshot(f"Xenova/{model}", "main", (graph,), (PurePosixPath(graph),), ()))
 
 
 def immich_clip(repo: str, revision: str, type: str | None) -> Source:
@@ -160,7 +159,7 @@ def immich_clip(repo: str, revision: str, type: str | None) -> Source:
 
 
 def chinese_clip(entry: ChineseClip, type: str | None) -> tuple[Source, ...]:
-    """Ready conversions of a Chinese-CLIP, or of one half; () where there are none."""
+    """Ready conversions of a Chinese-CLIP, or of one half; () where there are none. The tokenizer is the server's own."""
     if entry.towers is None:
         return ()
     repo = f"deadash/chinese_clip_{entry.towers}"
@@ -168,7 +167,6 @@ def chinese_clip(entry: ChineseClip, type: str | None) -> tuple[Source, ...]:
     addresses = {
         "visual/model.onnx": modelscope(repo, f"{stem}.img.fp32.onnx"),
         "textual/model.onnx": modelscope(repo, f"{stem}.txt.fp32.onnx"),
-        "textual/tokenizer.json": modelscope("deadash/chinese_clip", "clip_cn_tokenizer.json"),
     }
     files = tuple(
         RemoteFile(PurePosixPath(path), url)

@@ -1,0 +1,134 @@
+"""`scripts/bench`: our server, or the one at `--url`, against the bare sessions; writes JSON, Markdown and plots."""
+
+import argparse
+import datetime
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import immich_ml_cn
+
+from . import models, plots, report
+from .machine import describe
+from .measurements import Measurements
+from .requests import Names
+from .server import OurServer, Server
+from .stages import Bench, Plan
+from .targets import ALL, CLIP_VISUAL, FACES, OCR_DENSE, OCR_SPARSE
+
+IMAGE_TASKS = (CLIP_VISUAL, FACES, OCR_DENSE, OCR_SPARSE, ALL)
+STAGES = ("throughput", "text", "http", "start", "memory", "int8", "scaling")
+NEED_OURS = ("http", "start", "memory", "int8")
+
+FULL = Plan(
+    rounds=3,
+    seconds=5.0,
+    clients={CLIP_VISUAL: (1, 2, 8, 16), **dict.fromkeys((FACES, OCR_DENSE, OCR_SPARSE, ALL), (1, 4, 16))},
+    many=(32, 64),
+    starts=5,
+    probes=100,
+)
+QUICK = Plan(
+    rounds=1,
+    seconds=1.0,
+    clients={CLIP_VISUAL: (2, 8), **dict.fromkeys((FACES, OCR_DENSE, OCR_SPARSE, ALL), (1,))},
+    many=(16,),
+    starts=2,
+    probes=24,
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the stages asked for; the exit code."""
+    options = _parser().parse_args(arguments)
+    say = _narrator()
+    plan = _plan(options)
+    about = {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "version": immich_ml_cn.__version__,
+        "command": shlex.join(["scripts/bench", *arguments]),
+        "machine": describe(),
+        "options": asdict(plan),
+    }
+    models.fill(options.models, int8="int8" in options.only, say=say)
+    measured = Measurements()
+    device = _measure(options, plan, measured, say)
+    folder: Path = options.out
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {**about, "device": device}
+    report.write_json(folder / "results.json", measured, about)
+    report.write_markdown(folder / "results.md", measured, about, plots.draw(folder, measured))
+    print(report.targets_table(measured))
+    say(f"written to {folder}")
+    return 0
+
+
+def _measure(options: argparse.Namespace, plan: Plan, measured: Measurements, say: Callable[[str], None]) -> str:
+    """Run the stages; what ran the bare sessions."""
+    names = Names(options.clip, options.faces, options.ocr, models.TINY)
+    bench = Bench(plan, options.models, names, [], measured, say)
+    for stage in ("start", "memory", "http"):  # alone on the machine
+        if stage in options.only and not options.url:
+            getattr(bench, stage)()
+    with ExitStack() as stack:
+        bench.servers = [stack.enter_context(server) for server in _servers(options)]
+        if "throughput" in options.only:
+            bench.throughput(options.tasks)
+        if "text" in options.only:
+            bench.text()
+        if "scaling" in options.only:
+            bench.scaling()
+    if "int8" in options.only and not options.url:
+        bench.int8()
+    return bench.device or "no session of its own"
+
+
+def _servers(options: argparse.Namespace) -> list[Server]:
+    first = Server("ours", options.url) if options.url else OurServer(options.models)
+    return [first, Server("theirs", options.vs)] if options.vs else [first]
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    plan = QUICK if options.quick else FULL
+    if options.rounds:
+        plan = replace(plan, rounds=options.rounds)
+    if options.seconds:
+        plan = replace(plan, seconds=options.seconds)
+    if options.clients:
+        plan = replace(plan, clients=dict.fromkeys(IMAGE_TASKS, tuple(options.clients)))
+    return plan
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="about two minutes, to see that everything works")
+    parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder for the results (%(default)s)")
+    parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE", help=f"of {STAGES}")
+    parser.add_argument("--tasks", nargs="+", choices=IMAGE_TASKS, default=list(IMAGE_TASKS), metavar="TASK")
+    parser.add_argument("--clients", nargs="+", type=int, help="numbers of clients, for every task")
+    parser.add_argument("--rounds", type=int, help="how often each figure is measured")
+    parser.add_argument("--seconds", type=float, help="about how long one measurement takes")
+    parser.add_argument("--models", type=Path, default=models.default_cache(), help="models' folder (%(default)s)")
+    parser.add_argument("--url", help=f"measure this server instead of starting ours; leaves out {NEED_OURS}")
+    parser.add_argument("--vs", metavar="URL", help="measure a second server in the same rounds")
+    parser.add_argument("--clip", default=models.CLIP, help="what the servers call the CLIP model (%(default)s)")
+    parser.add_argument("--faces", default=models.FACES, help="what they call the face pack (%(default)s)")
+    parser.add_argument("--ocr", default=models.OCR, help="what they call the OCR model (%(default)s)")
+    return parser
+
+
+def _narrator() -> Callable[[str], None]:
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - started:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+    return say
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,167 @@
+"""The order of the house: imports point down only, and what belongs in one place is in one place."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from server import ROOT
+
+HOUSE = ROOT / "immich_ml_cn"
+PACKAGE = HOUSE.name
+
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("__main__",),
+    ("cli",),
+    ("server", "models_command"),
+    ("app",),
+    ("service",),
+    ("pipeline",),
+    ("catalogue",),
+    ("delivery",),
+    ("registry",),
+    ("batching", "pool"),
+    ("engines",),
+    ("lanes",),
+    ("clip", "faces", "ocr"),
+    ("protocol", "images", "graphs", "session", "logs"),
+    ("settings",),
+    ("fetch", "clip_names"),
+    ("sources",),
+    ("results", "errors", "concurrency", "memory", "forms"),
+    ("__init__",),
+)
+"""From the top to the ground floor: a module may import only from floors below its own."""
+
+FLOOR = {name: floor for floor, names in enumerate(LAYERS) for name in names}
+
+ONLY_IN = {
+    "onnxruntime": {"engines.py"},
+    "starlette": {"app.py"},
+    "uvicorn": {"server.py"},
+}
+"""Library → the only files that may import it."""
+
+
+def modules() -> list[Path]:
+    return sorted(file for file in HOUSE.rglob("*.py") if "__pycache__" not in file.parts)
+
+
+def unit(file: Path) -> str:
+    """The module or sub-package of ours that a file belongs to."""
+    first = file.relative_to(HOUSE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(file: Path) -> set[str]:
+    """The absolute names of everything a file imports, wherever in the file, type checking included."""
+    found = set()
+    package = [PACKAGE, *file.relative_to(HOUSE).parts[:-1]]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def units_imported(file: Path) -> set[str]:
+    """Our own units that a file imports."""
+    ours = {name.split(".")[1] for name in imports(file) if name.startswith(f"{PACKAGE}.")}
+    return {
+        name if name in FLOOR or (HOUSE / name).exists() or (HOUSE / f"{name}.py").exists() else "__init__"
+        for name in ours
+    }
+
+
+def ids(file: Path) -> str:
+    return str(file.relative_to(HOUSE))
+
+
+def test_every_module_has_a_floor() -> None:
+    assert {unit(file) for file in modules()} == set(FLOOR)
+    assert len(FLOOR) == sum(len(names) for names in LAYERS)
+
+
+@pytest.mark.parametrize("file", modules(), ids=ids)
+def test_imports_point_down(file: Path) -> None:
+    here = unit(file)
+    for imported in units_imported(file) - {here}:
+        assert FLOOR[imported] > FLOOR[here], f"{ids(file)} imports {imported}, which is not below it"
+
+
+@pytest.mark.parametrize("file", modules(), ids=ids)
+def test_a_library_has_one_place(file: Path) -> None:
+    for name in {imported.split(".")[0] for imported in imports(file)}:
+        assert ids(file) in ONLY_IN.get(name, {ids(file)}), f"{name} belongs in {ONLY_IN[name]}"
+
+
+def test_each_of_these_libraries_is_in_use() -> None:
+    """A name that nobody imports any more would make the test above pass for nothing."""
+    used = {imported.split(".")[0] for file in modules() for imported in imports(file)}
+    assert set(ONLY_IN) <= used
+
+
+@pytest.mark.parametrize("file", modules(), ids=ids)
+def test_only_settings_reads_the_environment(file: Path) -> None:
+    reads = [
+        node.lineno
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "putenv"))
+        or (
+            isinstance(node, ast.ImportFrom)
+            and node.module == "os"
+            and {a.name for a in node.names} & {"environ", "getenv"}
+        )
+    ]
+    assert bool(reads) == (ids(file) == "settings.py"), f"{ids(file)} reads the environment in line {reads}"
+
+
+@pytest.mark.parametrize("file", modules(), ids=ids)
+def test_no_global_statements(file: Path) -> None:
+    found = [n.lineno for n in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(n, ast.Global)]
+    assert not found
+
+
+@pytest.mark.parametrize("file", modules(), ids=ids)
+def test_a_module_says_what_it_is_for(file: Path) -> None:
+    assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+
+
+def loaded_by(module: str) -> set[str]:
+    """The top-level packages in memory after importing a module in a fresh process."""
+    code = f"import json, sys, {module}; print(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/")}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(json.loads(answer.stdout))
+
+
+HEAVY = {
+    "cv2",
+    "onnxruntime",
+    "tokenizers",
+    "onnx",
+    "yaml",
+    "httpx2",
+    "httpx",
+    "huggingface_hub",
+    "rapidocr",
+    "pyclipper",
+}
+
+
+def test_the_server_starts_without_what_only_models_need() -> None:
+    loaded = loaded_by(f"{PACKAGE}.server")
+    assert {"uvicorn", "starlette", "PIL", "numpy", PACKAGE} <= loaded
+    assert not loaded & HEAVY
+
+
+def test_the_command_line_starts_without_the_server() -> None:
+    assert not loaded_by(f"{PACKAGE}.cli") & (HEAVY | {"uvicorn", "starlette", "numpy", "PIL"})

@@ -1,0 +1,154 @@
+"""`immich-ml-cn models`: what a person types, and what it answers."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hub_server import Page, running
+from server import CLIP, FACES, RunningServer, fill_cache
+
+from immich_ml_cn.cli import parser
+from immich_ml_cn.settings import Settings
+
+LOCAL = "local-model"
+
+
+class Answer(SimpleNamespace):
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def models(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
+    """Run `models …` with a cache of its own and no network."""
+
+    def run(*arguments: str, environ: Mapping[str, str] | None = None) -> Answer:
+        offline = {"MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path), "HF_HUB_OFFLINE": "1", "IMMICH_PORT": "9"}
+        options = parser().parse_args(["models", *arguments])
+        code = options.command(Settings.from_env({**offline, **(environ or {})}), options)
+        captured = capsys.readouterr()
+        return Answer(code=code, out=captured.out, err=captured.err)
+
+    return run
+
+
+def entry(listing: list[dict[str, Any]], model: str) -> dict[str, Any]:
+    return next(row for row in listing if row["model"] == model)
+
+
+def test_list_says_what_there_is_and_what_is_missing(models: Any) -> None:
+    listing = models("list", "--json").json
+    chinese = entry(listing, "chinese-clip-vit-base-patch16")
+    assert chinese["names"] == ["ViT-B-32__openai", "ViT-B-16__openai"]
+    assert chinese["dimension"] == 512
+    assert chinese["presence"] == "missing"
+    assert chinese["bytes"] > 500e6
+    assert entry(listing, "PP-OCRv6_small")["presence"] == "bundled"
+    assert "non-commercial" in entry(listing, "buffalo_l")["licence"]
+    assert not [row for row in listing if row["model"] == "ViT-B-32__openai"], "another model answers to it"
+
+
+def test_list_is_readable(models: Any) -> None:
+    lines = models("list").out.splitlines()
+    row = next(line for line in lines if line.startswith("chinese-clip-vit-large-patch14 "))
+    assert "ViT-L-14__openai" in row
+    assert "768" in row
+    assert "1,630 MB" in row
+    assert "missing" in row
+
+
+def test_list_knows_the_cache_and_models_nobody_offers(models: Any, tmp_path: Path) -> None:
+    fill_cache(tmp_path)
+    (tmp_path / "clip" / CLIP).rename(tmp_path / "clip" / LOCAL)
+    (tmp_path / "facial-recognition" / FACES / "recognition" / "model.onnx").unlink()
+    listing = models("list", "--json").json
+    assert entry(listing, LOCAL)["presence"] == "in the cache"
+    assert entry(listing, LOCAL)["licence"] == "unknown"
+    assert entry(listing, FACES)["presence"] == "partly"
+
+
+def test_list_shows_what_a_running_server_has_loaded(models: Any, tmp_path: Path) -> None:
+    fill_cache(tmp_path)
+    with RunningServer(tmp_path) as server, server.client() as client:
+        assert client.predict({"clip": {"textual": {"modelName": CLIP}}}, text="cat").status == 200
+        listing = models("list", "--json", environ={"IMMICH_PORT": str(server.port)}).json
+    assert entry(listing, CLIP)["loaded"]
+    assert not entry(listing, FACES)["loaded"]
+
+
+def test_fetch_brings_both_halves_and_says_the_licence(models: Any, tmp_path: Path, caplog: Any) -> None:
+    offered = fill_cache(tmp_path / "offered")
+    folder = offered / "facial-recognition" / FACES
+    pages = {str(path.relative_to(folder)): Page(path.read_bytes()) for path in folder.rglob("*.onnx")}
+    with running() as site:
+        site.hub(f"immich-app/{FACES}", pages)
+        answer = models("fetch", FACES, environ={"HF_ENDPOINT": site.base, "HF_HUB_OFFLINE": "0"})
+    assert answer.code == 0
+    assert "non-commercial" in caplog.text
+    assert entry(models("list", "--json").json, FACES)["presence"] == "in the cache"
+    assert models("verify").code == 0
+
+
+def test_fetch_that_fails_says_why_and_exits_1(models: Any) -> None:
+    answer = models("fetch", "buffalo_s", "--json")
+    assert answer.code == 1
+    assert "fetching is switched off" in answer.json[0]["error"]
+
+
+def test_fetch_all_defaults_is_what_an_unchanged_immich_asks_for(models: Any) -> None:
+    answer = models("fetch", "--all-defaults", "--json")
+    assert [row["model"] for row in answer.json] == ["chinese-clip-vit-base-patch16", "buffalo_l", "PP-OCRv5_mobile"]
+
+
+@pytest.mark.parametrize("arguments", [("fetch",), ("fetch", "nope"), ("where", "../etc"), ("remove", "nope")])
+def test_what_does_not_exist_is_one_line_and_exits_2(models: Any, arguments: tuple[str, ...]) -> None:
+    answer = models(*arguments)
+    assert answer.code == 2
+    assert answer.out == ""
+    assert len(answer.err.splitlines()) == 1
+
+
+def test_verify_is_silent_about_models_that_are_not_there(models: Any) -> None:
+    answer = models("verify")
+    assert answer.code == 0
+    assert "there are no models" in answer.out
+
+
+def test_verify_names_every_fault(models: Any, tmp_path: Path) -> None:
+    fill_cache(tmp_path)
+    assert models("verify").code == 0
+    (tmp_path / "facial-recognition" / FACES / "detection" / "model.onnx").write_bytes(b"half a model")
+    (tmp_path / "clip" / CLIP / "visual" / "preprocess_cfg.json").unlink()
+    answer = models("verify", "--json")
+    assert answer.code == 1
+    problems = {(row["model"], row["part"]): row["problem"] for row in answer.json}
+    assert "model.onnx cannot be loaded" in problems[FACES, "detection"]
+    assert "preprocess_cfg.json" in problems[CLIP, "visual"]
+    assert problems[CLIP, "textual"] is None
+    assert "are wrong" in models("verify").out
+
+
+def test_verify_refuses_another_dimension(models: Any, tmp_path: Path) -> None:
+    fill_cache(tmp_path)
+    (tmp_path / "clip" / CLIP).rename(tmp_path / "clip" / "RN50x4__openai")
+    problems = [row["problem"] for row in models("verify", "--json").json if row["model"] == "RN50x4__openai"]
+    assert problems == ["it gives 512 numbers instead of 640"] * 2
+
+
+def test_where_and_remove(models: Any, tmp_path: Path) -> None:
+    fill_cache(tmp_path)
+    assert models("where").out.strip() == str(tmp_path)
+    assert models("where", FACES).out.strip() == str(tmp_path / "facial-recognition" / FACES)
+    assert models("remove", FACES, "--json").json == [str(tmp_path / "facial-recognition" / FACES)]
+    assert not (tmp_path / "facial-recognition" / FACES).exists()
+    assert (tmp_path / "clip" / CLIP).exists()

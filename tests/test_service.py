@@ -1,0 +1,154 @@
+"""The service: its lanes, what it preloads, and an end that nothing holds up."""
+
+import asyncio
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving_fakes import PATIENCE_S, Doubler, FakeEngine, happens, until
+
+from immich_ml_cn.engines import CpuEngine
+from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.registry import ModelSpec
+from immich_ml_cn.service import Service
+from immich_ml_cn.session import OpenSession
+from immich_ml_cn.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+
+def settings(folder: Path, **values: Any) -> Settings:
+    return Settings(**{"cache_folder": folder, "hf_hub_offline": True, "request_threads": 1, **values})
+
+
+def build(open_session: OpenSession) -> Doubler:
+    open_session(Path("model.onnx"))
+    return Doubler()
+
+
+BULK = ModelSpec("bulk", "bulk", 4, build)
+TEXT = ModelSpec("text", "interactive", 4, build)
+
+
+async def double(service: Service, spec: ModelSpec) -> None:
+    async with service.registry.lease(spec) as loaded:
+        assert await loaded.batcher.submit(4) == 8
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "device_ids", "workers", "opened"),
+    [
+        (True, (0,), 1, [("bulk", 0), ("interactive", 0)]),
+        (True, (1, 3), 1, [("bulk", 1), ("bulk", 3), ("interactive", 1)]),
+        (True, (1, 3), 3, [("bulk", 1), ("bulk", 3), ("bulk", 1), ("interactive", 1)]),
+        (False, (0, 1), 1, [("bulk", 0), ("interactive", 0)]),
+        (False, (0,), 2, [("bulk", 0), ("bulk", 0), ("interactive", 0)]),
+    ],
+)
+async def test_each_gpu_and_worker_has_a_bulk_lane(
+    tmp_path: Path, on_gpu: bool, device_ids: tuple[int, ...], workers: int, opened: list[tuple[str, int]]
+) -> None:
+    engine = FakeEngine(on_gpu=on_gpu)
+    deaths: list[str] = []
+    service = Service(settings(tmp_path, device_ids=device_ids, workers=workers), engine, deaths.append)
+    async with service.running():
+        await double(service, BULK)
+        await double(service, TEXT)
+    assert engine.opened == opened
+    assert not deaths
+    assert service.stuck == ()
+
+
+async def test_its_threads_end_with_it(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    service = Service(settings(tmp_path), FakeEngine(), pytest.fail)
+    async with service.running():
+        await double(service, BULK)
+        assert {thread.name for thread in set(threading.enumerate()) - before} >= {
+            "interactive-run",
+            "interactive-load",
+            "bulk-0-run",
+            "bulk-0-load",
+        }
+    left = {thread.name for thread in set(threading.enumerate()) - before}
+    assert not {name for name in left if not name.startswith("asyncio")}
+    with pytest.raises(Unavailable, match="shutting down"):
+        await double(service, BULK)
+
+
+async def test_a_batch_that_hangs_is_the_services_death(tmp_path: Path) -> None:
+    deaths: list[str] = []
+    model = Doubler()
+    model.gate.clear()
+    service = Service(settings(tmp_path, worker_timeout_s=0.05), FakeEngine(), deaths.append)
+    spec = ModelSpec("m", "bulk", 1, lambda open_session: model)
+    async with service.running(), service.registry.lease(spec) as loaded:
+        task = asyncio.create_task(loaded.batcher.submit(1))
+        await until(lambda: deaths)
+        model.gate.set()
+        await task
+    assert "bulk-0 has been running for over 0.05 s" in deaths[0]
+
+
+async def test_idle_models_are_swept_out(tmp_path: Path) -> None:
+    service = Service(settings(tmp_path, model_ttl_s=0.01, model_ttl_poll_s=0.01), FakeEngine(), pytest.fail)
+    async with service.running():
+        await double(service, BULK)
+        await until(lambda: not service.registry.states())
+
+
+@pytest.mark.parametrize("off", [{"model_ttl_s": 0.0}, {"model_ttl_poll_s": 0.0}])
+async def test_without_a_time_to_live_nobody_sweeps(tmp_path: Path, off: dict[str, float]) -> None:
+    values = {"model_ttl_s": 0.01, "model_ttl_poll_s": 0.01, **off}
+    service = Service(settings(tmp_path, **values), FakeEngine(), pytest.fail)
+    async with service.running():
+        assert "sweeper" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_preloaded_models_are_ready_before_the_first_request_and_stay(tmp_path: Path) -> None:
+    """A real one: PP-OCRv6_small comes inside the rapidocr wheel."""
+    chosen = settings(tmp_path, preload_ocr_recognition=("PP-OCRv6_small",), intra_op_threads=1)
+    service = Service(chosen, CpuEngine(chosen), pytest.fail)
+    async with service.running():
+        assert list(service.registry.states().values()) == ["ready"]
+        assert await service.registry.unload_idle(at_once=True) == 0
+
+
+async def test_what_cannot_be_preloaded_is_logged_and_the_service_starts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen = settings(
+        tmp_path, preload_clip_textual=("no-such-model",), preload_clip_visual=("ViT-B-16-SigLIP2__webli",)
+    )
+    service = Service(chosen, FakeEngine(), pytest.fail)
+    with caplog.at_level(logging.WARNING):
+        async with service.running():
+            assert service.registry.states() == {}
+            await double(service, BULK)
+    assert "cannot preload: Unknown clip model 'no-such-model'" in caplog.text
+    assert "not preloaded: clip/ViT-B-16-SigLIP2__webli/visual is not available" in caplog.text
+
+
+async def test_a_load_that_does_not_end_does_not_hold_up_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The lane is named, so that the process can be ended without tearing down a thread in native code."""
+    begun, gate = threading.Event(), threading.Event()
+
+    def stuck(open_session: OpenSession) -> Doubler:
+        begun.set()
+        assert gate.wait(PATIENCE_S)
+        return Doubler()
+
+    service = Service(settings(tmp_path, shutdown_timeout_s=0.1), FakeEngine(), pytest.fail)
+    async with service.running():
+        await double(service, BULK)
+        task = asyncio.create_task(double(service, ModelSpec("slow", "bulk", 1, stuck)))
+        await happens(begun)
+    assert service.stuck == ("bulk-0",)
+    assert "still busy at the end: bulk-0" in caplog.text
+    gate.set()
+    with pytest.raises(Unavailable, match="shutting down"):
+        await task
