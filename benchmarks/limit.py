@@ -6,6 +6,7 @@ become.
 """
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Mapping
@@ -125,15 +126,24 @@ class BareSessions:
             inputs[0].session.run(feeds)
         return size * repeats / (time.perf_counter() - started)
 
-    def padded(self, task: str, length: int, repeats: int) -> float:
-        """Mean time of a text task's session when its ids are filled up with 0 to `length`."""
-        calls = [calls[0] for calls in self._recorded[task]]
-        feeds = [{k: np.pad(v, ((0, 0), (0, length - v.shape[1]))) for k, v in call.feeds.items()} for call in calls]
-        started = time.perf_counter()
-        for _ in range(repeats):
-            for call, feed in zip(calls, feeds, strict=True):
-                call.session.run(feed)
-        return (time.perf_counter() - started) / (repeats * len(calls))
+    def latencies(self, task: str, repeats: int, length: int = 0) -> list[float]:
+        """Seconds of each run of a text task's session.
+
+        Args:
+            length: the ids are filled up with 0 to it; by default they are as short as the server makes them.
+        """
+        calls = [_filled(calls[0], length) if length else calls[0] for calls in self._recorded[task]]
+        found = []
+        for call in calls * repeats:
+            started = time.perf_counter()
+            call()
+            found.append(time.perf_counter() - started)
+        return found
+
+
+def _filled(call: Call, length: int) -> Call:
+    feeds = {name: np.pad(ids, ((0, 0), (0, length - ids.shape[1]))) for name, ids in call.feeds.items()}
+    return Call(call.session, feeds)
 
 
 async def _record(settings: Settings, engine: _RecordingEngine, tasks: list[Task]) -> dict[str, list[list[Call]]]:
@@ -152,8 +162,6 @@ async def _record(settings: Settings, engine: _RecordingEngine, tasks: list[Task
 
 
 async def _answer(service: Service, task: Task, number: int) -> None:
-    import json
-
     tasks = read_entries(json.dumps(task.entries))
     image = task.images[number] if task.images else None
     text = task.texts[number] if task.texts else None

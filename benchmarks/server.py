@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -91,7 +91,12 @@ class OurServer(Server):
     """`python -m immich_ml_cn` with nothing in its environment but what is given, stopped at the end of a `with`."""
 
     def __init__(
-        self, cache: Path, *, name: str = "ours", cores: Collection[int] | None = None, **environ: str
+        self,
+        cache: Path,
+        *,
+        name: str = "ours",
+        cores: Collection[int] | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         """
         Args:
@@ -112,7 +117,7 @@ class OurServer(Server):
             "MACHINE_LEARNING_PROVIDER": "cpu",
             "MACHINE_LEARNING_MODEL_TTL": "0",
             "HF_HUB_OFFLINE": "1",
-            **environ,
+            **(environ or {}),
         }
         self.started_in_s = 0.0
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from . import pictures
 from . import requests as forms
 from .limit import BareSessions
-from .load import Outcome
 from .measurements import Key, Measurements, percentile
 from .models import TINY
 from .rapid import RapidLoop
@@ -168,12 +167,12 @@ class Bench:
             repeats = max(1, self.plan.probes // len(_SHORT_QUERIES))
             for name, inputs in ((TEXT_SHORT, len(_SHORT_QUERIES)), (TEXT_LONG, 1)):
                 count = max(1, self.plan.probes // inputs)
-                self.measured.add(Key("p50", name, BARE), 1000 * self.bare.seconds(name, count))
+                self._add_latencies(name, BARE, 0, self.bare.latencies(name, count))
                 for server in self.servers:
                     outcome = server.measure(self.tasks[name], 1, count * inputs)
-                    self._add_latencies(name, server.name, 1, outcome)
-            untrimmed = 1000 * self.bare.padded(TEXT_SHORT, 52, repeats)
-            self.measured.add(Key("p50", TEXT_SHORT, "bare, untrimmed"), untrimmed)
+                    self._add_latencies(name, server.name, 1, outcome.latencies_s)
+            untrimmed = self.bare.latencies(TEXT_SHORT, repeats, length=52)
+            self._add_latencies(TEXT_SHORT, "bare, untrimmed", 0, untrimmed)
             for server in self.servers:
                 self._probe(server)
 
@@ -182,7 +181,7 @@ class Bench:
         task = self._local(self.tasks[CLIP_VISUAL])
         with (
             OurServer(self.cache, name="ours, fp32 beside int8") as plain,
-            OurServer(self.cache, name=INT8, **INT8_SETTING) as quantised,
+            OurServer(self.cache, name=INT8, environ=INT8_SETTING) as quantised,
         ):
             if plain.answer(task) == quantised.answer(task):
                 self.say("int8: the server answers as in fp32, so it does not have the setting; nothing measured")
@@ -217,7 +216,7 @@ class Bench:
     def memory(self) -> None:
         """Resident memory idle, with everything loaded and used, and after everything was unloaded."""
         ttl = {"MACHINE_LEARNING_MODEL_TTL": str(UNLOAD_AFTER_S), "MACHINE_LEARNING_MODEL_TTL_POLL_S": "1"}
-        with OurServer(self.cache, **ttl) as server:
+        with OurServer(self.cache, environ=ttl) as server:
             assert server.pid is not None
             time.sleep(1)
             self.measured.add(Key("memory", "", "idle"), resident_mb(server.pid))
@@ -281,7 +280,7 @@ class Bench:
         report = server.drive(server.stream(task, clients, count))
         outcome = report.outcomes[0]
         self.measured.add(Key("rate", name, server.name, clients), outcome.rate)
-        self._add_latencies(name, server.name, clients, outcome)
+        self._add_latencies(name, server.name, clients, outcome.latencies_s)
         self.measured.add(Key("generator", name, server.name, clients), report.cpu_s / outcome.elapsed_s)
         if server.pid:
             used = cpu_seconds(server.pid) - before
@@ -295,15 +294,15 @@ class Bench:
         imports = server.stream(self.tasks[CLIP_VISUAL], IMPORT_CLIENTS, None)
         suffix = {IDLE: server.name + IDLE.removeprefix(OURS), IMPORTING: server.name + IMPORTING.removeprefix(OURS)}
         idle = server.drive(probe).outcomes[0]
-        self._add_latencies(TEXT_SHORT, suffix[IDLE], 1, idle)
+        self._add_latencies(TEXT_SHORT, suffix[IDLE], 1, idle.latencies_s)
         outcome, imported = server.drive(probe, imports).outcomes
-        self._add_latencies(TEXT_SHORT, suffix[IMPORTING], 1, outcome)
+        self._add_latencies(TEXT_SHORT, suffix[IMPORTING], 1, outcome.latencies_s)
         beside = f"{server.name}, beside text queries"
         self.measured.add(Key("rate", CLIP_VISUAL, beside, IMPORT_CLIENTS), imported.rate)
 
-    def _add_latencies(self, name: str, series: str, clients: int, outcome: Outcome) -> None:
+    def _add_latencies(self, name: str, series: str, clients: int, latencies_s: Sequence[float]) -> None:
         for quantity, share in (("p50", 0.5), ("p95", 0.95)):
-            value = 1000 * percentile(outcome.latencies_s, share)
+            value = 1000 * percentile(latencies_s, share)
             self.measured.add(Key(quantity, name, series, clients), value)
 
     def _tiny_work(self, image: bytes, count: int) -> float:

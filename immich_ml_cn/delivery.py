@@ -28,6 +28,7 @@ class Delivery:
         self._options = fetch_options(settings)
         self._memory = fetch.Memory()
         self._cancelled = threading.Event()
+        self._under_way: set[int] = set()
         self._tallies: dict[tuple[str, str], fetch.Tally] = {}
         self._executor = ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="fetch")
 
@@ -60,6 +61,11 @@ class Delivery:
         logger.error("%s; it is set aside as %s and fetched again", damage, aside.name)
         return True
 
+    @property
+    def busy(self) -> bool:
+        """Whether a fetch is under way on one of the threads."""
+        return bool(self._under_way)
+
     def close(self) -> None:
         """Stop what is being fetched; what has arrived is kept for the next time."""
         self._cancelled.set()
@@ -74,6 +80,13 @@ class Delivery:
 
     def bring_now(self, task: str, model: str, kind: str) -> None:
         """`bring` on the calling thread."""
+        self._under_way.add(threading.get_ident())
+        try:
+            self._fetch(task, model, kind)
+        finally:
+            self._under_way.discard(threading.get_ident())
+
+    def _fetch(self, task: str, model: str, kind: str) -> None:
         offered = sources.sources_for(
             task, model, kind, organization=self._settings.model_organization, revision=self._settings.model_revision
         )

@@ -207,11 +207,18 @@ class CudaEngine:
         return session
 
 
-def usable_cores() -> int:
-    """CPU cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """CPU cores this process may use: those of its affinity, or fewer under a container's quota (``docker --cpus``).
+
+    Args:
+        quota: cgroup v2's file of microseconds granted and the period they are for.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        granted, period = map(int, quota.read_text().split())
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return cores
+    return max(1, min(cores, round(granted / period)))
 
 
 def bulk_lane_count(settings: Settings, *, on_gpu: bool) -> int:

@@ -45,7 +45,11 @@ class InvalidEntries(ServiceError):
     status = 422
 
 
-class UnknownModel(InvalidEntries):
+class NotServed(InvalidEntries):
+    """422: a task or type that this server does not know."""
+
+
+class UnknownModel(NotServed):
     """422: no model of that name exists for the task; the message names those that would work."""
 
 
@@ -70,3 +74,21 @@ class DamagedModel(Unavailable):
 
 class InferenceFailed(ServiceError):
     """500: the model itself failed on this input."""
+
+
+class UpstreamFailed(ServiceError):
+    """502: the server that a request was forwarded to cannot be reached or did not answer it; the message names it."""
+
+    status = 502
+
+
+class UpstreamTimeout(ServiceError):
+    """504: the server that a request was forwarded to took too long; the message names it."""
+
+    status = 504
+
+
+class LoopDetected(ServiceError):
+    """508: a request that was forwarded to us would have to be forwarded once more."""
+
+    status = 508

@@ -5,12 +5,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from .errors import BadImage, ServiceError, TooLarge
+
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture upright, by its EXIF orientation."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,16 @@ def decode(data: bytes, max_pixels: int) -> Picture:
         _checked_size(image, max_pixels)
         image.load()
     return Picture(image)
+
+
+def upright(picture: Picture) -> Picture:
+    """The picture turned as its EXIF orientation says, as OpenCV decodes it; as it is where that says nothing."""
+    try:
+        orientation = picture.image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # damaged metadata of a good picture; Pillow raises SyntaxError, struct.error …
+        return picture
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return picture if turn is None else Picture(picture.image.transpose(turn))
 
 
 def _stream(data: bytes) -> io.BytesIO:

@@ -6,7 +6,7 @@ state.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from . import images
 from .catalogue import Catalogue, Plan
 from .concurrency import together
-from .errors import BadRequest, Unavailable
+from .errors import BadRequest, TooLarge, Unavailable, UnknownModel
 from .images import Picture
 from .pool import ByteBudget, CpuPool
 from .protocol import FaceTask, OcrTask, Tasks
 from .registry import Loaded, ModelSpec, Registry
-from .results import Answer, EmbeddedFaces, Embedding, Faces, ReadText, TextBoxes
+from .results import Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
+
+if TYPE_CHECKING:
+    from .clip import Embedding as Encoded
 
 BYTES_PER_PIXEL: Final = 7
 """Of a decoded image in memory: Pillow's 4, and 3 as an array."""
@@ -57,8 +60,28 @@ class Pipeline:
         self._budget = budget
         self._max_pixels = max_pixels
 
-    async def predict(self, tasks: Tasks, image: bytes | None, text: str | None) -> Answer:
+    async def serves(self, tasks: Tasks) -> bool:
+        """Whether every model that the tasks name is one that can be served here."""
+        try:
+            await self._text_pool.run(self._catalogue.plan, tasks)
+        except UnknownModel:
+            return False
+        return True
+
+    async def predict(
+        self,
+        tasks: Tasks,
+        image: bytes | None,
+        text: str | None,
+        *,
+        upright: bool = False,
+        max_side: int | None = None,
+    ) -> Answer:
         """Run all tasks of one request; an image wins over a text, as Immich has it.
+
+        Args:
+            upright: turn the image as its EXIF orientation says; Immich does not.
+            max_side: width and height in pixels above which the image is refused before it is decoded.
 
         Raises:
             ServiceError: the failure of the first task that failed.
@@ -67,36 +90,46 @@ class Pipeline:
         if image is not None:
             if tasks.textual is not None:
                 raise BadRequest("clip.textual needs a text, but the request has an image")
-            return await self._answer_image(tasks, plan, image)
+            return await self._answer_image(tasks, plan, image, upright=upright, max_side=max_side)
         if not text:
             raise BadRequest("Either image or text must be provided")
         if tasks.textual is None or plan.textual is None or tasks.need_image:
             raise BadRequest("the request has a text, but a task that needs an image")
-        return Answer(clip=await self._textual(plan.textual, text, tasks.textual.language))
+        encoded = await self._textual(plan.textual, text, tasks.textual.language)
+        return Answer(clip=encoded.vector, features=encoded.features)
 
-    async def _answer_image(self, tasks: Tasks, plan: Plan, data: bytes) -> Answer:
+    async def _answer_image(
+        self, tasks: Tasks, plan: Plan, data: bytes, *, upright: bool, max_side: int | None
+    ) -> Answer:
         width, height = await self._pool.run(images.measure, data, self._max_pixels)
+        if max_side is not None and max(width, height) > max_side:
+            raise TooLarge(f"the image has {width} x {height} pixels, more than {max_side} wide or high")
         async with self._budget.reserve(width * height * BYTES_PER_PIXEL):
             picture = await self._pool.run(images.decode, data, self._max_pixels)
+            if upright:
+                picture = await self._pool.run(images.upright, picture)
             results: list[Any] = await together(
                 self._visual(plan, picture),
                 self._faces(plan, picture, tasks.faces),
                 self._ocr(plan, picture, tasks.ocr),
             )
-        clip, faces, ocr = results
-        return Answer(clip=clip, faces=faces, ocr=ocr, size=(picture.width, picture.height))
+        encoded, faces, ocr = results
+        size = (picture.width, picture.height)
+        if encoded is None:
+            return Answer(faces=faces, ocr=ocr, size=size)
+        return Answer(clip=encoded.vector, faces=faces, ocr=ocr, size=size, features=encoded.features)
 
-    async def _textual(self, spec: ModelSpec, text: str, language: str | None) -> Embedding:
+    async def _textual(self, spec: ModelSpec, text: str, language: str | None) -> "Encoded":
         async with self._registry.lease(spec) as encoder:
             tokens = await self._text_pool.run(encoder.model.tokenize, text, language)
-            return _checked((await encoder.batcher.submit(tokens)).vector, spec)
+            return _checked(await encoder.batcher.submit(tokens), spec)
 
-    async def _visual(self, plan: Plan, picture: Picture) -> Embedding | None:
+    async def _visual(self, plan: Plan, picture: Picture) -> "Encoded | None":
         if plan.visual is None:
             return None
         async with self._registry.lease(plan.visual) as encoder:
             item = await self._pool.run(encoder.model.prepare, picture)
-            return _checked((await encoder.batcher.submit(item)).vector, plan.visual)
+            return _checked(await encoder.batcher.submit(item), plan.visual)
 
     async def _faces(self, plan: Plan, picture: Picture, task: FaceTask | None) -> Faces | EmbeddedFaces | None:
         if task is None or plan.face_detector is None:
@@ -168,13 +201,12 @@ def _turn_lines(
     return turn_lines(lines, probabilities, boxes)
 
 
-def _checked(embedding: Embedding, spec: ModelSpec) -> Embedding:
+def _checked(encoded: "Encoded", spec: ModelSpec) -> "Encoded":
     """Immich's database takes no other dimension than the listed name's: refuse rather than answer."""
-    if spec.dimension is not None and len(embedding) != spec.dimension:
-        raise Unavailable(
-            f"Immich expects {spec.dimension} numbers under this name, but {spec.key} gives {len(embedding)}"
-        )
-    return embedding
+    length = len(encoded.vector)
+    if spec.dimension is not None and length != spec.dimension:
+        raise Unavailable(f"Immich expects {spec.dimension} numbers under this name, but {spec.key} gives {length}")
+    return encoded
 
 
 def _each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

@@ -220,9 +220,10 @@ class Registry:
             entry.loaded = await self._fetch_and_build(entry)
         except Exception as error:
             entry.failure = self._failure(entry.spec, error)
-            entry.retry_at = self._clock() + RETRY_AFTER_FAILURE_S
+            wait = (error.retry_after if isinstance(error, ServiceError) else None) or RETRY_AFTER_FAILURE_S
+            entry.retry_at = self._clock() + wait
             logger.error("%s", entry.failure)
-            raise Unavailable(entry.failure, retry_after=round(RETRY_AFTER_FAILURE_S)) from error
+            raise Unavailable(entry.failure, retry_after=round(wait)) from error
         finally:
             entry.task = None
             entry.last_used = self._clock()

@@ -63,9 +63,15 @@ class ReadText:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The results of one request; `size` is (width, height) of the decoded image in pixels."""
+    """The results of one request.
+
+    Attributes:
+        size: (width, height) of the decoded image in pixels.
+        features: float32 (D,), what CLIP gives before it is normalised; None where its graph does not tell.
+    """
 
     clip: Embedding | None = None
     faces: Faces | EmbeddedFaces | None = None
     ocr: TextBoxes | ReadText | None = None
     size: tuple[int, int] | None = None
+    features: Embedding | None = None

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -46,7 +47,8 @@ def serve(settings: Settings) -> int:
             server_header=False,
             timeout_keep_alive=settings.http_keepalive_timeout_s,
             timeout_graceful_shutdown=settings.shutdown_timeout_s,
-        )
+        ),
+        service.stop_preloading,
     )
     death.server = server
     # uvicorn raises the signal again once it has drained: answered here, the process ends with 0.
@@ -54,10 +56,13 @@ def serve(settings: Settings) -> int:
         signal.signal(number, _ignore)
     with listener:
         server.run(sockets=[listener])
-    if death.happened or not server.started:
-        return 1
+    code = int(death.happened or not (server.started or server.asked_to_stop))
     logger.info("stopped")
-    return 0
+    if service.stuck:
+        # Native code on a daemon thread would abort an ordinary exit.
+        logging.shutdown()
+        os._exit(code)
+    return code
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -85,7 +90,17 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Says when the port is open."""
+    """Says when the port is open, and can be stopped before it is."""
+
+    def __init__(self, config: uvicorn.Config, stop_preloading: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.asked_to_stop = False
+        self._stop_preloading = stop_preloading
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self.asked_to_stop = True
+        self._stop_preloading()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

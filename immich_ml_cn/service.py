@@ -7,15 +7,18 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
+from PIL import Image
+
 from . import __version__, memory
 from .catalogue import Catalogue
 from .delivery import Delivery
 from .engines import Engine, bulk_lane_count
 from .errors import UnknownModel
+from .images import Picture
 from .lanes import Lane
 from .pipeline import Pipeline
 from .pool import ByteBudget, CpuPool
-from .registry import ModelSpec, Registry
+from .registry import Loaded, ModelSpec, Registry
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -41,6 +44,7 @@ class Service:
         self._settings = settings
         self._engine = engine
         self._on_death = on_death
+        self._preloading: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -62,7 +66,8 @@ class Service:
         )
         sweeper = self._sweeper()
         try:
-            await self._preload(catalogue)
+            self._preloading = asyncio.create_task(self._preload(catalogue), name="preload")
+            await asyncio.wait([self._preloading])
             yield
         finally:
             if sweeper is not None:
@@ -75,6 +80,14 @@ class Service:
             pool.close()
             text_pool.close()
             await self._join(lanes, patience_s)
+            if delivery.busy:
+                self.stuck += ("fetch",)
+
+    def stop_preloading(self) -> None:
+        """Give up what is being preloaded; may be called by a signal handler, at any time."""
+        task = self._preloading
+        if task is not None and not task.done():
+            task.get_loop().call_soon_threadsafe(task.cancel)
 
     def status(self) -> dict[str, Any]:
         """What runs here, for people and scripts."""
@@ -111,9 +124,17 @@ class Service:
         """Load what the settings name; what cannot be had is logged and left for the first request."""
         for spec in preloaded(self._settings, catalogue):
             try:
-                await self.registry.preload(spec)
+                loaded = await self.registry.preload(spec)
+                await self._warm_up(loaded)
             except Exception as error:
                 logger.warning("not preloaded: %s", error)
+
+    async def _warm_up(self, loaded: Loaded) -> None:
+        """Run a text detector once at the size it will be used with: the first run of a shape takes longest."""
+        if loaded.name.startswith("ocr/") and "/detection" in loaded.name:
+            side = self._settings.preload_ocr_max_resolution
+            picture = Picture(Image.new("RGB", (side, side)))
+            await loaded.batcher.submit(await asyncio.to_thread(loaded.model.prepare, picture, side))
 
 
 def preloaded(settings: Settings, catalogue: Catalogue) -> list[ModelSpec]:

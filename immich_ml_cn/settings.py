@@ -26,7 +26,6 @@ INERT: Final[Mapping[str, str]] = {
     "MACHINE_LEARNING_ANN_FP16_TURBO": "ARM NN acceleration",
     "MACHINE_LEARNING_ANN_TUNING_LEVEL": "ARM NN acceleration",
     "MACHINE_LEARNING_OPENVINO_PRECISION": "OpenVINO",
-    "MACHINE_LEARNING_PRELOAD__OCR__MAX_RESOLUTION": "text detectors prepared for one size of picture; ours take any",
     "MACHINE_LEARNING_RKNN": "Rockchip acceleration",
     "MACHINE_LEARNING_RKNN_THREADS": "Rockchip acceleration",
     "MACHINE_LEARNING_ROCM_PRECISION": "AMD ROCm",
@@ -262,6 +261,12 @@ class Settings:
     )
     preload_ocr_recognition: tuple[str, ...] = _setting(
         "MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION", (), _names, "The same for text recognition.", shown=""
+    )
+    preload_ocr_max_resolution: int = _setting(
+        "MACHINE_LEARNING_PRELOAD__OCR__MAX_RESOLUTION",
+        736,
+        _positive,
+        "Side in pixels of the picture that a preloaded text detector is warmed up with.",
     )
     preload_clip: tuple[str, ...] = _setting(
         "MACHINE_LEARNING_PRELOAD__CLIP", (), _names, "Old name (Immich 2): both halves of a CLIP model.", shown=""

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "tests"))
 
-from PIL import Image
-from server import FACE_TASK, OCR_TASK, TEXTUAL, VISUAL, RunningServer, fill_cache, predict_form
+from PIL import Image  # noqa: E402
+from server import FACE_TASK, OCR_TASK, TEXTUAL, VISUAL, RunningServer, fill_cache, predict_form  # noqa: E402
 
 
 def ping(server: RunningServer, is_over: Callable[[], bool]) -> list[float]:

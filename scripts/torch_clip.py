@@ -197,7 +197,9 @@ def randomise(clip: Any, seed: int = 0) -> None:
             else:
                 transposed = name in ("visual.proj", "text_projection")
                 fan_in = len(tensor) if transposed else tensor[0].numel()
-                tensor.normal_(0.0, 1.0 if "embedding" in name else fan_in**-0.5, generator=generator)
+                tensor.normal_(0.0, 1.0 if "bert.embeddings" in name else fan_in**-0.5, generator=generator)
+                if tensor.ndim == 4:  # else what all pictures share, activations of one sign, drowns the rest
+                    tensor -= tensor.mean(dim=(1, 2, 3), keepdim=True)
 
 
 def save_checkpoint(clip: Any, path: Path) -> None:

@@ -307,3 +307,12 @@ def test_the_self_tests_graph_doubles() -> None:
     onnx.checker.check_model(onnx.load_from_string(_SELF_TEST))
     session = CpuEngine(Settings()).open(_SELF_TEST, "bulk", 0)
     assert session.run({"x": np.array([1.5], np.float32)})[0].tolist() == [3.0]
+
+
+@pytest.mark.parametrize(("content", "expected"), [("150000 100000", 2), ("20000 100000", 1), ("max 100000", None)])
+def test_a_containers_quota_bounds_the_cores(tmp_path: Path, content: str, expected: int | None) -> None:
+    """``docker --cpus``; "max" means that only the affinity counts."""
+    quota = tmp_path / "cpu.max"
+    quota.write_text(content)
+    unbounded = usable_cores(tmp_path / "missing")
+    assert usable_cores(quota) == min(unbounded, expected or unbounded)

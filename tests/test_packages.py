@@ -1,4 +1,4 @@
-"""The environment never holds two ONNX Runtimes or two OpenCVs, and the lock files are complete and name no registry."""
+"""One ONNX Runtime and one OpenCV in the environment; lock files that are complete and name no registry."""
 
 import importlib.metadata
 import re
@@ -38,8 +38,8 @@ def test_exactly_one_opencv_is_installed_and_it_is_headless() -> None:
     assert [name for name in installed() if name in OPENCVS] == ["opencv-python-headless"]
 
 
-def test_the_lock_files_are_those_that_scripts_serve_knows() -> None:
-    assert {lock.stem for lock in LOCKS} == set(FLAVOURS)
+def test_there_is_a_lock_for_each_way_to_install() -> None:
+    assert set(FLAVOURS) <= {lock.stem for lock in LOCKS}
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
@@ -54,7 +54,7 @@ def test_every_line_is_pinned_and_hashed(lock: Path) -> None:
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
 def test_a_lock_names_one_onnxruntime_and_the_headless_opencv(lock: Path) -> None:
     runtimes = {name for name in names(lock) if name.startswith("onnxruntime")}
-    assert runtimes == {FLAVOURS[lock.stem]}
+    assert runtimes == {FLAVOURS.get(lock.stem, "onnxruntime")}
     assert {name for name in names(lock) if name.startswith("opencv")} == {"opencv-python-headless"}
 
 

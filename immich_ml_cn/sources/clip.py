@@ -159,7 +159,7 @@ def immich_clip(repo: str, revision: str, type: str | None) -> Source:
 
 
 def chinese_clip(entry: ChineseClip, type: str | None) -> tuple[Source, ...]:
-    """Ready conversions of a Chinese-CLIP, or of one half; () where there are none. The tokenizer is the server's own."""
+    """Ready conversions of a Chinese-CLIP, or of one half; () where there are none. We bring the tokenizer."""
     if entry.towers is None:
         return ()
     repo = f"deadash/chinese_clip_{entry.towers}"
