@@ -185,7 +185,7 @@ class Catalogue:
         model = DIRECT_NAMES.get(model, model)
         folder = self._folder("clip", model, kind)
         return ModelSpec(
-            key=f"clip/{folder.relative_to(self._settings.cache_folder / 'clip')}/{kind}",
+            key=f"{sources.folder_for('clip', model, kind, revision=self._settings.model_revision)}/{kind}",
             lane="interactive" if kind == "textual" else "bulk",
             max_batch=self._max_batch_clip,
             build=self._clip_builder(model, folder, kind),

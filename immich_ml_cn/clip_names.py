@@ -80,7 +80,8 @@ def parse_aliases(text: str) -> dict[str, str]:
 
     Args:
         text: comma list applied to the default table: ``name=model`` adds or replaces, ``name=`` switches one off,
-            ``none`` first switches all off.
+            ``none`` first switches all off. A model is a name, ``huggingface:owner/name`` or
+            ``modelscope:owner/name`` (a CLIP in Immich's layout), or the absolute path of a folder.
 
     Raises:
         ValueError: not of that form, or a model whose known dimension is not the listed name's.

@@ -53,8 +53,7 @@ def inventory(settings: Settings) -> Iterator[Row]:
     A model whose name another one answers to is left out, unless it is in the cache.
     """
     for task in HALVES:
-        known = sources.model_names(task)
-        rows = (row(settings, task, model) for model in (*known, *_unlisted(settings.cache_folder / task, known)))
+        rows = (row(settings, task, model) for model in _models(settings, task))
         yield from (row for row in rows if row.names or row.presence is not Presence.MISSING)
 
 
@@ -78,8 +77,7 @@ def find(settings: Settings, name: str) -> tuple[str, str] | None:
     """The task and folder name of a model by any name it goes by, None where there is none."""
     model = settings.clip_aliases.get(name, name)
     for task in HALVES:
-        known = sources.model_names(task)
-        if model in known or model in _unlisted(settings.cache_folder / task, known):
+        if model in _models(settings, task):
             return task, model
     return None
 
@@ -112,12 +110,15 @@ def _immich_names(settings: Settings, task: str, model: str) -> tuple[str, ...]:
     return (*aliases, model) if own else aliases
 
 
-def _unlisted(folder: Path, known: tuple[str, ...]) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        child.name for child in folder.iterdir() if child.is_dir() and child.name[0] != "." and child.name not in known
-    )
+def _models(settings: Settings, task: str) -> list[str]:
+    """Known names, the addresses that aliases point to, and the folders in the cache that belong to neither."""
+    known = list(sources.model_names(task))
+    if task == "clip":
+        known += dict.fromkeys(model for model in settings.clip_aliases.values() if model not in known)
+    taken = {sources.folder_for(task, model).name for model in known}
+    folder = settings.cache_folder / task
+    names = sorted(child.name for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
+    return known + [name for name in names if name not in taken and not name.startswith(".")]
 
 
 def _size(folder: Path) -> int:

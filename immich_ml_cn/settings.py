@@ -10,6 +10,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar, get_args
+from urllib.parse import urlsplit
 
 from .clip_names import DEFAULT_ALIASES, parse_aliases
 from .fetch import Preference
@@ -33,6 +34,12 @@ INERT: Final[Mapping[str, str]] = {
     "IMMICH_ENV": "nothing, in Immich's service either",
 }
 """Variables of Immich's service that are accepted and do nothing here, each with what it is for."""
+
+PROVIDERS_OF_DEVICE: Final = ("cuda", "cpu")
+"""Values of DEVICE that name a provider; Immich's own images set others too."""
+
+FORWARDABLE: Final = ("clip", "facial-recognition", "ocr")
+"""Tasks that can be left to another server."""
 
 PILLOWS_LIMIT: Final = 178_956_970
 """Pixels above which Pillow takes an image for a decompression bomb, whatever we set."""
@@ -84,6 +91,23 @@ def _seconds(value: str) -> float:
     return number
 
 
+def _waiting_time(value: str) -> float:
+    number = _seconds(value)
+    if number <= 0:
+        raise ValueError("a number of seconds above 0")
+    return number
+
+
+def _score(value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not 0 <= number <= 1:
+        raise ValueError("a number from 0 to 1")
+    return number
+
+
 def _flag(value: str) -> bool:
     word = value.strip().lower()
     if word in {"1", "true", "yes", "on", "t", "y"}:
@@ -126,6 +150,33 @@ def _revision(value: str) -> str:
     if not name or name in {".", ".."} or any(character in name for character in "/\\\0"):
         raise ValueError("the name of a branch or tag, without slashes")
     return name
+
+
+def _word(value: str) -> str:
+    return value.strip()
+
+
+def _device(value: str) -> str:
+    return value.strip().lower().partition(":")[0]
+
+
+def _address(value: str) -> str:
+    address = value.strip().rstrip("/")
+    try:
+        parts = urlsplit(address)
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        valid = False
+    if not valid or parts.query or parts.fragment:
+        raise ValueError("an address such as http://host:3003")
+    return address
+
+
+def _tasks(value: str) -> tuple[str, ...]:
+    tasks = _names(value)
+    if not set(tasks) <= set(FORWARDABLE):
+        raise ValueError("a comma list of " + ", ".join(FORWARDABLE))
+    return tasks
 
 
 def _one_of(choices: tuple[str, ...]) -> Parse[str]:
@@ -382,7 +433,8 @@ class Settings:
         MappingProxyType(dict(DEFAULT_ALIASES)),
         parse_aliases,
         "Which model answers to which of Immich's CLIP names: name=model adds or replaces, name= switches one off, "
-        "none first switches all off.",
+        "none first switches all off. A model may also be huggingface:owner/name, modelscope:owner/name or a folder "
+        "(/models/mine) that holds a CLIP in Immich's layout.",
         shown="Chinese-CLIP",
     )
     clip_precision: Precision = _setting(
@@ -405,6 +457,77 @@ class Settings:
     hf_hub_offline: bool = _setting(
         "HF_HUB_OFFLINE", False, _flag, "Never connect: serve what is in the cache.", shown="false"
     )
+
+    # --- of the services before us: MT Photos AI and the gateway ---
+    mt_photos_key: str = _setting(
+        "API_AUTH_KEY",
+        "",
+        _word,
+        "Key that MT Photos sends as api-key. Its API is served where this is set, and is off where it is not.",
+        shown="",
+        aliases=("MT_PHOTOS_API_KEY",),
+    )
+    mt_photos_port: int | None = _setting(
+        "HTTP_PORT",
+        None,
+        _port,
+        "Another port to listen on, such as MT Photos AI's 8060; both ports serve everything.",
+        shown="",
+    )
+    mt_photos_clip_model: str = _setting(
+        "CLIP_MODEL",
+        "ViT-B-16",
+        _word,
+        "CLIP model of MT Photos' API, by cn-clip's name; its features come from an export by scripts/export_clip.py.",
+    )
+    clip_download_root: Path | None = _setting(
+        "CLIP_DOWNLOAD_ROOT",
+        None,
+        _folder,
+        "Folder in which scripts/export_clip.py also looks for Chinese-CLIP's checkpoints. The server reads none.",
+        shown="",
+    )
+    mt_photos_face_model: str = _setting(
+        "RECOGNITION_MODEL", "buffalo_l", _word, "Face model of MT Photos' API, for detection and recognition."
+    )
+    mt_photos_face_min_score: float = _setting(
+        "DETECTION_THRESH", 0.65, _score, "Least score of a face in MT Photos' API, from 0 to 1.", shown="0.65"
+    )
+    device: str = _setting(
+        "DEVICE",
+        "",
+        _device,
+        "cuda or cpu: what MACHINE_LEARNING_PROVIDER is where that is not set. Anything else does nothing.",
+        shown="",
+    )
+    upstream: str = _setting(
+        "IMMICH_API",
+        "",
+        _address,
+        "Another server of Immich's protocol, for what is not served here; unset, that is refused.",
+        shown="",
+    )
+    forwarded_tasks: tuple[str, ...] = _setting(
+        "MACHINE_LEARNING_FORWARD",
+        (),
+        _tasks,
+        "Tasks that IMMICH_API's server does although we could: a comma list of clip, facial-recognition and ocr.",
+        shown="",
+    )
+    forward_timeout_s: float = _setting(
+        "MACHINE_LEARNING_FORWARD_TIMEOUT_S",
+        240.0,
+        _waiting_time,
+        "Seconds that IMMICH_API's server has for one request, before the answer is 504.",
+        shown="240",
+    )
+    forward_connect_timeout_s: float = _setting(
+        "MACHINE_LEARNING_FORWARD_CONNECT_TIMEOUT_S",
+        5.0,
+        _waiting_time,
+        "Seconds that a connection to IMMICH_API's server may take to open, before the answer is 504.",
+        shown="5",
+    )
     inert: tuple[str, ...] = ()
     """Variables that were set but do nothing here."""
 
@@ -418,6 +541,8 @@ class Settings:
             SettingsError: a value that cannot be used.
         """
         values = {item.name: _read(item, environ) for item in setting_fields()}
+        if values["provider"] is MISSING and values["device"] in PROVIDERS_OF_DEVICE:
+            values["provider"] = values["device"]
         inert = tuple(name for name in INERT if environ.get(name, "") != "")
         return cls(**{name: value for name, value in values.items() if value is not MISSING}, inert=inert)
 

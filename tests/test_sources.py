@@ -268,3 +268,31 @@ def test_the_smallest_file_of_each_source_arrives(kind: Kind, tmp_path: Path) ->
 
     assert (tmp_path / path).stat().st_size > 0
     assert report.bytes > 0
+
+
+def test_a_repository_of_anybodys_has_an_address() -> None:
+    """Immich's layout from any hub, in a folder that no listed name has."""
+    address = "huggingface:pigzhou/fg-clip2-base-immich@v1"
+    (source,) = sources_for("clip", address, "textual")
+    assert isinstance(source.content, HubSnapshot)
+    assert (source.content.repo, source.content.revision) == ("pigzhou/fg-clip2-base-immich", "v1")
+    assert folder_for("clip", address, revision="v2") == PurePosixPath("clip/pigzhou__fg-clip2-base-immich")
+    (mirror,) = sources_for("clip", "modelscope:some-one/clip.zh")
+    assert isinstance(mirror.content, tuple)
+    urls = {file.url for file in mirror.content}
+    assert "https://www.modelscope.cn/models/some-one/clip.zh/resolve/master/visual/model.onnx" in urls
+
+
+def test_a_folder_of_ones_own_is_where_it_is_and_never_fetched() -> None:
+    assert folder_for("clip", "/models/mine") == PurePosixPath("/models/mine")
+    assert sources_for("clip", "/models/mine") == ()
+
+
+@pytest.mark.parametrize("address", ["huggingface:../x", "modelscope:a/../b", "github:a/b", "huggingface:a", "hf:a/b"])
+def test_what_is_no_address_is_an_unknown_model(address: str) -> None:
+    with pytest.raises(UnknownModel):
+        sources_for("clip", address)
+
+
+def test_revisions_are_immichs_only() -> None:
+    assert folder_for("clip", "chinese-clip-rn50", revision="v2") == PurePosixPath("clip/chinese-clip-rn50")

@@ -12,6 +12,7 @@ from .clip import CHINESE_CLIP, MCLIP, OPENCLIP, checkpoint_sources, chinese_cli
 from .faces import INSIGHTFACE, insightface
 from .kinds import BASES, Archive, HubSnapshot, Kind, Member, RemoteFile, Source
 from .ocr import bundled, bundled_orientation, ocr_names, pp_ocr
+from .repository import Repository
 
 __all__ = [
     "BASES",
@@ -20,6 +21,7 @@ __all__ = [
     "Kind",
     "Member",
     "RemoteFile",
+    "Repository",
     "Source",
     "bundled",
     "bundled_orientation",
@@ -56,8 +58,13 @@ def folder_for(task: str, model: str, type: str | None = None, *, revision: str 
     """The folder a model's files lie in, relative to the cache: Immich's layout, 2.x and 3.3's revisions.
 
     The detector of a language-prefixed OCR model is shared: it lies in the folder of the name without the prefix.
-    Chinese-CLIP is no export of Immich's and has no revisions.
+    Chinese-CLIP is no export of Immich's and has no revisions. A CLIP may also be named by the address of a
+    `Repository` or by the absolute path of a folder, which is then the answer.
     """
+    if task == "clip" and model.startswith("/"):
+        return PurePosixPath(model)
+    if task == "clip" and (repository := Repository.parse(model)) is not None:
+        return repository.folder
     if task == "ocr" and type == "detection":
         model = model.rpartition("__")[2]
     folder = PurePosixPath(task, model)
@@ -76,7 +83,7 @@ def sources_for(
 
     Args:
         task: ``clip``, ``facial-recognition`` or ``ocr``.
-        model: a clean model name, e.g. ``ViT-B-32__openai``.
+        model: a clean model name, e.g. ``ViT-B-32__openai``; of a CLIP also a `Repository`'s address or a folder.
         type: one half only (``visual``, ``textual``, ``detection``, ``recognition``); None for both.
         organization: who has Immich's exports on Hugging Face.
         revision: of Immich's exports; another than ``main`` is had from Hugging Face only.
@@ -89,6 +96,10 @@ def sources_for(
     Raises:
         UnknownModel: the task has no such model.
     """
+    if task == "clip" and model.startswith("/"):
+        return ()
+    if task == "clip" and (repository := Repository.parse(model)) is not None:
+        return repository.sources(type)
     if task == "clip" and model in CHINESE_CLIP:
         return chinese_clip(CHINESE_CLIP[model], type)
     if task == "clip" and (model in OPENCLIP or model in MCLIP):
