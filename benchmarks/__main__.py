@@ -5,10 +5,12 @@ import datetime
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import immich_ml_cn
 
@@ -18,10 +20,10 @@ from .measurements import Measurements
 from .requests import Names
 from .server import OurServer, Server
 from .stages import Bench, Plan
-from .targets import ALL, CLIP_VISUAL, FACES, OCR_DENSE, OCR_SPARSE
+from .targets import ALL, CLIP_VISUAL, FACES, OCR_DENSE, OCR_SPARSE, TEXT_LONG, TEXT_SHORT
 
 IMAGE_TASKS = (CLIP_VISUAL, FACES, OCR_DENSE, OCR_SPARSE, ALL)
-STAGES = ("throughput", "text", "http", "start", "memory", "int8", "scaling")
+STAGES = ("throughput", "text", "http", "start", "memory", "int8", "scaling", "against")
 NEED_OURS = ("http", "start", "memory", "int8")
 
 FULL = Plan(
@@ -56,39 +58,63 @@ def main(arguments: Sequence[str]) -> int:
     }
     models.fill(options.models, int8="int8" in options.only, say=say)
     measured = Measurements()
-    device = _measure(options, plan, measured, say)
+    failures: list[str] = []
+    device = _measure(options, plan, measured, say, failures)
     folder: Path = options.out
     folder.mkdir(parents=True, exist_ok=True)
-    about = {**about, "device": device}
+    about = {**about, "device": device, "failures": failures}
     report.write_json(folder / "results.json", measured, about)
     report.write_markdown(folder / "results.md", measured, about, plots.draw(folder, measured))
     print(report.targets_table(measured))
     say(f"written to {folder}")
-    return 0
+    return 1 if failures else 0
 
 
-def _measure(options: argparse.Namespace, plan: Plan, measured: Measurements, say: Callable[[str], None]) -> str:
-    """Run the stages; what ran the bare sessions."""
+def _measure(
+    options: argparse.Namespace,
+    plan: Plan,
+    measured: Measurements,
+    say: Callable[[str], None],
+    failures: list[str],
+) -> str:
+    """Run the stages; what ran the bare sessions. A stage that fails is noted and does not keep the others."""
     names = Names(options.clip, options.faces, options.ocr, models.TINY)
-    bench = Bench(plan, options.models, names, [], measured, say)
-    for stage in ("start", "memory", "http"):  # alone on the machine
-        if stage in options.only and not options.url:
-            getattr(bench, stage)()
+    bench = Bench(plan, options.models, names, [], measured, say, dict(options.set), _needed(options))
+
+    def attempt(stage: str, run: Callable[[], None]) -> None:
+        if stage not in options.only or (options.url and stage in NEED_OURS):
+            return
+        try:
+            run()
+        except Exception as error:
+            failures.append(f"{stage} failed: {type(error).__name__}: {error}")
+            say(f"{failures[-1]}\n{traceback.format_exc()}")
+
+    # Alone on the machine first; then with the servers that stay for the rest.
+    for stage, alone in (("start", bench.start), ("memory", bench.memory), ("http", bench.http), ("int8", bench.int8)):
+        attempt(stage, alone)
     with ExitStack() as stack:
         bench.servers = [stack.enter_context(server) for server in _servers(options)]
-        if "throughput" in options.only:
-            bench.throughput(options.tasks)
-        if "text" in options.only:
-            bench.text()
-        if "scaling" in options.only:
-            bench.scaling()
-    if "int8" in options.only and not options.url:
-        bench.int8()
+        attempt("throughput", lambda: bench.throughput(options.tasks))
+        attempt("text", bench.text)
+        attempt("scaling", bench.scaling)
+    if options.against:
+        attempt("against", lambda: bench.against(dict(options.against)))
     return bench.device or "no session of its own"
 
 
+def _needed(options: argparse.Namespace) -> list[str]:
+    """The tasks that the chosen stages measure."""
+    wanted = {CLIP_VISUAL}
+    if not {"throughput", "against"}.isdisjoint(options.only):
+        wanted.update(options.tasks)
+    if not {"text", "against"}.isdisjoint(options.only):
+        wanted.update((TEXT_SHORT, TEXT_LONG))
+    return [name for name in (*IMAGE_TASKS, TEXT_SHORT, TEXT_LONG) if name in wanted]
+
+
 def _servers(options: argparse.Namespace) -> list[Server]:
-    first = Server("ours", options.url) if options.url else OurServer(options.models)
+    first = Server("ours", options.url) if options.url else OurServer(options.models, environ=dict(options.set))
     return [first, Server("theirs", options.vs)] if options.vs else [first]
 
 
@@ -115,10 +141,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--models", type=Path, default=models.default_cache(), help="models' folder (%(default)s)")
     parser.add_argument("--url", help=f"measure this server instead of starting ours; leaves out {NEED_OURS}")
     parser.add_argument("--vs", metavar="URL", help="measure a second server in the same rounds")
+    pair: dict[str, Any] = {"nargs": "+", "type": _pair, "default": [], "metavar": "NAME=VALUE"}
+    parser.add_argument("--set", **pair, help="settings of our server and of the bare sessions")
+    parser.add_argument("--against", **pair, help="measure the bare sessions with these settings too: another engine")
     parser.add_argument("--clip", default=models.CLIP, help="what the servers call the CLIP model (%(default)s)")
     parser.add_argument("--faces", default=models.FACES, help="what they call the face pack (%(default)s)")
     parser.add_argument("--ocr", default=models.OCR, help="what they call the OCR model (%(default)s)")
     return parser
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
 
 
 def _narrator() -> Callable[[str], None]:

@@ -9,7 +9,8 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from immich_ml_cn.engines import Engine, select_engine
-from immich_ml_cn.lanes import LaneKind
+from immich_ml_cn.lanes import LOWEST_PRIORITY, LaneKind, lower_priority
 from immich_ml_cn.protocol import read_entries
 from immich_ml_cn.service import Service
 from immich_ml_cn.session import Session, TensorInfo
@@ -89,16 +90,21 @@ class BareSessions:
         """
         self._recorded = recorded
         self.device = device
+        # At the priority of the server's bulk lane: what else runs on the machine slows both alike.
+        self._thread = ThreadPoolExecutor(1, initializer=lower_priority, initargs=(LOWEST_PRIORITY,))
+
+    def _quietly(self, function: Callable[..., float], *args: Any) -> float:
+        return self._thread.submit(function, *args).result()
 
     @classmethod
-    def record(cls, cache: Path, tasks: list[Task], **environ: str) -> "BareSessions":
+    def record(cls, cache: Path, tasks: list[Task], environ: Mapping[str, str] | None = None) -> "BareSessions":
         """Answer each request of `tasks` once.
 
         Args:
             environ: settings beyond the defaults, as for the server.
         """
         base = {"MACHINE_LEARNING_CACHE_FOLDER": str(cache), "MACHINE_LEARNING_PROVIDER": "cpu", "HF_HUB_OFFLINE": "1"}
-        settings = Settings.from_env({**base, "MACHINE_LEARNING_MODEL_TTL": "0", **environ})
+        settings = Settings.from_env({**base, "MACHINE_LEARNING_MODEL_TTL": "0", **(environ or {})})
         engine = _RecordingEngine(select_engine(settings))
         return cls(asyncio.run(_record(settings, engine, tasks)), engine.description)
 
@@ -109,22 +115,15 @@ class BareSessions:
     def seconds(self, task: str, repeats: int) -> float:
         """Mean time of one request's sessions, one after the other, over all inputs `repeats` times."""
         inputs = self._recorded[task]
-        started = time.perf_counter()
-        for _ in range(repeats):
-            for calls in inputs:
-                for call in calls:
-                    call()
-        return (time.perf_counter() - started) / (repeats * len(inputs))
+        calls = [call for calls in inputs for call in calls]
+        return self._quietly(_seconds, calls * repeats) / (repeats * len(inputs))
 
     def batch_rate(self, task: str, size: int, repeats: int) -> float:
         """Items per second of a task of one session, in batches of `size` of its inputs."""
         inputs = [calls[0] for calls in self._recorded[task]]
         chosen = [inputs[number % len(inputs)].feeds for number in range(size)]
         feeds = {name: np.concatenate([feed[name] for feed in chosen]) for name in chosen[0]}
-        started = time.perf_counter()
-        for _ in range(repeats):
-            inputs[0].session.run(feeds)
-        return size * repeats / (time.perf_counter() - started)
+        return size * repeats / self._quietly(_seconds, [Call(inputs[0].session, feeds)] * repeats)
 
     def latencies(self, task: str, repeats: int, length: int = 0) -> list[float]:
         """Seconds of each run of a text task's session.
@@ -139,6 +138,14 @@ class BareSessions:
             call()
             found.append(time.perf_counter() - started)
         return found
+
+
+def _seconds(calls: Sequence[Call]) -> float:
+    """How long the calls take one after the other."""
+    started = time.perf_counter()
+    for call in calls:
+        call()
+    return time.perf_counter() - started
 
 
 def _filled(call: Call, length: int) -> Call:

@@ -41,7 +41,9 @@ def _throughput(figure: Any, measured: Measurements) -> bool:
             if key and (value := measured.middle(key)):
                 axes.axhline(value, linestyle="--" if key.series != RAPID else ":", color="grey")
                 axes.annotate(key.series, (1, value), fontsize=7, va="bottom")
-        axes.set(title=task, xlabel="clients", ylabel="requests/s", xscale="log", ylim=(0, None))
+        axes.margins(y=0.12)
+        axes.set(title=task, xlabel="clients", ylabel="requests/s", xscale="log")
+        axes.set_ylim(bottom=0)
         axes.set_xticks(sorted({key.clients for key in served}), labels=sorted({key.clients for key in served}))
         axes.minorticks_off()
         axes.legend(fontsize=7, loc="lower right")
@@ -57,7 +59,8 @@ def _text(figure: Any, measured: Measurements) -> bool:
             value = measured.middle(key._replace(quantity=quantity)) or 0.0
             axes.bar(place + shift, value, 0.38, color="C0" if quantity == "p50" else "C1")
             axes.annotate(f"{value:.0f}", (place + shift, value), ha="center", va="bottom", fontsize=8)
-    axes.set_xticks(range(len(keys)), labels=[key.series for key in keys])
+    axes.set_xticks(range(len(keys)), labels=[key.series.replace(", ", "\n") for key in keys], fontsize=8)
+    axes.margins(y=0.12)
     axes.set(ylabel="ms (left p50, right p95)", title="text query of 10 tokens")
     return bool(keys)
 
@@ -71,5 +74,6 @@ def _memory(figure: Any, measured: Measurements) -> bool:
         axes.annotate(f"{value:.0f}", (place, value), ha="center", va="bottom", fontsize=8)
     axes.bar(range(len(keys)), values, 0.6)
     axes.set_xticks(range(len(keys)), labels=[key.series for key in keys])
+    axes.margins(y=0.12)
     axes.set(ylabel="resident MB", title="memory")
     return bool(keys)

@@ -8,7 +8,7 @@ from typing import Any
 
 from .machine import sentence
 from .measurements import Key, Measurements
-from .targets import BARE, Target, targets
+from .targets import BARE, ONE_CORE, ONE_CORE_BARE, Target, targets
 
 TASKS = ("clip-visual", "faces", "ocr-dense", "ocr-sparse", "all")
 
@@ -48,7 +48,7 @@ def rates_table(measured: Measurements, task: str) -> str:
     limit = measured.best("rate", task, BARE)
     rows = []
     for key in measured.keys("rate", task):
-        share = measured.ratio(key, limit) if limit else None
+        share = measured.ratio(key, _limit_of(key, limit)) if limit else None
         others = [measured.middle(key._replace(quantity=name)) for name in ("p50", "p95", "cpu", "busy", "generator")]
         rows.append((key.series, key.clients or "–", *map(_cell, (measured.middle(key), share, *others))))
     heads = ("series", "clients", "1/s", "of the limit", "p50 ms", "p95 ms", "CPU s/request", "cores busy", "generator")
@@ -88,6 +88,7 @@ def _about(about: Mapping[str, Any]) -> str:
         f"medians of {options['rounds']} rounds of about {options['seconds']:g} s each, limit and server in turns.",
         f"Command: `{about['command']}`",
     ]
+    lines += [f"**{failure}**" for failure in about["failures"]]
     if options["rounds"] < 3:
         lines.append("**Fewer than three rounds: not to be quoted.**")
     return "\n\n".join(lines)
@@ -101,6 +102,11 @@ def _section(measured: Measurements, title: str, quantities: Sequence[str], task
 
 def _cell(value: float | None) -> str:
     return "–" if value is None else number(value)
+
+
+def _limit_of(key: Key, limit: Key) -> Key:
+    """What confined the server confines its limit."""
+    return Key("rate", key.task, ONE_CORE_BARE) if key.series in (ONE_CORE, ONE_CORE_BARE) else limit
 
 
 def limit_key(measured: Measurements, task: str) -> Key | None:

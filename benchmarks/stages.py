@@ -1,13 +1,16 @@
 """The parts of a run. Each measures something in rounds: limit, server, limit, server …"""
 
+import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from . import pictures
 from . import requests as forms
@@ -28,6 +31,8 @@ from .targets import (
     INT8,
     OCR_DENSE,
     OCR_SPARSE,
+    ONE_CORE,
+    ONE_CORE_BARE,
     OURS,
     RAPID,
     TEXT_LONG,
@@ -35,6 +40,7 @@ from .targets import (
 )
 
 BATCHES = (1, 2, 4, 8)
+BESIDE = "usual settings, in turns with others"
 IMPORT_CLIENTS = 8
 UNLOAD_AFTER_S = 5
 PREVIEW_BYTES = 300_000
@@ -77,6 +83,8 @@ class Bench:
         servers: Sequence[Server],
         measured: Measurements,
         say: Callable[[str], None],
+        environ: Mapping[str, str],
+        needed: Sequence[str],
     ) -> None:
         """
         Args:
@@ -85,6 +93,8 @@ class Bench:
             servers: running; they take turns.
             measured: filled by the stages.
             say: told what is going on.
+            environ: settings beyond the defaults, of our servers and of the bare sessions.
+            needed: names of the tasks that the stages will measure.
         """
         self.plan = plan
         self.cache = cache
@@ -92,6 +102,8 @@ class Bench:
         self.servers = servers
         self.measured = measured
         self.say = say
+        self.environ = environ
+        self.needed = needed
         self.device = ""
 
     @cached_property
@@ -119,7 +131,8 @@ class Bench:
     def bare(self) -> BareSessions:
         """The limit, recorded with the names of our own cache."""
         self.say("recording what the sessions are fed")
-        recorded = BareSessions.record(self.cache, [self._local(task) for task in self.tasks.values()])
+        tasks = [self._local(self.tasks[name]) for name in self.needed]
+        recorded = BareSessions.record(self.cache, tasks, self.environ)
         self.device = recorded.device
         return recorded
 
@@ -148,14 +161,14 @@ class Bench:
         core = {min(os.sched_getaffinity(0))}
         with _confined(core):
             task = self._local(self.tasks[CLIP_VISUAL])
-            bare = BareSessions.record(self.cache, [task])
-        with OurServer(self.cache, name="ours, 1 core", cores=core) as server:
+            bare = BareSessions.record(self.cache, [task], self.environ)
+        with OurServer(self.cache, name=ONE_CORE, cores=core, environ=self.environ) as server:
             server.answer(task)
             for number in range(self.plan.rounds):
                 self.say(f"round {number + 1} of {self.plan.rounds}: one core")
                 with _confined(core):
                     rate = bare.batch_rate(CLIP_VISUAL, 1, self._repeats(CLIP_VISUAL) * 2)
-                self.measured.add(Key("rate", CLIP_VISUAL, "1 core, bare"), rate)
+                self.measured.add(Key("rate", CLIP_VISUAL, ONE_CORE_BARE), rate)
                 for clients in (1, 8):
                     self._server_round(server, CLIP_VISUAL, clients, share=0.5)
 
@@ -180,10 +193,10 @@ class Bench:
         """CLIP images with 8-bit weights against fp32, both servers running, in turns."""
         task = self._local(self.tasks[CLIP_VISUAL])
         with (
-            OurServer(self.cache, name="ours, fp32 beside int8") as plain,
-            OurServer(self.cache, name=INT8, environ=INT8_SETTING) as quantised,
+            OurServer(self.cache, name="ours, fp32 beside int8", environ=self.environ) as plain,
+            OurServer(self.cache, name=INT8, environ={**self.environ, **INT8_SETTING}) as quantised,
         ):
-            if plain.answer(task) == quantised.answer(task):
+            if _same_embedding(plain.answer(task), quantised.answer(task)):
                 self.say("int8: the server answers as in fp32, so it does not have the setting; nothing measured")
                 return
             for number in range(self.plan.rounds):
@@ -195,7 +208,7 @@ class Bench:
         """CPU of a request whose picture is as long as a preview, but 8 x 8 pixels, on a model of next to no work."""
         task = Task(HTTP, forms.clip_visual(TINY), images=(pictures.padded(PREVIEW_BYTES),))
         count = max(100, round(self.plan.seconds * 200))
-        with OurServer(self.cache) as server:
+        with OurServer(self.cache, environ=self.environ) as server:
             server.measure(task, 1, 50)
             for number in range(self.plan.rounds):
                 self.say(f"round {number + 1} of {self.plan.rounds}: HTTP")
@@ -208,7 +221,7 @@ class Bench:
     def start(self) -> None:
         """Seconds from the start of the process to the first /ping, with warm files."""
         for number in range(self.plan.starts + 1):
-            with OurServer(self.cache) as server:
+            with OurServer(self.cache, environ=self.environ) as server:
                 if number:  # the first one warms the page cache
                     self.measured.add(Key("start", "", OURS), server.started_in_s)
         self.say("start measured")
@@ -216,7 +229,7 @@ class Bench:
     def memory(self) -> None:
         """Resident memory idle, with everything loaded and used, and after everything was unloaded."""
         ttl = {"MACHINE_LEARNING_MODEL_TTL": str(UNLOAD_AFTER_S), "MACHINE_LEARNING_MODEL_TTL_POLL_S": "1"}
-        with OurServer(self.cache, environ=ttl) as server:
+        with OurServer(self.cache, environ={**self.environ, **ttl}) as server:
             assert server.pid is not None
             time.sleep(1)
             self.measured.add(Key("memory", "", "idle"), resident_mb(server.pid))
@@ -227,6 +240,18 @@ class Bench:
             loaded = resident_mb(server.pid)
             self.measured.add(Key("memory", "", "loaded"), loaded)
             self.measured.add(Key("memory", "", "unloaded"), _settled_memory(server.pid))
+
+    def against(self, environ: Mapping[str, str]) -> None:
+        """The bare sessions under other settings, such as another engine, in turns with the usual ones."""
+        series = " ".join(f"{name.removeprefix('MACHINE_LEARNING_')}={value}" for name, value in environ.items())
+        tasks = [self._local(self.tasks[name]) for name in self.needed]
+        other = BareSessions.record(self.cache, tasks, {**self.environ, **environ})
+        for number in range(self.plan.rounds):
+            for name in self.needed:
+                self.say(f"round {number + 1} of {self.plan.rounds}: {name} with {series}")
+                repeats = self._repeats(name)
+                for label, sessions in ((BESIDE, self.bare), (f"with {series}", other)):
+                    self.measured.add(Key("rate", name, label), 1 / sessions.seconds(name, repeats))
 
     def _local(self, task: Task) -> Task:
         """The same task under the names of our own cache."""
@@ -320,6 +345,12 @@ class Bench:
             images.measure(image, 10**8)
             encoder.infer([encoder.prepare(images.decode(image, 10**8))])
         return (time.process_time() - begun) / count
+
+
+def _same_embedding(answer: bytes, other: bytes) -> bool:
+    """Whether two answers hold the same embedding but for the last digits."""
+    vectors = [np.array(json.loads(json.loads(body)["clip"])) for body in (answer, other)]
+    return bool(np.abs(vectors[0] - vectors[1]).max() < 1e-5)
 
 
 def _cpu_per_request(server: Server, task: Task, count: int) -> float:

@@ -13,6 +13,7 @@ RAPID = "RapidOCR"
 CLIP_VISUAL, FACES, OCR_DENSE, OCR_SPARSE, ALL = "clip-visual", "faces", "ocr-dense", "ocr-sparse", "all"
 TEXT_SHORT, TEXT_LONG = "clip-text-10", "clip-text-52"
 IDLE, IMPORTING = "ours, idle", "ours, 8 clients importing"
+ONE_CORE, ONE_CORE_BARE = "ours, 1 core", "1 core, bare"
 HTTP = "http"
 
 

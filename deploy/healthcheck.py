@@ -12,7 +12,7 @@ def main() -> int:
     """0 if the server answers with 200."""
     host = os.environ.get("IMMICH_HOST", "").strip("[] ")
     if host in {"", "::", "0.0.0.0"}:  # noqa: S104 - compared, not bound
-        host = "localhost"
+        host = "127.0.0.1"
     connection = http.client.HTTPConnection(host, int(os.environ.get("IMMICH_PORT") or 3003), timeout=2)
     try:
         connection.request("GET", "/ping")

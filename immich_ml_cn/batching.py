@@ -7,13 +7,16 @@ much at the few concurrent jobs that Immich sends.)
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from .errors import InferenceFailed, ServiceError, Unavailable
+from .errors import InferenceFailed, OutOfMemory, ServiceError, Unavailable
+from .faults import is_of_device, is_out_of_memory, is_poisoned
 from .lanes import Lane
+from .metrics import Metrics
 from .session import Model
 
 ItemT = TypeVar("ItemT")
@@ -35,19 +38,39 @@ class _Waiting(Generic[ItemT, OutputT]):
     item: ItemT
     bucket: Hashable
     future: "asyncio.Future[OutputT]"
+    since: float
+
+
+async def _nothing() -> None:
+    """The relief of a batcher that stands alone."""
 
 
 class Batcher(Generic[ItemT, OutputT]):
     """Queues items and runs them in batches on the replicas' lanes."""
 
-    def __init__(self, name: str, replicas: Sequence[Replica[ItemT, OutputT]], max_batch: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        replicas: Sequence[Replica[ItemT, OutputT]],
+        max_batch: int,
+        *,
+        metrics: Metrics | None = None,
+        relieve: Callable[[], Awaitable[None]] = _nothing,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """
         Args:
             name: the model's, for messages.
             replicas: copies of the model; each works off the one queue.
             max_batch: the most items of one batch.
+            metrics: where waiting, running and sizes are counted.
+            relieve: frees memory that others hold without need, when there was too little.
+            clock: monotonic seconds.
         """
         self.name = name
+        self._metrics = metrics or Metrics()
+        self._relieve = relieve
+        self._clock = clock
         self._replicas = tuple(replicas)
         self._max_batch = max_batch
         self._queue: deque[_Waiting[ItemT, OutputT]] = deque()
@@ -62,6 +85,7 @@ class Batcher(Generic[ItemT, OutputT]):
 
         Raises:
             InferenceFailed: the model failed on this very item.
+            OutOfMemory: memory did not suffice for it, even alone.
             Unavailable: the batcher was closed.
         """
         return await self._enqueue(item)
@@ -79,7 +103,7 @@ class Batcher(Generic[ItemT, OutputT]):
         if self._closed:
             raise self._unloaded()
         future: asyncio.Future[OutputT] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(item, self._replicas[0].model.bucket(item), future))
+        self._queue.append(_Waiting(item, self._replicas[0].model.bucket(item), future, self._clock()))
         self._arrived.set()
         return future
 
@@ -93,6 +117,11 @@ class Batcher(Generic[ItemT, OutputT]):
         while self._queue:
             self._fail(self._queue.popleft(), self._unloaded())
 
+    @property
+    def waiting(self) -> int:
+        """How many items are queued."""
+        return len(self._queue)
+
     def take_replicas(self) -> list[Replica[ItemT, OutputT]]:
         """Hand over the replicas of a closed batcher: whoever drops them last frees their sessions."""
         replicas, self._replicas = list(self._replicas), ()
@@ -104,7 +133,11 @@ class Batcher(Generic[ItemT, OutputT]):
             async with replica.lane.turn:
                 batch = self._take()
                 if batch:
+                    now = self._clock()
+                    for waiting in batch:
+                        self._metrics.took("queue", self.name, now - waiting.since)
                     await self._run(replica, batch)
+                    del waiting
             del batch  # an idle queue holds no tensors
 
     def _take(self) -> list[_Waiting[ItemT, OutputT]]:
@@ -130,12 +163,27 @@ class Batcher(Generic[ItemT, OutputT]):
                 self._fail(waiting, self._unloaded())
 
     async def _split(self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]]) -> None:
-        """Run a batch; if it fails, run its halves, down to single items, so that each gets its own outcome."""
+        """Run a batch; if it fails, run its halves, down to single items, so that each gets its own outcome.
+
+        Where memory did not suffice, what others hold without need is freed first. A device that fails at everything
+        is not asked again.
+        """
         live = [waiting for waiting in batch if not waiting.future.done()]
         error = await self._attempt(replica, live) if live else None
+        if error is not None and is_out_of_memory(error):
+            error = await self._with_more_memory(replica, live, error)
         if error is None:
             return
+        if is_poisoned(error):
+            replica.lane.died(f"the device of {replica.lane.name} is lost: {error}")
+            for waiting in live:
+                self._fail(
+                    waiting, Unavailable(f"{self.name}: the device is lost, the server restarts", retry_after=30)
+                )
+            return
         if len(live) == 1:
+            if is_of_device(error):
+                replica.lane.device_failed(str(error))
             self._fail(live[0], error)
             return
         logger.warning("%s: a batch of %d failed, running its halves: %s", self.name, len(live), error)
@@ -144,14 +192,33 @@ class Batcher(Generic[ItemT, OutputT]):
         await self._split(replica, live[:middle])
         await self._split(replica, live[middle:])
 
+    async def _with_more_memory(
+        self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]], error: Exception
+    ) -> Exception | None:
+        """Free what others hold without need; a single item runs once more. Why it failed, if it did."""
+        logger.warning("%s: not enough memory for a batch of %d: %s", self.name, len(batch), error)
+        try:
+            await self._relieve()
+        except Exception:
+            logger.exception("freeing memory failed")
+        if len(batch) > 1:
+            return error
+        again = await self._attempt(replica, batch)
+        if again is None or not is_out_of_memory(again):
+            return again
+        return OutOfMemory(f"{self.name} does not have enough memory for this input: {again}", retry_after=30)
+
     async def _attempt(
         self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]]
     ) -> Exception | None:
         """Run a batch once and hand out its outputs; why it failed, if it did."""
+        self._metrics.batch(self.name, len(batch))
         try:
-            outputs = await replica.lane.run(self._infer, replica.model, [waiting.item for waiting in batch])
+            with self._metrics.timed("inference", self.name):
+                outputs = await replica.lane.run(self._infer, replica.model, [waiting.item for waiting in batch])
         except Exception as error:
             return error
+        replica.lane.worked()
         for waiting, output in zip(batch, outputs, strict=True):
             if not waiting.future.done():
                 waiting.future.set_result(output)

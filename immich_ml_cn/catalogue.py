@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import sources
-from .clip_names import CHINESE_CLIP_PIXELS, DIRECT_NAMES, LISTED_DIMENSIONS
+from .clip_names import CHINESE_CLIP_PIXELS, DIRECT_NAMES, LISTED_DIMENSIONS, clean_name
 from .delivery import Delivery
 from .engines import LoadError
 from .errors import UnknownModel
@@ -24,13 +24,11 @@ Build = Callable[[OpenSession], Model[Any, Any]]
 BuildFrom = Callable[[Path, OpenSession], Model[Any, Any]]
 
 FACES: Final = "facial-recognition"
+FACE_DIMENSION: Final = 512
+"""Of every ArcFace embedding: Immich's column has room for no other."""
+
 MAX_NAME_BYTES: Final = 128
 """A folder's name may have 255; more than this no model has."""
-
-
-def clean_name(name: str) -> str:
-    """A model name as Immich cleans it: the last path segment, ``:`` and ``\\`` as ``_``, without dots."""
-    return name.rsplit("/", 1)[-1].replace(":", "_").replace("\\", "_").replace(".", "")
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,8 @@ class Catalogue:
 
             return load_recognizer(path, open_session)
 
-        return self._spec(FACES, self._known(FACES, name), "recognition", build, self._max_batch_faces)
+        spec = self._spec(FACES, self._known(FACES, name), "recognition", build, self._max_batch_faces)
+        return replace(spec, dimension=FACE_DIMENSION)
 
     def text_detector(self, name: str) -> ModelSpec:
         """PP-OCR's line detector."""

@@ -75,6 +75,11 @@ DEFAULT_ALIASES: Final[Mapping[str, str]] = {
 """Immich's name → the model that answers to it, unless the setting says otherwise."""
 
 
+def clean_name(name: str) -> str:
+    """A model name as Immich cleans it: the last path segment, ``:`` and ``\\`` as ``_``, without dots."""
+    return name.rsplit("/", 1)[-1].replace(":", "_").replace("\\", "_").replace(".", "")
+
+
 def parse_aliases(text: str) -> dict[str, str]:
     """Read the alias setting.
 
@@ -89,7 +94,8 @@ def parse_aliases(text: str) -> dict[str, str]:
     words = [word.strip() for word in text.split(",") if word.strip()]
     aliases = {} if words[:1] == ["none"] else dict(DEFAULT_ALIASES)
     for word in words[words[:1] == ["none"] :]:
-        name, equals, model = (part.strip() for part in word.partition("="))
+        asked, equals, model = (part.strip() for part in word.partition("="))
+        name = clean_name(asked)
         if not equals or not name:
             raise ValueError("pairs name=model separated by commas, name= to switch one off, or none")
         aliases.pop(name, None)

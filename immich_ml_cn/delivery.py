@@ -13,6 +13,7 @@ from .engines import CpuEngine
 from .errors import DamagedModel, ServiceError
 from .fetch.lock import locked
 from .fetch.watch import Watch
+from .metrics import Metrics
 from .settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -23,8 +24,13 @@ FETCHES_AT_ONCE: Final = 3
 class Delivery:
     """Fetches models on threads of its own, one fetch per half of a model."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+        """
+        Args:
+            metrics: where fetches are counted.
+        """
         self._settings = settings
+        self._metrics = metrics or Metrics()
         self._options = fetch_options(settings)
         self._memory = fetch.Memory()
         self._cancelled = threading.Event()
@@ -41,7 +47,12 @@ class Delivery:
         # Not on the fetching threads: what is here already must not wait for somebody's download.
         if await asyncio.to_thread(self._is_here, task, model, kind):
             return
-        await asyncio.get_running_loop().run_in_executor(self._executor, self.bring_now, task, model, kind)
+        outcome = "failed"
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._executor, self.bring_now, task, model, kind)
+            outcome = "ok"
+        finally:
+            self._metrics.fetch(f"{task}/{model}/{kind}", outcome)
 
     def arrival(self, task: str, model: str) -> str:
         """How far the fetch of a model is, as an addition to a sentence; "" when none is under way."""

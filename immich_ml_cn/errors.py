@@ -33,6 +33,12 @@ class BadImage(BadRequest):
     """400: the image is empty, truncated, of zero size or of no format we read."""
 
 
+class RequestTimeout(ServiceError):
+    """408: the request did not arrive in the time it has; the connection is closed."""
+
+    status = 408
+
+
 class TooLarge(ServiceError):
     """413: the body or the decoded image is over the configured limit."""
 
@@ -57,6 +63,10 @@ class Unavailable(ServiceError):
     """503: a model cannot be had at the moment, or the server is shutting down or overloaded."""
 
     status = 503
+
+
+class OutOfMemory(Unavailable):
+    """503: the device's memory did not suffice for this input, even alone and with every idle model unloaded."""
 
 
 class DamagedModel(Unavailable):

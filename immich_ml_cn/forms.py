@@ -6,7 +6,7 @@ python-multipart's.
 
 from collections.abc import AsyncIterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 from python_multipart.exceptions import FormParserError
@@ -17,8 +17,26 @@ from .errors import BadRequest, InvalidEntries, TooLarge
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-MAX_FIELDS = 100
+MAX_FIELDS: Final = 100
 """Fields in one form; Immich sends two."""
+
+MAX_TEXT_BYTES: Final = 1 << 20
+"""Bytes of one text field; Immich's have hundreds."""
+
+
+@dataclass(frozen=True, slots=True)
+class FormLimits:
+    """What a form may have.
+
+    Attributes:
+        body_bytes: of the whole body; reading stops above it.
+        fields: how many.
+        text_bytes: of each text field.
+    """
+
+    body_bytes: int
+    fields: int = MAX_FIELDS
+    text_bytes: int = MAX_TEXT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +50,24 @@ class FormField:
 class Form:
     """The fields of one request; of a field given twice the last one counts."""
 
-    def __init__(self, fields: dict[str, FormField]) -> None:
+    def __init__(self, fields: dict[str, FormField], max_text_bytes: int = MAX_TEXT_BYTES) -> None:
         self._fields = fields
+        self._max_text_bytes = max_text_bytes
 
     def text(self, name: str) -> str | None:
         """A plain field as text, None where it is absent.
 
         Raises:
             InvalidEntries: it came as a file part or is not UTF-8.
+            TooLarge: it is longer than a text may be.
         """
         field = self._fields.get(name)
         if field is None:
             return None
         if field.is_file:
             raise InvalidEntries(f"`{name}` must be a plain form field, not a file")
+        if len(field.data) > self._max_text_bytes:
+            raise TooLarge(f"`{name}` has {len(field.data)} bytes, more than the {self._max_text_bytes} allowed")
         try:
             return field.data.decode()
         except UnicodeDecodeError:
@@ -57,28 +79,39 @@ class Form:
         return None if field is None else field.data
 
 
-async def read_form(content_type: str, body: AsyncIterable[bytes], max_bytes: int) -> Form:
+async def read_form(content_type: str, body: AsyncIterable[bytes], limits: FormLimits) -> Form:
     """Read and parse a form while it arrives.
 
     Args:
         content_type: the request's header, with the boundary.
         body: the chunks as they come.
-        max_bytes: size of the body above which reading stops.
+        limits: beyond which it is refused.
 
     Raises:
         BadRequest: broken multipart, or no boundary.
-        TooLarge: more than `max_bytes`, or too many fields.
+        TooLarge: too many bytes or fields.
     """
     kind, options = parse_options_header(content_type)
     if kind == b"multipart/form-data":
         boundary = options.get(b"boundary")
         if not boundary:
             raise BadRequest("Missing boundary in multipart.")
-        return await _read_multipart(boundary, body, max_bytes)
-    data = b"".join([chunk async for chunk in _bounded(body, max_bytes)])
+        return await _read_multipart(boundary, body, limits)
     if kind == b"application/x-www-form-urlencoded":
-        return _parse_urlencoded(data)
+        # Parsed at once on the event loop, and nothing but texts: no larger than two of them, percent-encoded.
+        return _parse_urlencoded(await read_body(body, min(limits.body_bytes, 6 * limits.text_bytes)), limits)
+    async for _ in _bounded(body, limits.body_bytes):
+        pass
     return Form({})
+
+
+async def read_body(body: AsyncIterable[bytes], max_bytes: int) -> bytes:
+    """All of a body.
+
+    Raises:
+        TooLarge: more than `max_bytes`.
+    """
+    return b"".join([chunk async for chunk in _bounded(body, max_bytes)])
 
 
 async def _bounded(body: AsyncIterable[bytes], max_bytes: int) -> AsyncIterable[bytes]:
@@ -90,36 +123,38 @@ async def _bounded(body: AsyncIterable[bytes], max_bytes: int) -> AsyncIterable[
         yield chunk
 
 
-async def _read_multipart(boundary: bytes, body: AsyncIterable[bytes], max_bytes: int) -> Form:
-    collector = _Collector()
+async def _read_multipart(boundary: bytes, body: AsyncIterable[bytes], limits: FormLimits) -> Form:
+    collector = _Collector(limits.fields)
     try:
         parser = MultipartParser(boundary, collector.callbacks())
-        async for chunk in _bounded(body, max_bytes):
+        async for chunk in _bounded(body, limits.body_bytes):
             parser.write(chunk)
         parser.finalize()
     except FormParserError as error:
         raise BadRequest(f"There was an error parsing the body: {error}") from error
     if not collector.finished:
         raise BadRequest("There was an error parsing the body: it ends in the middle of a part")
-    return Form(collector.fields)
+    return Form(collector.fields, limits.text_bytes)
 
 
-def _parse_urlencoded(data: bytes) -> Form:
+def _parse_urlencoded(data: bytes, limits: FormLimits) -> Form:
     try:
-        pairs = parse_qsl(data.decode(), keep_blank_values=True, strict_parsing=False, max_num_fields=MAX_FIELDS)
+        pairs = parse_qsl(data.decode(), keep_blank_values=True, strict_parsing=False, max_num_fields=limits.fields)
     except UnicodeDecodeError:
         raise BadRequest("There was an error parsing the body: it is not valid UTF-8") from None
     except ValueError:
-        raise TooLarge(f"the form has more than {MAX_FIELDS} fields") from None
-    return Form({name: FormField(value.encode("utf-8", "surrogatepass"), is_file=False) for name, value in pairs})
+        raise TooLarge(f"the form has more than {limits.fields} fields") from None
+    fields = {name: FormField(value.encode("utf-8", "surrogatepass"), is_file=False) for name, value in pairs}
+    return Form(fields, limits.text_bytes)
 
 
 class _Collector:
     """python-multipart's callbacks, gathering one part after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_fields: int) -> None:
         self.fields: dict[str, FormField] = {}
         self.finished = False
+        self._max_fields = max_fields
         self._parts = 0
         self._data = bytearray()
         self._headers: dict[bytes, bytes] = {}
@@ -139,8 +174,8 @@ class _Collector:
 
     def _part_begin(self) -> None:
         self._parts += 1
-        if self._parts > MAX_FIELDS:
-            raise TooLarge(f"the form has more than {MAX_FIELDS} fields")
+        if self._parts > self._max_fields:
+            raise TooLarge(f"the form has more than {self._max_fields} fields")
         self._data = bytearray()
         self._headers = {}
 

@@ -11,8 +11,8 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
@@ -24,6 +24,9 @@ LaneKind = Literal["interactive", "bulk"]
 logger = logging.getLogger(__name__)
 
 LOWEST_PRIORITY: Final = 19
+
+DEVICE_FAILURES: Final = 3
+"""Single items on which the device fails in a row, after which a lane counts as dead."""
 
 
 class LaneClosed(RuntimeError):
@@ -142,7 +145,7 @@ class Lane:
             name: for logs and thread names.
             kind: bulk lanes run at the lowest priority.
             device_id: the GPU whose sessions this lane runs.
-            time_limit_s: seconds one batch may take before the lane counts as hung.
+            time_limit_s: seconds one batch or one load may take before the lane counts as hung.
             on_death: told why when the lane can never work again.
         """
         nice = LOWEST_PRIORITY if kind == "bulk" else 0
@@ -152,20 +155,31 @@ class Lane:
         self.turn = asyncio.Lock()
         self._time_limit_s = time_limit_s
         self._on_death = on_death
+        self._device_failures = 0
+        self._loading = asyncio.Lock()
         self._runner = Worker(f"{name}-run", nice=nice, on_death=on_death)
         self._loader = Worker(f"{name}-load", nice=nice, on_death=on_death)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
         """Run a batch on the lane's thread; hold `turn` while you do."""
-        watchdog = asyncio.get_running_loop().call_later(self._time_limit_s, self._hung)
-        try:
+        with self._watched("a batch"):
             return await self._runner.run(function, *args)
-        finally:
-            watchdog.cancel()
 
     async def load(self, function: Callable[..., T], *args: Any) -> T:
         """Create or drop sessions, beside the batches that run."""
-        return await self._loader.run(function, *args)
+        async with self._loading:  # one at a time anyway: the time limit is each one's own
+            with self._watched("a load"):
+                return await self._loader.run(function, *args)
+
+    def worked(self) -> None:
+        """Report a batch that went well."""
+        self._device_failures = 0
+
+    def device_failed(self, reason: str) -> None:
+        """Report that the device failed on a single item; too often in a row is the lane's death."""
+        self._device_failures += 1
+        if self._device_failures >= DEVICE_FAILURES:
+            self.died(f"the device of {self.name} failed {self._device_failures} times in a row: {reason}")
 
     def died(self, reason: str) -> None:
         """Report that the lane can never work again."""
@@ -180,8 +194,16 @@ class Lane:
         """Wait for both threads; True when they ended within `timeout` seconds each."""
         return all([self._runner.join(timeout), self._loader.join(timeout)])
 
-    def _hung(self) -> None:
-        self._on_death(f"a batch on {self.name} has been running for over {self._time_limit_s:g} s")
+    @contextmanager
+    def _watched(self, what: str) -> Iterator[None]:
+        watchdog = asyncio.get_running_loop().call_later(self._time_limit_s, self._hung, what)
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+
+    def _hung(self, what: str) -> None:
+        self._on_death(f"{what} on {self.name} has been running for over {self._time_limit_s:g} s")
 
     def __repr__(self) -> str:
         return f"<Lane {self.name} [{'busy' if self.turn.locked() else 'idle'}]>"

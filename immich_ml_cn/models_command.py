@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import sources
-from .catalogue import clean_name
+from .clip_names import clean_name
 from .delivery import Delivery
 from .errors import ServiceError
 from .inventory import HALVES, Row, find, folder_of, inventory, lacking
@@ -104,10 +104,10 @@ def _loaded(settings: Settings) -> frozenset[str]:
     host = "127.0.0.1" if settings.host in {"::", "0.0.0.0"} else settings.host  # noqa: S104 - compared, not bound
     connection = http.client.HTTPConnection(host, settings.port, timeout=1)
     try:
-        connection.request("GET", "/status")
+        connection.request("GET", "/status", headers={"x-api-key": settings.api_key} if settings.api_key else {})
         models = json.loads(connection.getresponse().read())["models"]
-        return frozenset(key for key, state in models.items() if state == "ready")
-    except (OSError, ValueError, KeyError, AttributeError, http.client.HTTPException):
+        return frozenset(key for key, model in models.items() if model["state"] == "ready")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, http.client.HTTPException):
         return frozenset()
     finally:
         connection.close()

@@ -5,7 +5,9 @@ model's batcher, and finishes what comes back on the CPU pool. Options are argum
 state.
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,8 +16,9 @@ from numpy.typing import NDArray
 from . import images
 from .catalogue import Catalogue, Plan
 from .concurrency import together
-from .errors import BadRequest, TooLarge, Unavailable, UnknownModel
+from .errors import BadRequest, ServiceError, TooLarge, Unavailable, UnknownModel
 from .images import Picture
+from .metrics import Metrics
 from .pool import ByteBudget, CpuPool
 from .protocol import FaceTask, OcrTask, Tasks
 from .registry import Loaded, ModelSpec, Registry
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 BYTES_PER_PIXEL: Final = 7
 """Of a decoded image in memory: Pillow's 4, and 3 as an array."""
+
+CLIENT_LEFT: Final = 499
+"""nginx's status for a client that closed the connection; it is counted, nobody receives it."""
 
 LINES_AT_ONCE: Final = 128
 """Text lines of one request that are prepared together: bounds memory on very dense pages."""
@@ -43,6 +49,7 @@ class Pipeline:
         text_pool: CpuPool,
         budget: ByteBudget,
         max_pixels: int,
+        metrics: Metrics | None = None,
     ) -> None:
         """
         Args:
@@ -52,6 +59,7 @@ class Pipeline:
             text_pool: where texts are: they must not queue behind images, a person is waiting.
             budget: bounds the decoded images in memory.
             max_pixels: of one image.
+            metrics: where requests and the time of their parts are counted.
         """
         self._catalogue = catalogue
         self._registry = registry
@@ -59,6 +67,7 @@ class Pipeline:
         self._text_pool = text_pool
         self._budget = budget
         self._max_pixels = max_pixels
+        self._metrics = metrics or Metrics()
 
     async def serves(self, tasks: Tasks) -> bool:
         """Whether every model that the tasks name is one that can be served here."""
@@ -86,7 +95,35 @@ class Pipeline:
         Raises:
             ServiceError: the failure of the first task that failed.
         """
-        plan = await self._text_pool.run(self._catalogue.plan, tasks)
+        with self._counted(dict.fromkeys(_names(tasks), "unknown")) as models:
+            plan = await self._text_pool.run(self._catalogue.plan, tasks)
+            models.update(_models(plan))
+            return await self._answer(tasks, plan, image, text, upright=upright, max_side=max_side)
+
+    @contextmanager
+    def _counted(self, models: dict[str, str]) -> Iterator[dict[str, str]]:
+        """Count a request's tasks by how the request ends.
+
+        Args:
+            models: by task; only those of the catalogue, so that clients cannot make up any.
+        """
+        status = 500
+        try:
+            yield models
+            status = 200
+        except ServiceError as error:
+            status = error.status
+            raise
+        except asyncio.CancelledError:
+            status = CLIENT_LEFT
+            raise
+        finally:
+            for task, model in models.items():
+                self._metrics.request(task, model, status)
+
+    async def _answer(
+        self, tasks: Tasks, plan: Plan, image: bytes | None, text: str | None, *, upright: bool, max_side: int | None
+    ) -> Answer:
         if image is not None:
             if tasks.textual is not None:
                 raise BadRequest("clip.textual needs a text, but the request has an image")
@@ -101,13 +138,15 @@ class Pipeline:
     async def _answer_image(
         self, tasks: Tasks, plan: Plan, data: bytes, *, upright: bool, max_side: int | None
     ) -> Answer:
-        width, height = await self._pool.run(images.measure, data, self._max_pixels)
+        with self._metrics.timed("measure"):
+            width, height = await self._pool.run(images.measure, data, self._max_pixels)
         if max_side is not None and max(width, height) > max_side:
             raise TooLarge(f"the image has {width} x {height} pixels, more than {max_side} wide or high")
         async with self._budget.reserve(width * height * BYTES_PER_PIXEL):
-            picture = await self._pool.run(images.decode, data, self._max_pixels)
-            if upright:
-                picture = await self._pool.run(images.upright, picture)
+            with self._metrics.timed("decode"):
+                picture = await self._pool.run(images.decode, data, self._max_pixels)
+                if upright:
+                    picture = await self._pool.run(images.upright, picture)
             results: list[Any] = await together(
                 self._visual(plan, picture),
                 self._faces(plan, picture, tasks.faces),
@@ -122,14 +161,18 @@ class Pipeline:
     async def _textual(self, spec: ModelSpec, text: str, language: str | None) -> "Encoded":
         async with self._registry.lease(spec) as encoder:
             tokens = await self._text_pool.run(encoder.model.tokenize, text, language)
-            return _checked(await encoder.batcher.submit(tokens), spec)
+            encoded: Encoded = await encoder.batcher.submit(tokens)
+            _check_length(encoded.vector, spec)
+            return encoded
 
     async def _visual(self, plan: Plan, picture: Picture) -> "Encoded | None":
         if plan.visual is None:
             return None
         async with self._registry.lease(plan.visual) as encoder:
             item = await self._pool.run(encoder.model.prepare, picture)
-            return _checked(await encoder.batcher.submit(item), plan.visual)
+            encoded: Encoded = await encoder.batcher.submit(item)
+            _check_length(encoded.vector, plan.visual)
+            return encoded
 
     async def _faces(self, plan: Plan, picture: Picture, task: FaceTask | None) -> Faces | EmbeddedFaces | None:
         if task is None or plan.face_detector is None:
@@ -137,14 +180,18 @@ class Pipeline:
         async with self._registry.lease(plan.face_detector) as detector:
             item = await self._pool.run(detector.model.prepare, picture)
             raw = await detector.batcher.submit(item)
-            faces: Faces = await self._pool.run(detector.model.faces, item, raw, task.min_score)
+            with self._metrics.timed("postprocess", plan.face_detector.key):
+                faces: Faces = await self._pool.run(detector.model.faces, item, raw, task.min_score)
         if plan.face_recognizer is None:
             return faces
         if len(faces.boxes) == 0:
             return EmbeddedFaces(faces, ())
         async with self._registry.lease(plan.face_recognizer) as recognizer:
             crops = await self._pool.run(recognizer.model.prepare, picture, faces.landmarks)
-            return EmbeddedFaces(faces, tuple(await recognizer.batcher.submit_all(crops)))
+            embeddings = await recognizer.batcher.submit_all(crops)
+            for embedding in embeddings:
+                _check_length(embedding, plan.face_recognizer)
+            return EmbeddedFaces(faces, tuple(embeddings))
 
     async def _ocr(self, plan: Plan, picture: Picture, task: OcrTask | None) -> TextBoxes | ReadText | None:
         if task is None or plan.text_detector is None:
@@ -152,7 +199,10 @@ class Pipeline:
         async with self._registry.lease(plan.text_detector) as detector:
             item = await self._pool.run(detector.model.prepare, picture, task.max_resolution)
             probabilities = await detector.batcher.submit(item)
-            found: TextBoxes = await self._pool.run(detector.model.boxes, item, probabilities, task.min_detection_score)
+            with self._metrics.timed("postprocess", plan.text_detector.key):
+                found: TextBoxes = await self._pool.run(
+                    detector.model.boxes, item, probabilities, task.min_detection_score
+                )
         if plan.text_recognizer is None or plan.text_orientation is None:
             return found
         if len(found.boxes) == 0:
@@ -170,7 +220,8 @@ class Pipeline:
             probabilities = await self._run_all(orientation, lines)
             lines, order = await self._pool.run(_turn_lines, lines, probabilities, found.boxes)
             paths = await self._run_all(recognizer, lines)
-            read = await self._pool.run(_each, recognizer.model.decode, paths)
+            with self._metrics.timed("postprocess", reader.key):
+                read = await self._pool.run(_each, recognizer.model.decode, paths)
         kept = [index for index in order if _is_text(read[index], min_score)]
         return ReadText(
             TextBoxes(found.boxes[kept], found.scores[kept]),
@@ -187,6 +238,22 @@ class Pipeline:
         return outputs
 
 
+def _names(tasks: Tasks) -> list[str]:
+    asked = {"clip/visual": tasks.visual, "clip/textual": tasks.textual, "faces": tasks.faces, "ocr": tasks.ocr}
+    return [name for name, task in asked.items() if task is not None]
+
+
+def _models(plan: Plan) -> dict[str, str]:
+    """The model that each task of a request is counted under: of two, the one that comes last."""
+    models = {
+        "clip/visual": plan.visual,
+        "clip/textual": plan.textual,
+        "faces": plan.face_recognizer or plan.face_detector,
+        "ocr": plan.text_recognizer or plan.text_detector,
+    }
+    return {name: spec.key for name, spec in models.items() if spec is not None}
+
+
 def _cut_lines(image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
     from .ocr.lines import cut_lines  # with OpenCV, which the start of the server does without
 
@@ -201,12 +268,12 @@ def _turn_lines(
     return turn_lines(lines, probabilities, boxes)
 
 
-def _checked(encoded: "Encoded", spec: ModelSpec) -> "Encoded":
+def _check_length(vector: NDArray[np.float32], spec: ModelSpec) -> None:
     """Immich's database takes no other dimension than the listed name's: refuse rather than answer."""
-    length = len(encoded.vector)
-    if spec.dimension is not None and length != spec.dimension:
-        raise Unavailable(f"Immich expects {spec.dimension} numbers under this name, but {spec.key} gives {length}")
-    return encoded
+    if spec.dimension is not None and len(vector) != spec.dimension:
+        raise Unavailable(
+            f"Immich expects {spec.dimension} numbers under this name, but {spec.key} gives {len(vector)}"
+        )
 
 
 def _each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

@@ -13,13 +13,20 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from .errors import BadRequest, InferenceFailed, InvalidEntries
+from .errors import BadRequest, InferenceFailed, InvalidEntries, NotServed
 from .results import Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
 
 FACE_MIN_SCORE: Final = 0.7
 TEXT_DETECTION_MIN_SCORE: Final = 0.5
 TEXT_RECOGNITION_MIN_SCORE: Final = 0.9
 MAX_RESOLUTION: Final = 736
+
+OCR_MODEL: Final = "PP-OCRv6_small"
+"""What reads text for clients that name no model of ours: its weights come with the server."""
+RAPIDOCR_MIN_SCORE: Final = 0.5
+"""RapidOCR's own default for a line of text, on which the services before us relied."""
+GATEWAYS_OCR: Final = "ocr"
+"""The model name that the gateway before us was sent; it asked for recognition alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +55,18 @@ class FaceTask:
 
 @dataclass(frozen=True, slots=True)
 class OcrTask:
-    """Find text lines and, where `recognition` names a model, read them."""
+    """Find text lines and, where `recognition` names a model, read them.
+
+    Attributes:
+        for_gateway: asked as the gateway before us was, and to be answered as it did.
+    """
 
     detection: str
     recognition: str | None
     min_detection_score: float = TEXT_DETECTION_MIN_SCORE
     max_resolution: int = MAX_RESOLUTION
     min_recognition_score: float = TEXT_RECOGNITION_MIN_SCORE
+    for_gateway: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +100,18 @@ class _Entry:
 
 
 def read_entries(text: str | None) -> Tasks:
-    """Parse the `entries` field.
+    """Parse the `entries` field: `parse_entries`, then `read_tasks`."""
+    return read_tasks(parse_entries(text))
+
+
+def parse_entries(text: str | None) -> dict[str, Any]:
+    """The JSON of the `entries` field: task → what is asked of it, not yet looked at.
 
     Args:
         text: JSON ``{task: {type: {"modelName": str, "options"?: object}}}``; None where the field is missing.
 
     Raises:
-        InvalidEntries: missing, malformed or empty; an unknown task or type; an option of a wrong type.
-        BadRequest: recognition without the detection it depends on.
+        InvalidEntries: missing, or no JSON object.
     """
     if not text:
         raise InvalidEntries("Field required: `entries`")
@@ -103,7 +119,21 @@ def read_entries(text: str | None) -> Tasks:
         document = orjson.loads(text)
     except (orjson.JSONDecodeError, RecursionError):
         raise InvalidEntries(f"{_MALFORMED} `entries` is not valid JSON.") from None
-    entries = {task: _read_task(task, types) for task, types in _object(document, "`entries`").items()}
+    return _object(document, "`entries`")
+
+
+def read_tasks(document: Mapping[str, Any]) -> Tasks:
+    """What a request asks for.
+
+    Args:
+        document: of `parse_entries`.
+
+    Raises:
+        NotServed: an unknown task or type.
+        InvalidEntries: malformed or empty; an option of a wrong type.
+        BadRequest: recognition without the detection it depends on.
+    """
+    entries = {task: _read_task(task, types) for task, types in document.items()}
     if not any(entries.values()):
         raise InvalidEntries("No model task requested.")
     clip = entries.get("clip", {})
@@ -124,13 +154,11 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 def _read_task(task: str, types: Any) -> dict[str, _Entry]:
     known = _TYPES.get(task)
     if known is None:
-        raise InvalidEntries(f"{_MALFORMED} Unknown task {_shown(task)}; known are {', '.join(_TYPES)}.")
+        raise NotServed(f"{_MALFORMED} Unknown task {_shown(task)}; known are {', '.join(_TYPES)}.")
     entries = {}
     for kind, entry in _object(types, f"task {task}").items():
         if kind not in known:
-            raise InvalidEntries(
-                f"{_MALFORMED} Unknown type {_shown(kind)} of task {task}; known are {', '.join(known)}."
-            )
+            raise NotServed(f"{_MALFORMED} Unknown type {_shown(kind)} of task {task}; known are {', '.join(known)}.")
         entries[kind] = _read_entry(f"{task}.{kind}", entry)
     return entries
 
@@ -168,8 +196,11 @@ def _faces(entries: Mapping[str, _Entry]) -> FaceTask | None:
 def _ocr(entries: Mapping[str, _Entry]) -> OcrTask | None:
     if not entries:
         return None
-    detection = _detection("ocr", entries)
     recognition = entries.get("recognition")
+    if recognition and recognition.model == GATEWAYS_OCR and "detection" not in entries:
+        score = _score(recognition, RAPIDOCR_MIN_SCORE)
+        return OcrTask(OCR_MODEL, OCR_MODEL, min_recognition_score=score, for_gateway=True)
+    detection = _detection("ocr", entries)
     return OcrTask(
         detection=detection.model,
         recognition=recognition.model if recognition else None,
@@ -209,7 +240,17 @@ def _shown(text: str) -> str:
 
 
 def write_answer(answer: Answer) -> bytes:
-    """The response body as Immich's server reads it: compact UTF-8 JSON.
+    """The response body as Immich's server reads it: `answer_body`, written."""
+    return write_body(answer_body(answer))
+
+
+def write_body(body: Mapping[str, Any]) -> bytes:
+    """A response body as compact UTF-8 JSON; values may be arrays."""
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def answer_body(answer: Answer) -> dict[str, Any]:
+    """What Immich's server is answered, before it is written.
 
     Raises:
         InferenceFailed: a result holds NaN or infinity, which Immich's database would refuse.
@@ -223,7 +264,40 @@ def write_answer(answer: Answer) -> bytes:
         body["ocr"] = _write_ocr(answer.ocr, answer.size or (1, 1))
     if answer.size is not None:
         body["imageHeight"], body["imageWidth"] = answer.size[1], answer.size[0]
-    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    return body
+
+
+def gateways_ocr_body(result: ReadText) -> dict[str, Any]:
+    """What a client of the gateway before us is answered: boxes in pixels, `x2` and `y2` the lower right corner.
+
+    Raises:
+        InferenceFailed: a box or score is not finite.
+    """
+    corners = [dict(zip(("x1", "y1", "x2", "y2"), box, strict=True)) for box in rectangles(result)]
+    found = {"texts": list(result.texts), "scores": score_texts(result), "boxes": corners}
+    return {"ocr": " ".join(result.texts), "result": found}
+
+
+def rectangles(result: ReadText) -> list[list[float]]:
+    """The lines' bounding rectangles, left, top, right, bottom in pixels to a tenth.
+
+    Raises:
+        InferenceFailed: one is not finite.
+    """
+    boxes = result.lines.boxes
+    _check_finite(boxes, "a text box")
+    edges = np.concatenate([boxes.min(axis=1), boxes.max(axis=1)], axis=1)  # (N, 4, 2) → (N, 4)
+    return [[round(value, 1) for value in edge] for edge in edges.tolist()]
+
+
+def score_texts(result: ReadText) -> list[str]:
+    """The lines' scores as text of two decimals.
+
+    Raises:
+        InferenceFailed: one is not finite.
+    """
+    _check_finite(np.array(result.scores), "a line of text")
+    return [f"{score:.2f}" for score in result.scores]
 
 
 def _embedding(vector: NDArray[np.float32]) -> str:

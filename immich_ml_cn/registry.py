@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from . import memory
@@ -17,6 +18,7 @@ from .batching import Batcher, Replica
 from .engines import Engine, LoadError
 from .errors import DamagedModel, ServiceError, Unavailable
 from .lanes import Lane, LaneKind
+from .metrics import Metrics
 from .session import Model, OpenSession, Session
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,8 @@ class Loaded:
     model: Any
     batcher: Batcher[Any, Any]
     name: str
+    bytes: int = 0
+    """Of the graphs it was loaded from, for all its copies."""
 
 
 @dataclass(eq=False)
@@ -89,6 +93,7 @@ class Registry:
         ttl_s: float,
         wait_s: float,
         clock: Callable[[], float] = time.monotonic,
+        metrics: Metrics | None = None,
     ) -> None:
         """
         Args:
@@ -97,8 +102,10 @@ class Registry:
             ttl_s: seconds without use after which a model may be unloaded; 0 or less means never.
             wait_s: seconds a request waits for a model that is being fetched or loaded.
             clock: monotonic seconds.
+            metrics: where the batches are counted.
         """
         self._engine = engine
+        self._metrics = metrics or Metrics()
         self._lanes = tuple(lanes)
         self._ttl_s = ttl_s
         self._wait_s = wait_s
@@ -176,6 +183,18 @@ class Registry:
             for key, entry in self._entries.items()
             if entry.loaded or entry.task
         }
+
+    def details(self) -> dict[str, dict[str, Any]]:
+        """What `states` says and more: bytes, users, queue, seconds without use, and models that failed to load."""
+        now = self._clock()
+        details = {key: _detail(entry, now) for key, entry in self._entries.items()}
+        return {key: detail for key, detail in details.items() if detail["state"] != "absent"}
+
+    async def relieve(self) -> None:
+        """Memory is short: unload what nobody uses at this moment and give free memory back."""
+        unloaded = await self.unload_idle(at_once=True)
+        logger.warning("memory is short: unloaded %d models that nobody used", unloaded)
+        await asyncio.to_thread(memory.release)
 
     def _entry(self, spec: ModelSpec) -> _Entry:
         return self._entries.setdefault(spec.key, _Entry(spec))
@@ -256,12 +275,16 @@ class Registry:
     async def _build(self, entry: _Entry, spec: ModelSpec) -> Loaded:
         lanes = [lane for lane in self._lanes if lane.kind == spec.lane]
         logger.info("loading %s", spec.key)
-        replicas = [Replica(lane, await lane.load(spec.build, self._opener(lane))) for lane in lanes]
-        return Loaded(replicas[0].model, Batcher(spec.key, replicas, spec.max_batch), spec.key)
+        sizes: list[int] = []
+        replicas = [Replica(lane, await lane.load(spec.build, self._opener(lane, sizes))) for lane in lanes]
+        batcher = Batcher(spec.key, replicas, spec.max_batch, metrics=self._metrics, relieve=self.relieve)
+        return Loaded(replicas[0].model, batcher, spec.key, sum(sizes))
 
-    def _opener(self, lane: Lane) -> OpenSession:
-        def open_session(graph: Any) -> Session:
-            return self._engine.open(graph, lane.kind, lane.device_id)
+    def _opener(self, lane: Lane, sizes: list[int]) -> OpenSession:
+        def open_session(graph: Path | bytes) -> Session:
+            session = self._engine.open(graph, lane.kind, lane.device_id)
+            sizes.append(_graph_bytes(graph))
+            return session
 
         return open_session
 
@@ -285,6 +308,30 @@ class Registry:
         ready = sum(entry.loaded is not None for entry in self._entries.values())
         leases = sum(entry.leases for entry in self._entries.values())
         return f"<Registry [{len(self._entries)} models, {ready} ready, {leases} leases]>"
+
+
+def _detail(entry: _Entry, now: float) -> dict[str, Any]:
+    if entry.loaded is None:
+        state = "loading" if entry.task else "failed" if entry.failure and now < entry.retry_at else "absent"
+        return {"state": state, **({"error": entry.failure} if state == "failed" else {})}
+    return {
+        "state": "ready",
+        "bytes": entry.loaded.bytes,
+        "leases": entry.leases,
+        "waiting": entry.loaded.batcher.waiting,
+        "secondsIdle": 0 if entry.leases else round(now - entry.last_used, 1),
+        "kept": entry.pinned,
+    }
+
+
+def _graph_bytes(graph: Path | bytes) -> int:
+    """Bytes of a graph, with the weights beside it that bear its name; 0 where the file is not there any more."""
+    if isinstance(graph, bytes):
+        return len(graph)
+    try:
+        return sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*") if file.is_file())
+    except OSError:
+        return 0
 
 
 def _drop_last(replicas: list[Replica[Any, Any]]) -> None:

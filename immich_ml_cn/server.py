@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import FrameType
 
 import uvicorn
@@ -14,8 +15,9 @@ from . import __version__
 from .app import create_app
 from .clip_names import DEFAULT_ALIASES
 from .engines import EngineError, select_engine
+from .forwarding import shown
 from .service import Service
-from .settings import INERT, Settings
+from .settings import INERT, PROVIDERS_OF_DEVICE, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ def serve(settings: Settings) -> int:
     _announce(settings)
     try:
         engine = select_engine(settings)
-        listener = bind(settings.host, settings.port)
+        listeners = [bind(settings.host, port) for port in _ports(settings)]
     except (EngineError, OSError) as error:
         logger.critical("%s", error)
         return 1
@@ -54,8 +56,10 @@ def serve(settings: Settings) -> int:
     # uvicorn raises the signal again once it has drained: answered here, the process ends with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ignore)
-    with listener:
-        server.run(sockets=[listener])
+    with ExitStack() as sockets:
+        for listener in listeners:
+            sockets.enter_context(listener)
+        server.run(sockets=listeners)
     code = int(death.happened or not (server.started or server.asked_to_stop))
     logger.info("stopped")
     if service.stuck:
@@ -63,6 +67,12 @@ def serve(settings: Settings) -> int:
         logging.shutdown()
         os._exit(code)
     return code
+
+
+def _ports(settings: Settings) -> list[int]:
+    """The ports to listen on, Immich's first."""
+    other = settings.mt_photos_port
+    return [settings.port] if other is None or 0 < other == settings.port else [settings.port, other]
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -104,8 +114,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started and sockets:
-            host, port = sockets[0].getsockname()[:2]
+        for listener in (sockets or ()) if self.started else ():
+            host, port = listener.getsockname()[:2]
             logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
 
 
@@ -143,3 +153,22 @@ def _announce(settings: Settings) -> None:
         logger.info("CLIP names answered by another model: %s", pairs)
     if settings.clip_aliases == DEFAULT_ALIASES:
         logger.info("photos that another model has indexed must be indexed again: Smart Search → All in Immich's jobs")
+    _announce_stack(settings)
+
+
+def _announce_stack(settings: Settings) -> None:
+    """What replaces the services before us: MT Photos' API and forwarding."""
+    if settings.mt_photos_key:
+        clip, faces = settings.mt_photos_clip_model, settings.mt_photos_face_model
+        logger.info("MT Photos' API is on: CLIP %s, faces %s", clip, faces)
+    else:
+        logger.info("MT Photos' API is off: it needs a key, API_AUTH_KEY")
+    if settings.upstream:
+        tasks = "".join(f", and {task}" for task in settings.forwarded_tasks)
+        logger.info("forwarded to %s: what is not served here%s", shown(settings.upstream), tasks)
+    elif settings.forwarded_tasks:
+        logger.warning("MACHINE_LEARNING_FORWARD does nothing without IMMICH_API")
+    if settings.device and settings.device not in PROVIDERS_OF_DEVICE:
+        logger.info("DEVICE=%s does nothing here: known are %s", settings.device, ", ".join(PROVIDERS_OF_DEVICE))
+    if settings.clip_download_root is not None:
+        logger.info("checkpoints in %s are for scripts/export_clip.py", settings.clip_download_root)

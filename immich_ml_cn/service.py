@@ -14,8 +14,10 @@ from .catalogue import Catalogue
 from .delivery import Delivery
 from .engines import Engine, bulk_lane_count
 from .errors import UnknownModel
+from .forwarding import Gateway, Upstream
 from .images import Picture
 from .lanes import Lane
+from .mt_photos import MtPhotos
 from .pipeline import Pipeline
 from .pool import ByteBudget, CpuPool
 from .registry import Loaded, ModelSpec, Registry
@@ -31,6 +33,8 @@ class Service:
     """Everything behind the routes; alive inside `running`."""
 
     pipeline: Pipeline
+    gateway: Gateway
+    mt_photos: MtPhotos
     registry: Registry
     stuck: tuple[str, ...] = ()
     """After `running`, the lanes whose threads still run native code: a normal exit of the process would abort."""
@@ -64,6 +68,9 @@ class Service:
             budget=ByteBudget(settings.max_decoded_bytes),
             max_pixels=settings.max_image_pixels,
         )
+        upstream = self._upstream()
+        self.gateway = Gateway(self.pipeline, upstream, settings.forwarded_tasks)
+        self.mt_photos = MtPhotos(settings, self.pipeline)
         sweeper = self._sweeper()
         try:
             self._preloading = asyncio.create_task(self._preload(catalogue), name="preload")
@@ -73,6 +80,8 @@ class Service:
             if sweeper is not None:
                 sweeper.cancel()
             delivery.close()
+            if upstream is not None:
+                await upstream.close()
             patience_s = min(PATIENCE_S, settings.shutdown_timeout_s)
             await self.registry.close(patience_s)
             for lane in lanes:
@@ -99,6 +108,16 @@ class Service:
             "aliases": dict(self._settings.clip_aliases),
             "residentBytes": memory.resident_bytes(),
         }
+
+    def _upstream(self) -> Upstream | None:
+        settings = self._settings
+        if not settings.upstream:
+            return None
+        return Upstream(
+            settings.upstream,
+            connect_timeout_s=settings.forward_connect_timeout_s,
+            timeout_s=settings.forward_timeout_s,
+        )
 
     def _lanes(self) -> list[Lane]:
         make = partial(Lane, time_limit_s=self._settings.worker_timeout_s, on_death=self._on_death)

@@ -390,6 +390,23 @@ class Settings:
         _positive,
         "Largest request body in bytes; above it the answer is 413.",
     )
+    receive_timeout_s: float = _setting(
+        "MACHINE_LEARNING_RECEIVE_TIMEOUT",
+        120.0,
+        _waiting_time,
+        "Seconds in which a request must have arrived, and as many for its header alone; above it the answer is 408 "
+        "and the connection is closed.",
+        shown="120",
+    )
+    max_fields: int = _setting(
+        "MACHINE_LEARNING_MAX_FIELDS", 100, _positive, "Fields of one form; above it the answer is 413."
+    )
+    max_text_bytes: int = _setting(
+        "MACHINE_LEARNING_MAX_TEXT_BYTES",
+        1_048_576,
+        _positive,
+        "Largest text field of a form (entries, text) in bytes; above it the answer is 413.",
+    )
     max_image_pixels: int = _setting(
         "MACHINE_LEARNING_MAX_IMAGE_PIXELS",
         PILLOWS_LIMIT,
@@ -420,6 +437,17 @@ class Settings:
         30,
         _positive,
         "Seconds that requests in flight have to finish after SIGTERM.",
+    )
+    api_key: str = _setting(
+        "MACHINE_LEARNING_API_KEY",
+        "",
+        _word,
+        "Key that every request but /ping must bring: as header x-api-key or Authorization: Bearer, as ?key= in the "
+        "address, or in the path as /key/KEY/predict. Unset, nobody is asked.",
+        shown="",
+    )
+    log_json: bool = _setting(
+        "MACHINE_LEARNING_LOG_JSON", False, _flag, "Logs as one JSON object per line.", shown="false"
     )
     root_path: str = _setting(
         "MACHINE_LEARNING_ROOT_PATH",

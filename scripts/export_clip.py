@@ -142,13 +142,18 @@ def model_name(name: str) -> str:
 
 
 def fetch_checkpoint(model: str, cache: Path, settings: Settings) -> Path:
-    """The official checkpoint, from ``<cache>/checkpoints`` or, once, from where it is published.
+    """The official checkpoint: from ``CLIP_DOWNLOAD_ROOT``, ``<cache>/checkpoints`` or, once, where it is published.
 
     Raises:
         Unavailable: it is not there and cannot be had.
     """
     offered = sources.checkpoint_sources(model)
     folder = cache / "checkpoints" / model
+    if settings.clip_download_root is not None:
+        downloaded = settings.clip_download_root / offered[0].required[0].name
+        if downloaded.is_file():
+            print(f"checkpoint: {downloaded}")
+            return downloaded
     progress = fetch.show_on(sys.stderr, logging.getLogger("immich_ml_cn"))
     fetch.fetch_model(offered, folder, fetch_options(settings), progress)
     path = folder / offered[0].required[0]

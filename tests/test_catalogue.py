@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from immich_ml_cn.catalogue import MAX_NAME_BYTES, Catalogue, clean_name
+from immich_ml_cn.catalogue import MAX_NAME_BYTES, Catalogue
 from immich_ml_cn.clip_names import (
     CHINESE_CLIP_DIMENSIONS,
     CHINESE_CLIP_PIXELS,
     DEFAULT_ALIASES,
     DIRECT_NAMES,
     LISTED_DIMENSIONS,
+    clean_name,
     parse_aliases,
 )
 from immich_ml_cn.delivery import Delivery

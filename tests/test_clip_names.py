@@ -40,6 +40,7 @@ def test_direct_names_are_none_of_immichs() -> None:
         ("", {}),
         ("ViT-B-16-SigLIP2__webli=/models/fg", {"ViT-B-16-SigLIP2__webli": "/models/fg"}),
         (" ViT-B-32__openai = , RN50__openai=", {"ViT-B-32__openai": None, "RN50__openai": None}),
+        ("ViT-L-14::openai=mine", {"ViT-L-14__openai": "mine"}),
         ("ViT-L-14__openai=huggingface:a/b", {"ViT-L-14__openai": "huggingface:a/b"}),
     ],
 )

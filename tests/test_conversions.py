@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from clip_models import OrtSession, save_visual
+from hub_server import Page, Site, running
 
-from immich_ml_cn.clip.precision import choose_graph
 from immich_ml_cn.conversions import split_joint
+from immich_ml_cn.delivery import Delivery
 from immich_ml_cn.errors import DamagedModel, Unavailable
+from immich_ml_cn.fetch import Preference
+from immich_ml_cn.settings import Settings
 
 JOINT = Path(__file__).parent / "golden" / "clip_parity" / "joint"
 
@@ -88,28 +92,64 @@ def test_a_file_that_is_no_graph_is_damaged(tmp_path: Path) -> None:
         split_joint(tmp_path, OrtSession)
 
 
-@pytest.mark.parametrize(
-    ("precision", "on_gpu", "chosen"),
-    [
-        ("auto", False, "model.onnx"),
-        ("auto", True, "model_fp16.onnx"),
-        ("fp32", True, "model.onnx"),
-        ("fp16", False, "model_fp16.onnx"),
-        ("int8", False, "model_int8.onnx"),
-        ("int8", True, "model_int8.onnx"),
-    ],
-)
-def test_the_variant_of_the_wanted_precision(tmp_path: Path, precision: str, on_gpu: bool, chosen: str) -> None:
-    for name in ("model.onnx", "model_fp16.onnx", "model_int8.onnx"):
-        (tmp_path / name).touch()
-
-    assert choose_graph(tmp_path, precision, on_gpu=on_gpu).name == chosen
+MODEL = "chinese-clip-vit-base-patch16"
 
 
-@pytest.mark.parametrize(("precision", "lines"), [("auto", 0), ("fp32", 0), ("fp16", 1), ("int8", 1)])
-def test_fp32_where_there_is_no_variant(
-    tmp_path: Path, precision: str, lines: int, caplog: pytest.LogCaptureFixture
+@pytest.fixture
+def site() -> Iterator[Site]:
+    from huggingface_hub import close_session
+
+    with running() as site:
+        yield site
+    close_session()
+
+
+@pytest.fixture
+def delivery(site: Site, tmp_path: Path) -> Iterator[Delivery]:
+    """Delivers from one site, which is both Hugging Face and ModelScope."""
+    settings = Settings(
+        cache_folder=tmp_path / "cache",
+        hf_endpoint=site.base,
+        model_source=Preference.parse(f"modelscope={site.base},huggingface"),
+    )
+    delivery = Delivery(settings)
+    yield delivery
+    delivery.close()
+
+
+def test_without_the_two_file_conversion_the_joint_one_is_fetched_and_split(
+    site: Site, delivery: Delivery, tmp_path: Path
 ) -> None:
-    assert choose_graph(tmp_path, precision, on_gpu=True) == tmp_path / "model.onnx"
-    assert len(caplog.records) == lines
-    assert all("fp32" in record.getMessage() for record in caplog.records)
+    site.hub(f"Xenova/{MODEL}", {"onnx/model.onnx": Page((JOINT / "onnx" / "model.onnx").read_bytes())})
+
+    delivery.bring_now("clip", MODEL, "textual")
+
+    folder = tmp_path / "cache" / "clip" / MODEL
+    assert files(folder) == {"visual/model.onnx", "textual/model.onnx", ".checksums.json"}
+    asked = len(site.requests)
+    delivery.bring_now("clip", MODEL, "visual")
+    assert len(site.requests) == asked
+
+
+def test_a_joint_conversion_placed_by_hand_is_split_without_a_network(
+    site: Site, delivery: Delivery, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache" / "clip" / MODEL
+    shutil.copytree(JOINT, folder)
+
+    delivery.bring_now("clip", MODEL, "visual")
+
+    assert site.requests == []
+    assert "visual/model.onnx" in files(folder)
+
+
+def test_the_two_file_conversion_comes_first(site: Site, delivery: Delivery, tmp_path: Path) -> None:
+    cn_clip = JOINT.parent / "cn-clip" / "visual" / "model.onnx"
+    path = "/models/deadash/chinese_clip_ViT-B-16/resolve/master/models/Vit-B-16.img.fp32.onnx"
+    site.add(path, Page(cn_clip.read_bytes()))
+
+    delivery.bring_now("clip", MODEL, "visual")
+
+    folder = tmp_path / "cache" / "clip" / MODEL
+    assert (folder / "visual" / "model.onnx").read_bytes() == cn_clip.read_bytes()
+    assert not (folder / "textual" / "model.onnx").exists()

@@ -11,19 +11,21 @@ from hypothesis import strategies as st
 from server import BOUNDARY, CONTENT_TYPE, node_form
 
 from immich_ml_cn.errors import BadRequest, InvalidEntries, TooLarge
-from immich_ml_cn.forms import MAX_FIELDS, Form, read_form
+from immich_ml_cn.forms import MAX_FIELDS, Form, FormLimits, read_form
 
 URLENCODED = "application/x-www-form-urlencoded"
 IMAGE = bytes(range(256)) + b"\r\n--" + BOUNDARY.encode()[:-1] + b"\r\n\r\n--"
 """Bytes that nearly hold the boundary."""
 
 
-def read(body: bytes | Iterable[bytes], content_type: str = CONTENT_TYPE, max_bytes: int = 1 << 20) -> Form:
+def read(
+    body: bytes | Iterable[bytes], content_type: str = CONTENT_TYPE, max_bytes: int = 1 << 20, text_bytes: int = 1 << 19
+) -> Form:
     async def chunks() -> AsyncIterator[bytes]:
         for chunk in [body] if isinstance(body, bytes) else body:
             yield chunk
 
-    return asyncio.run(read_form(content_type, chunks(), max_bytes))
+    return asyncio.run(read_form(content_type, chunks(), FormLimits(max_bytes, text_bytes=text_bytes)))
 
 
 def part(name: str, value: bytes, *, more: str = "", headers: str = "") -> bytes:
@@ -221,7 +223,7 @@ def test_another_body_has_no_fields(content_type: str) -> None:
     assert read(b'{"entries": {}}', content_type).text("entries") is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_form_broken_anywhere_is_read_or_refused(data: st.DataObject) -> None:
     """Whatever bytes a client sends: a form, or one of our failures."""
@@ -246,7 +248,7 @@ def test_a_form_broken_anywhere_is_read_or_refused(data: st.DataObject) -> None:
         form.text("entries")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.one_of(st.text(max_size=60), st.text(alphabet='multipart/form-data; boundary="=*%\\', max_size=80)))
 def test_any_content_type_is_read_or_refused(content_type: str) -> None:
     with suppress(BadRequest, TooLarge, InvalidEntries):

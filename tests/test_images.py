@@ -223,7 +223,7 @@ VALID = [encode(gradient(mode, (24, 17)), kind) for kind, mode in FILES]
 
 
 @pytest.mark.filterwarnings("ignore::Warning")
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_a_picture_or_refused(data: st.DataObject) -> None:
     """Whatever Pillow raises, `decode` raises one of ours, and what it returns has its pixels."""

@@ -39,6 +39,21 @@ def boxes_of(count: int) -> Any:
     return np.array(corners, dtype=np.float32).reshape(-1, 4, 2)
 
 
+@dataclass
+class Item:
+    """A prepared tensor; the text detector's also holds the picture as an array."""
+
+    image: Any = field(default_factory=lambda: np.full((HEIGHT, WIDTH, 3), 255, np.uint8))
+
+
+@dataclass
+class Encoded:
+    """What a CLIP tower gives."""
+
+    vector: Any
+    features: Any = None
+
+
 class Model:
     """Stands in for every kind of model: notes what it is given, answers what it was told to."""
 
@@ -47,10 +62,12 @@ class Model:
 
     def prepare(self, *arguments: Any) -> Any:
         self.world.calls.append((f"{self.name}.prepare", arguments[1:]))
-        self.world.pictures.update({id(argument): argument for argument in arguments if hasattr(argument, "image")})
+        self.world.pictures.update(
+            {id(argument): argument for argument in arguments if isinstance(argument, images.Picture)}
+        )
         if self.name == "face_recognizer":
             return list(range(len(arguments[1])))
-        return "item"
+        return Item()
 
     def tokenize(self, text: str, language: str | None) -> Any:
         self.world.calls.append(("tokenize", (text, language)))
@@ -91,7 +108,8 @@ class Batcher:
             return [self.world.upside_down] * len(items)
         if self.name == "text_recognizer":
             return list(range(start, self.served))
-        return [np.full(4, number, np.float32) for number in range(len(items))]
+        vectors = [np.full(4, number, np.float32) for number in range(len(items))]
+        return [Encoded(vector) for vector in vectors] if self.name in ("visual", "textual") else vectors
 
 
 @dataclass

@@ -236,7 +236,7 @@ REQUESTS = st.dictionaries(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.one_of(JSON, REQUESTS).map(json.dumps) | st.text(max_size=50))
 def test_any_text_is_tasks_or_a_refusal(text: str) -> None:
     """No client can make `entries` a failure of ours."""

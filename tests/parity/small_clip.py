@@ -18,7 +18,7 @@ QUERIES = (
     "孩子们在前面跑🎂",
     "身份证和护照的照片。" * 10,
 )
-_WORDS = "a red car cafe 2019 ##9 ##e , 。".split()
+_WORDS = ["a", "red", "car", "cafe", "2019", "##9", "##e", ",", "。"]
 _TEXT: Mapping[str, Any] = {
     "text_attention_probs_dropout_prob": 0.1,
     "text_hidden_act": "gelu",

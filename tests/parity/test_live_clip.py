@@ -13,10 +13,8 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed; scripts/test-parity runs these tests where it is")
 pytest.importorskip("cn_clip", reason="cn-clip is not installed; scripts/test-parity runs these tests where it is")
 
-# ruff: noqa: E402
 import export_clip
 import numpy as np
-import onnx
 import small_clip
 import torch
 import torch_clip
