@@ -5,18 +5,19 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__, logs, models_command
-from .settings import Settings, SettingsError
+from .settings import Settings, SettingsError, switch_telemetry_off
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the process's exit code (2 for a setting or argument that cannot be used)."""
+    switch_telemetry_off()
     options = parser().parse_args(arguments)
     try:
         settings = Settings.from_env()
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - there are no logs before there are settings
         return 2
-    logs.set_up(settings.log_level, no_color=settings.no_color)
+    logs.set_up(settings.log_level, no_color=settings.no_color, as_json=settings.log_json)
     command: int = options.command(settings, options)
     return command
 

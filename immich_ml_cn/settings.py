@@ -5,7 +5,7 @@ documented tables are held equal to this file by a test.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -19,14 +19,15 @@ T = TypeVar("T")
 Parse = Callable[[str], T]
 
 LogLevel = Literal["verbose", "debug", "log", "info", "warn", "error", "critical"]
-Provider = Literal["auto", "cuda", "cpu"]
+Provider = Literal["auto", "cuda", "openvino", "cpu"]
+OpenVinoDevice = Literal["auto", "cpu", "gpu"]
+OpenVinoPrecision = Literal["auto", "f32", "bf16", "f16"]
 Precision = Literal["auto", "fp32", "fp16", "int8"]
 
 INERT: Final[Mapping[str, str]] = {
     "MACHINE_LEARNING_ANN": "ARM NN acceleration",
     "MACHINE_LEARNING_ANN_FP16_TURBO": "ARM NN acceleration",
     "MACHINE_LEARNING_ANN_TUNING_LEVEL": "ARM NN acceleration",
-    "MACHINE_LEARNING_OPENVINO_PRECISION": "OpenVINO",
     "MACHINE_LEARNING_RKNN": "Rockchip acceleration",
     "MACHINE_LEARNING_RKNN_THREADS": "Rockchip acceleration",
     "MACHINE_LEARNING_ROCM_PRECISION": "AMD ROCm",
@@ -43,6 +44,10 @@ FORWARDABLE: Final = ("clip", "facial-recognition", "ocr")
 
 PILLOWS_LIMIT: Final = 178_956_970
 """Pixels above which Pillow takes an image for a decompression bomb, whatever we set."""
+
+
+NO_TELEMETRY: Final[Mapping[str, str]] = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+"""Libraries that would report to their makers: ONNX Runtime 1.32 sends events and keeps a database of them in ~."""
 
 
 class SettingsError(ValueError):
@@ -177,6 +182,15 @@ def _tasks(value: str) -> tuple[str, ...]:
     if not set(tasks) <= set(FORWARDABLE):
         raise ValueError("a comma list of " + ", ".join(FORWARDABLE))
     return tasks
+
+
+def _openvino_precision(value: str) -> str:
+    """OpenVINO's name of a precision, or Immich's."""
+    word = value.strip().lower()
+    precision = {"fp32": "f32", "fp16": "f16"}.get(word, word)
+    if precision not in get_args(OpenVinoPrecision):
+        raise ValueError("one of FP32, FP16, BF16, auto")
+    return precision
 
 
 def _one_of(choices: tuple[str, ...]) -> Parse[str]:
@@ -369,13 +383,28 @@ class Settings:
         _revision,
         "Hugging Face organisation that Immich's own models come from.",
     )
+    openvino_precision: OpenVinoPrecision = _setting(
+        "MACHINE_LEARNING_OPENVINO_PRECISION",
+        "f32",
+        _openvino_precision,
+        "What OpenVINO computes in: FP32, FP16, BF16, or auto (the fastest that the device can: FP16 on graphics, BF16 "
+        "on a CPU that has it). FP32 where the device cannot.",
+        shown="FP32",
+    )
 
     # --- ours ---
     provider: Provider = _setting(
         "MACHINE_LEARNING_PROVIDER",
         "auto",
         _one_of(get_args(Provider)),
-        "What runs the models: auto (CUDA if it works, else CPU), cuda (exit if it does not work) or cpu.",
+        "What runs the models: auto (CUDA if it works, else OpenVINO if it is installed, else the CPU), cuda or "
+        "openvino (exit if it does not work) or cpu.",
+    )
+    openvino_device: OpenVinoDevice = _setting(
+        "MACHINE_LEARNING_OPENVINO_DEVICE",
+        "auto",
+        _one_of(get_args(OpenVinoDevice)),
+        "Where OpenVINO computes: auto (on Intel graphics if there are any that work, else on the CPU), cpu or gpu.",
     )
     max_batch_clip: int | None = _setting(
         "MACHINE_LEARNING_MAX_BATCH_SIZE__CLIP",
@@ -573,6 +602,12 @@ class Settings:
             values["provider"] = values["device"]
         inert = tuple(name for name in INERT if environ.get(name, "") != "")
         return cls(**{name: value for name, value in values.items() if value is not MISSING}, inert=inert)
+
+
+def switch_telemetry_off(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Tell the libraries, before they are imported, to report nothing; what the user has set stays."""
+    for variable, value in NO_TELEMETRY.items():
+        environ.setdefault(variable, value)
 
 
 def setting_fields() -> tuple[Field[Any], ...]:
