@@ -190,9 +190,9 @@ class Upstream:
 
 
 def shown(url: str) -> str:
-    """An address without the user and password that may be in it."""
+    """Scheme, host and port of an address: its user, password and path may hold what no log should."""
     parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def form(boundary: str, fields: Mapping[str, bytes]) -> list[bytes]:

@@ -10,6 +10,9 @@ from typing import Any
 
 from .errors import DamagedModel
 
+FEATURES = "features"
+"""Name of the output with a CLIP tower's embedding before its normalisation."""
+
 _BATCH = "batch"
 # These read a tensor's shape, not its values: what they give carries no batch axis.
 _SHAPE_READERS = frozenset({"Shape", "Size"})
@@ -95,7 +98,8 @@ def part_for(path: Path, output: str) -> bytes:
         path: the graph; it may keep its weights in side files. It is not written to.
 
     Returns:
-        A graph with that output alone, and with the inputs that it depends on.
+        A graph with that output and the inputs that it depends on. Where the output is a quotient, as a normalised
+        embedding is, its numerator becomes a second output, ``features``.
 
     Raises:
         DamagedModel: the file is no ONNX graph.
@@ -116,9 +120,24 @@ def part_for(path: Path, output: str) -> bytes:
     for values in (graph.input, graph.initializer):
         _keep(values, needed)
     _keep(graph.output, {output})
+    _expose_features(graph)
     del graph.value_info[:]
     del graph.quantization_annotation[:]
     return _serialised(model, path)
+
+
+def _expose_features(graph: Any) -> None:
+    """Add the numerator of the one output, if it is a quotient: MT Photos stores embeddings unnormalised."""
+    from onnx import helper
+
+    output = graph.output[0]
+    divisions = [node for node in graph.node if node.op_type == "Div" and output.name in node.output]
+    if not divisions:
+        return
+    graph.node.append(helper.make_node("Identity", [divisions[0].input[0]], [FEATURES]))
+    features = graph.output.add()
+    features.CopyFrom(output)
+    features.name = FEATURES
 
 
 def _load(path: Path, *, weights: bool) -> Any:

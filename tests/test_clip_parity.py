@@ -36,15 +36,14 @@ def texts_of(architecture: str) -> tuple[list[str], NDArray[np.float64]]:
     return QUERIES, np.array(ANSWERS[architecture]["textual"])
 
 
-def assert_equal(found: Sequence[Embedding], expected: NDArray[np.float64], *, with_features: bool = True) -> None:
+def assert_equal(found: Sequence[Embedding], expected: NDArray[np.float64]) -> None:
     assert len(found) == len(expected)
     for embedding, features in zip(found, expected, strict=True):
         assert cosine(embedding.vector, features) >= 0.99999
         assert np.linalg.norm(embedding.vector) == pytest.approx(1, abs=1e-6)
-        assert (embedding.features is not None) == with_features
-        if embedding.features is not None:
-            assert np.linalg.norm(embedding.features) == pytest.approx(np.linalg.norm(features), rel=1e-3)
-            assert cosine(embedding.features, features) >= 0.99999
+        assert embedding.features is not None
+        assert np.linalg.norm(embedding.features) == pytest.approx(np.linalg.norm(features), rel=1e-3)
+        assert cosine(embedding.features, features) >= 0.99999
 
 
 def encode_images(encoder: VisualEncoder, items: Sequence[Picture], size: int) -> list[Embedding]:
@@ -117,8 +116,8 @@ def test_the_joint_conversion_gives_the_same(tmp_path: Path, size: int) -> None:
     queries = textual(tmp_path, GOLDEN / "vit")
 
     assert queries.trims_padding
-    assert_equal(encode_images(visual(tmp_path, GOLDEN / "vit"), items, size), expected, with_features=False)
-    assert_equal(encode_texts(queries, texts, size), expected_of_texts, with_features=False)
+    assert_equal(encode_images(visual(tmp_path, GOLDEN / "vit"), items, size), expected)
+    assert_equal(encode_texts(queries, texts, size), expected_of_texts)
 
 
 def test_our_exports_have_the_names_of_immichs() -> None:

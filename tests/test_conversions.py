@@ -28,14 +28,15 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_each_tower_has_its_inputs_and_one_output(folder: Path) -> None:
+def test_each_tower_has_its_inputs_its_embedding_and_its_features(folder: Path) -> None:
     made = split_joint(folder, OrtSession)
 
     assert made == (folder / "visual" / "model.onnx", folder / "textual" / "model.onnx")
     image, text = map(OrtSession, made)
     assert [info.name for info in image.inputs] == ["pixel_values"]
     assert [info.name for info in text.inputs] == ["input_ids", "attention_mask"]
-    assert [info.name for info in (*image.outputs, *text.outputs)] == ["image_embeds", "text_embeds"]
+    assert [info.name for info in image.outputs] == ["image_embeds", "features"]
+    assert [info.name for info in text.outputs] == ["text_embeds", "features"]
     assert image.inputs[0].shape[0] is None
     assert text.inputs[0].shape == (None, None)
 
