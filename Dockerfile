@@ -1,7 +1,8 @@
-# Builds the image: docker build --target cpu (or cuda, cuda12) --tag immich-ml-cn:cpu .
+# Builds the image: docker build --target cpu (or cuda, cuda12, openvino) --tag immich-ml-cn:cpu .
 #
 # The base may be any Debian or Ubuntu with Python 3.11 or newer, its own or the official image's; where there is none,
-# Debian's is installed. All targets take the same one: the CUDA libraries come with the Python packages.
+# Debian's is installed. All targets take the same one: the libraries of CUDA and OpenVINO come with the
+# Python packages.
 ARG BASE_IMAGE=python:3.13-slim-bookworm
 
 # --- what the build and the images have in common ---
@@ -39,6 +40,10 @@ FROM builder AS cuda12-environment
 COPY requirements/cuda12.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/uv scripts/image-environment cuda12 /opt/venv
 
+FROM builder AS openvino-environment
+COPY requirements/openvino.txt requirements/
+RUN --mount=type=cache,target=/root/.cache/uv scripts/image-environment openvino /opt/venv
+
 FROM scratch AS application
 COPY LICENSE deploy/healthcheck.py /usr/src/
 COPY --chmod=755 deploy/immich-ml-cn /usr/local/bin/
@@ -50,19 +55,16 @@ FROM base AS runtime
 # Any user may write to a new volume, so that `user:` in a compose file needs no preparation.
 RUN useradd --uid 1000 --user-group --no-create-home --home-dir /cache --shell /usr/sbin/nologin immich \
     && install --directory --owner=1000 --group=1000 --mode=0777 /cache
-ARG IMMICH_SOURCE_REF=""
 LABEL org.opencontainers.image.title="immich-ml-cn" \
     org.opencontainers.image.description="Machine-learning server for Immich that understands Chinese" \
-    org.opencontainers.image.licenses="MIT" \
-    org.opencontainers.image.revision="${IMMICH_SOURCE_REF}"
+    org.opencontainers.image.licenses="MIT"
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/usr/src \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HOME=/cache \
     MACHINE_LEARNING_CACHE_FOLDER=/cache \
-    MACHINE_LEARNING_MODEL_ARENA=false \
-    IMMICH_SOURCE_REF=${IMMICH_SOURCE_REF}
+    MACHINE_LEARNING_MODEL_ARENA=false
 WORKDIR /usr/src
 USER 1000:1000
 EXPOSE 3003
@@ -72,10 +74,28 @@ ENTRYPOINT ["tini", "--"]
 CMD ["python", "-m", "immich_ml_cn"]
 
 # --- the targets ---
-# MODELS: names to bake in, as `immich-ml-cn models list` shows them; the two others say where they come from.
+# MODELS: names to bake in, as `immich-ml-cn models list` shows them; the two arguments below it say where from.
+
+FROM runtime AS openvino
+USER 0:0
+# Intel's graphics; a newer Debian as the base has a newer driver. Without graphics the CPU computes.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends intel-opencl-icd \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
+USER 1000:1000
+COPY --from=openvino-environment /opt/venv /opt/venv
+COPY --from=application / /
+ARG MODELS=""
+ARG MACHINE_LEARNING_MODEL_SOURCE=""
+ARG HF_ENDPOINT=""
+RUN test -z "${MODELS}" || immich-ml-cn models fetch ${MODELS}
+VOLUME /cache
+ARG IMMICH_SOURCE_REF=""
+ENV IMMICH_SOURCE_REF=${IMMICH_SOURCE_REF}
+LABEL org.opencontainers.image.revision="${IMMICH_SOURCE_REF}"
 
 FROM runtime AS cuda12
-ENV DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=cuda12-environment /opt/venv /opt/venv
 COPY --from=application / /
 ARG MODELS=""
@@ -83,9 +103,12 @@ ARG MACHINE_LEARNING_MODEL_SOURCE=""
 ARG HF_ENDPOINT=""
 RUN test -z "${MODELS}" || immich-ml-cn models fetch ${MODELS}
 VOLUME /cache
+ARG IMMICH_SOURCE_REF=""
+ENV IMMICH_SOURCE_REF=${IMMICH_SOURCE_REF}
+LABEL org.opencontainers.image.revision="${IMMICH_SOURCE_REF}"
 
 FROM runtime AS cuda
-ENV DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=cuda-environment /opt/venv /opt/venv
 COPY --from=application / /
 ARG MODELS=""
@@ -93,9 +116,11 @@ ARG MACHINE_LEARNING_MODEL_SOURCE=""
 ARG HF_ENDPOINT=""
 RUN test -z "${MODELS}" || immich-ml-cn models fetch ${MODELS}
 VOLUME /cache
+ARG IMMICH_SOURCE_REF=""
+ENV IMMICH_SOURCE_REF=${IMMICH_SOURCE_REF}
+LABEL org.opencontainers.image.revision="${IMMICH_SOURCE_REF}"
 
 FROM runtime AS cpu
-ENV DEVICE=cpu
 COPY --from=cpu-environment /opt/venv /opt/venv
 COPY --from=application / /
 ARG MODELS=""
@@ -103,3 +128,6 @@ ARG MACHINE_LEARNING_MODEL_SOURCE=""
 ARG HF_ENDPOINT=""
 RUN test -z "${MODELS}" || immich-ml-cn models fetch ${MODELS}
 VOLUME /cache
+ARG IMMICH_SOURCE_REF=""
+ENV IMMICH_SOURCE_REF=${IMMICH_SOURCE_REF}
+LABEL org.opencontainers.image.revision="${IMMICH_SOURCE_REF}"

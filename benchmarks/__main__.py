@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import shlex
+import signal
 import sys
 import time
 import traceback
@@ -167,4 +168,5 @@ def _narrator() -> Callable[[str], None]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that the servers it started end too
     sys.exit(main(sys.argv[1:]))

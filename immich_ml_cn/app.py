@@ -4,18 +4,22 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from . import mt_photos
-from .errors import ServiceError, TooLarge, Unavailable
+from . import metrics, mt_photos
+from .errors import RequestTimeout, ServiceError, TooLarge, Unavailable
 from .forms import Form, FormLimits, read_body, read_form
 from .forwarding import HEADER as FORWARDED
+from .metrics import Metrics
+from .middleware import Guard, Journal
+from .pipeline import CLIENT_LEFT
 from .protocol import write_body
 from .service import Service
 from .settings import Settings
@@ -23,9 +27,6 @@ from .settings import Settings
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-CLIENT_LEFT: Final = 499
-"""nginx's status for a client that closed the connection; it is logged, nobody receives it."""
 
 
 def create_app(settings: Settings, service: Service) -> Starlette:
@@ -36,25 +37,33 @@ def create_app(settings: Settings, service: Service) -> Starlette:
         async with service.running():
             yield
 
-    house = _House(settings)
+    house = _House(settings, service.metrics)
     routes = _Immich(house, service).routes()
     if settings.mt_photos_key:
         routes += _MtPhotos(house, service, settings.mt_photos_key).routes()
+    paths = [route.path for route in routes if isinstance(route, Route)]
     if settings.root_path:
         routes.append(Mount(settings.root_path, routes=list(routes)))
+    answers = _Failures(service.metrics)
     handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {
         HTTPException: _http_error,
-        ServiceError: _service_error,
-        Exception: _unexpected_error,
+        ServiceError: answers.expected,
+        Exception: answers.unexpected,
     }
-    return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    middleware = [Middleware(Journal, service.metrics, [settings.root_path + path for path in paths] + paths)]
+    if settings.api_key:
+        keys = [key for key in (settings.api_key, settings.mt_photos_key) if key]
+        middleware.append(Middleware(Guard, keys, {"/ping", f"{settings.root_path}/ping"}))
+    return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan, middleware=middleware)
 
 
 class _House:
     """Holds as many requests as it is set to, each as long as its client waits for it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._max_queue = settings.max_queue
+        self._receive_timeout_s = settings.receive_timeout_s
+        self._metrics = metrics
         self._limits = FormLimits(settings.max_request_bytes, settings.max_fields, settings.max_text_bytes)
         self._inside = 0
 
@@ -66,7 +75,7 @@ class _House:
             raise Unavailable("the server has more requests than it is set to hold", retry_after=10)
         self._inside += 1
         try:
-            body = await _while_connected(request, work(await read(request)))
+            body = await _while_connected(request, work(await self._receive(request, read)))
         except ClientDisconnect:
             logger.debug("%s left before the answer", _client(request))
             return Response(status_code=CLIENT_LEFT)
@@ -81,6 +90,16 @@ class _House:
         _check_announced(request, self._limits.body_bytes)
         return await read_form(request.headers.get("content-type", ""), request.stream(), self._limits)
 
+    async def _receive(self, request: Request, read: Callable[[Request], Awaitable[T]]) -> T:
+        try:
+            with self._metrics.timed("receive"):
+                async with asyncio.timeout(self._receive_timeout_s):
+                    return await read(request)
+        except TimeoutError:
+            raise RequestTimeout(
+                f"the request did not arrive within {self._receive_timeout_s:g} s (MACHINE_LEARNING_RECEIVE_TIMEOUT)"
+            ) from None
+
 
 class _Immich:
     def __init__(self, house: _House, service: Service) -> None:
@@ -92,6 +111,7 @@ class _Immich:
             Route("/", self.root),
             Route("/ping", self.ping),
             Route("/status", self.status),
+            Route("/metrics", self.metrics),
             Route("/predict", self.predict, methods=["POST"]),
         ]
 
@@ -103,6 +123,9 @@ class _Immich:
 
     async def status(self, request: Request) -> Response:
         return JSONResponse({**self._service.status(), **await self._service.gateway.status()})
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(await self._service.exposition(), media_type=metrics.CONTENT_TYPE)
 
     async def predict(self, request: Request) -> Response:
         """`POST /predict`: the tasks of one request, as long as its client waits for them."""
@@ -215,15 +238,29 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     return JSONResponse({"detail": error.detail}, error.status_code, headers=error.headers)
 
 
-async def _service_error(request: Request, error: ServiceError) -> Response:
-    level = logging.ERROR if error.status == 500 else logging.WARNING
-    logger.log(level, "%s %s → %d %s", request.method, request.url.path, error.status, _one_line(str(error)))
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    return JSONResponse({"detail": str(error)}, error.status, headers=headers)
+class _Failures:
+    """Failures → responses, and a line in the log; a traceback only where the fault is ours and nobody foresaw it."""
 
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
-async def _unexpected_error(request: Request, error: Exception) -> Response:
-    return JSONResponse({"detail": "the server failed on this request; its log says why"}, 500)
+    async def expected(self, request: Request, error: ServiceError) -> Response:
+        """One of ours: its own status."""
+        level = logging.ERROR if error.status == 500 else logging.WARNING
+        line = f"{request.method} {request.url.path} → {error.status} {_one_line(str(error))}"
+        logger.log(level, "%s", line)
+        if error.status >= 500:
+            self._metrics.failed(line)
+            logger.debug("what happened", exc_info=error.__cause__)
+        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        if error.status == RequestTimeout.status:
+            headers["Connection"] = "close"
+        return JSONResponse({"detail": str(error)}, error.status, headers=headers)
+
+    async def unexpected(self, request: Request, error: Exception) -> Response:
+        """Anything else: uvicorn logs its traceback."""
+        self._metrics.failed(f"{request.method} {request.url.path} → 500 {_one_line(repr(error))}")
+        return JSONResponse({"detail": "the server failed on this request; its log says why"}, 500)
 
 
 def _one_line(text: str) -> str:

@@ -177,9 +177,8 @@ class Batcher(Generic[ItemT, OutputT]):
         if is_poisoned(error):
             replica.lane.died(f"the device of {replica.lane.name} is lost: {error}")
             for waiting in live:
-                self._fail(
-                    waiting, Unavailable(f"{self.name}: the device is lost, the server restarts", retry_after=30)
-                )
+                lost = Unavailable(f"{self.name} has lost its device, the server starts again", retry_after=30)
+                self._fail(waiting, lost)
             return
         if len(live) == 1:
             if is_of_device(error):

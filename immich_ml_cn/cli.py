@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import __version__, logs, models_command
+from . import __version__, doctor, logs, models_command
 from .settings import Settings, SettingsError, switch_telemetry_off
 
 
@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="start the server (the default)")
     serve.set_defaults(command=_serve)
     models_command.add_parser(commands)
+    doctor.add_parser(commands)
     return line
 
 

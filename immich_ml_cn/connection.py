@@ -29,8 +29,14 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._expect_header()
 
+    def on_message_begin(self) -> None:
+        """The first byte of a request has arrived, perhaps while another one is worked on."""
+        super().on_message_begin()
+        if self._overdue is None:
+            self._expect_header()
+
     def data_received(self, data: bytes) -> None:
-        """Bytes have arrived: of the request at hand, or of one that begins."""
+        """Bytes have arrived: of the request at hand, of one that begins, or of one that is answered already."""
         super().data_received(data)
         if self._overdue is None and self._is_between_requests() and self.timeout_keep_alive_task is None:
             self._expect_header()
@@ -61,3 +67,5 @@ class Connection(HttpToolsProtocol):
         if self._is_between_requests():
             self.transport.write(_TIMED_OUT)
             self.transport.close()
+        elif not self.transport.is_closing():
+            self._expect_header()  # an earlier request of this connection is still worked on

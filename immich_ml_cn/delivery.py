@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from . import conversions, fetch, sources
-from .engines import CpuEngine
+from .engines import checking_engine
 from .errors import DamagedModel, ServiceError
 from .fetch.lock import locked
 from .fetch.watch import Watch
@@ -123,7 +123,8 @@ class Delivery:
         """Make the towers where what arrived is one graph with both."""
         with locked(folder, Watch(self._options, fetch.Silent(), self._cancelled)):
             if not self._is_here(task, model, kind):
-                conversions.split_joint(folder, lambda graph: CpuEngine(self._settings).open(graph, "bulk", 0))
+                engine = checking_engine(self._settings)
+                conversions.split_joint(folder, lambda graph: engine.open(graph, "bulk", 0))
 
 
 def fetch_options(settings: Settings) -> fetch.FetchOptions:

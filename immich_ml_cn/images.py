@@ -25,6 +25,10 @@ _TURNS: Final = {
 """What turns a picture upright, by its EXIF orientation."""
 
 
+_REFUSED: Final = frozenset({"EPS", "IPTC"})
+"""Formats that Pillow reads by starting Ghostscript on what a client sent, at once or for a picture inside."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """A decoded image.
@@ -105,6 +109,8 @@ def _stream(data: bytes) -> io.BytesIO:
 
 
 def _checked_size(image: ImageFile.ImageFile, max_pixels: int) -> tuple[int, int]:
+    if image.format in _REFUSED:
+        raise UnidentifiedImageError
     width, height = image.size
     if width < 1 or height < 1:
         raise BadImage("Image has zero width or height")

@@ -1,8 +1,11 @@
 """Logs for people: one line per event, with Immich's log levels."""
 
+import json
 import logging
 import sys
+import time
 import warnings
+from contextvars import ContextVar
 from typing import Final, TextIO
 
 from .settings import LogLevel
@@ -16,6 +19,9 @@ LEVELS: Final[dict[LogLevel, int]] = {
     "error": logging.ERROR,
     "critical": logging.CRITICAL,
 }
+REQUEST: Final[ContextVar[str]] = ContextVar("request", default="")
+"""The number of the request that is worked on, "" where none is."""
+
 _COLOURS: Final = {
     logging.DEBUG: "\x1b[2m",
     logging.WARNING: "\x1b[33m",
@@ -34,14 +40,41 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback below it where there is one."""
         line = super().format(record)
+        if record.levelno == logging.DEBUG and REQUEST.get():
+            line = f"{line} [{REQUEST.get()}]"
         colour = _COLOURS.get(record.levelno, "") if self._colour else ""
         return f"{colour}{line}\x1b[0m" if colour else line
 
 
-def set_up(level: LogLevel, *, no_color: bool, stream: TextIO = sys.stderr) -> None:
-    """Send the log of the whole process to `stream`, in colour where that is a terminal and `no_color` is off."""
+class JsonFormatter(logging.Formatter):
+    """``{"time": …, "level": …, "logger": …, "message": …}``, with ``request`` and ``traceback`` where there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, whatever the message holds."""
+        milliseconds = f"{record.msecs:03.0f}"
+        entry = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{milliseconds}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if REQUEST.get():
+            entry["request"] = REQUEST.get()
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def set_up(level: LogLevel, *, no_color: bool, as_json: bool = False, stream: TextIO = sys.stderr) -> None:
+    """Send the log of the whole process to `stream`.
+
+    Args:
+        no_color: no colours, although `stream` is a terminal.
+        as_json: one JSON object per line.
+    """
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(LineFormatter(colour=not no_color and stream.isatty()))
+    colour = not no_color and stream.isatty()
+    handler.setFormatter(JsonFormatter() if as_json else LineFormatter(colour=colour))
     logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
     for name in ("uvicorn", "httpx", "httpx2", "httpcore", "httpcore2", "PIL", "filelock"):
         logging.getLogger(name).setLevel(max(logging.WARNING, LEVELS[level]))

@@ -153,7 +153,7 @@ class Gauge:
     label: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Snapshot:
     """Everything at one moment, for Prometheus; `metrics` is a copy."""
 

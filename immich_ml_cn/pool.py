@@ -42,14 +42,28 @@ class ByteBudget:
     """A bound on memory: who wants more than is left waits, first come first served."""
 
     def __init__(self, total: int) -> None:
-        self._total = total
+        """
+        Args:
+            total: bytes.
+        """
+        self.total = total
         self._used = 0
         self._queue: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @property
+    def held(self) -> int:
+        """Bytes that are held."""
+        return self._used
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._queue)
 
     @asynccontextmanager
     async def reserve(self, size: int) -> AsyncIterator[None]:
         """Hold `size` bytes for the length of a `with` block; more than the whole budget counts as the whole."""
-        size = min(size, self._total)
+        size = min(size, self.total)
         await self._acquire(size)
         try:
             yield
@@ -73,11 +87,11 @@ class ByteBudget:
         while self._queue:
             size, ticket = self._queue[0]
             if not ticket.done():
-                if self._used + size > self._total:
+                if self._used + size > self.total:
                     return
                 self._used += size
                 ticket.set_result(None)
             self._queue.popleft()
 
     def __repr__(self) -> str:
-        return f"<ByteBudget [{self._used} of {self._total} bytes, {len(self._queue)} waiting]>"
+        return f"<ByteBudget [{self._used} of {self.total} bytes, {len(self._queue)} waiting]>"

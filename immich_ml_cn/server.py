@@ -7,14 +7,17 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 
 from . import __version__
 from .app import create_app
 from .clip_names import DEFAULT_ALIASES
-from .engines import EngineError, select_engine
+from .connection import Connection
+from .engines import Engine, EngineError, select_engine
 from .forwarding import shown
 from .service import Service
 from .settings import INERT, PROVIDERS_OF_DEVICE, Settings
@@ -22,14 +25,14 @@ from .settings import INERT, PROVIDERS_OF_DEVICE, Settings
 logger = logging.getLogger(__name__)
 
 
-def serve(settings: Settings) -> int:
+def serve(settings: Settings, choose_engine: Callable[[Settings], Engine] = select_engine) -> int:
     """Serve until SIGTERM or SIGINT; the process's exit code.
 
     0 after a drain on request, 1 when the server could not start or could never work again.
     """
     _announce(settings)
     try:
-        engine = select_engine(settings)
+        engine = choose_engine(settings)
         listeners = [bind(settings.host, port) for port in _ports(settings)]
     except (EngineError, OSError) as error:
         logger.critical("%s", error)
@@ -41,7 +44,7 @@ def serve(settings: Settings) -> int:
         uvicorn.Config(
             create_app(settings, service),
             loop="uvloop",
-            http="httptools",
+            http=cast(Any, partial(Connection, receive_timeout_s=settings.receive_timeout_s)),
             ws="none",
             lifespan="on",
             log_config=None,

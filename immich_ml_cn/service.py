@@ -1,9 +1,12 @@
 """The running service: lanes, registry and pipeline put together, and their lifetimes."""
 
 import asyncio
+import importlib.metadata
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -17,6 +20,7 @@ from .errors import UnknownModel
 from .forwarding import Gateway, Upstream
 from .images import Picture
 from .lanes import Lane
+from .metrics import Gauge, Metrics, Snapshot, exposition
 from .mt_photos import MtPhotos
 from .pipeline import Pipeline
 from .pool import ByteBudget, CpuPool
@@ -47,26 +51,33 @@ class Service:
         """
         self._settings = settings
         self._engine = engine
-        self._on_death = on_death
+        self._report_death = on_death
+        self.metrics = Metrics()
         self._preloading: asyncio.Task[None] | None = None
+        self._budget = ByteBudget(settings.max_decoded_bytes)
+        self._running_lanes: tuple[Lane, ...] = ()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start everything, preload what the settings name, and close it all at the end."""
         settings = self._settings
         lanes = self._lanes()
-        delivery = Delivery(settings)
+        self._running_lanes = tuple(lanes)
+        delivery = Delivery(settings, self.metrics)
         pool = CpuPool(settings.request_threads)
         text_pool = CpuPool(1, nice=0)
-        self.registry = Registry(self._engine, lanes, ttl_s=settings.model_ttl_s, wait_s=settings.model_wait_s)
+        self.registry = Registry(
+            self._engine, lanes, ttl_s=settings.model_ttl_s, wait_s=settings.model_wait_s, metrics=self.metrics
+        )
         catalogue = Catalogue(settings, delivery, on_gpu=self._engine.on_gpu)
         self.pipeline = Pipeline(
             catalogue,
             self.registry,
             pool=pool,
             text_pool=text_pool,
-            budget=ByteBudget(settings.max_decoded_bytes),
+            budget=self._budget,
             max_pixels=settings.max_image_pixels,
+            metrics=self.metrics,
         )
         upstream = self._upstream()
         self.gateway = Gateway(self.pipeline, upstream, settings.forwarded_tasks)
@@ -104,10 +115,51 @@ class Service:
             "version": __version__,
             "device": self._engine.description,
             "provider": self._engine.provider,
-            "models": self.registry.states(),
+            "runtime": _runtime_versions(),
+            "uptimeSeconds": round(self.metrics.uptime()),
+            "models": self.registry.details(),
             "aliases": dict(self._settings.clip_aliases),
+            "lanes": [
+                {"name": lane.name, "device": lane.device_id, "busy": lane.turn.locked()}
+                for lane in self._running_lanes
+            ],
+            "decodedBytes": {"held": self._budget.held, "limit": self._budget.total, "waiting": self._budget.waiting},
             "residentBytes": memory.resident_bytes(),
+            "threads": threading.active_count(),
+            "openFiles": memory.open_files(),
+            "lastErrors": self.metrics.last_errors(),
         }
+
+    async def exposition(self) -> bytes:
+        """The numbers for Prometheus."""
+        models = self.registry.details()
+        ready = {key: detail for key, detail in models.items() if detail["state"] == "ready"}
+        gauges = [
+            Gauge("up_seconds", "Seconds since the start.", {"": self.metrics.uptime()}),
+            Gauge("queue_length", "Items that wait for a batch.", {k: d["waiting"] for k, d in ready.items()}, "model"),
+            Gauge(
+                "model_bytes", "Bytes of a loaded model's graphs.", {k: d["bytes"] for k, d in ready.items()}, "model"
+            ),
+            Gauge("model_leases", "Requests that hold a model.", {k: d["leases"] for k, d in ready.items()}, "model"),
+            Gauge("lane_busy", "1 while a lane runs.", {x.name: x.turn.locked() for x in self._running_lanes}, "lane"),
+            Gauge("decoded_bytes", "Memory held by decoded images.", {"": self._budget.held}),
+            Gauge("decode_waiting", "Requests that wait for memory to decode.", {"": self._budget.waiting}),
+            Gauge("threads", "Threads of Python.", {"": threading.active_count()}),
+        ]
+        snapshot = Snapshot(self.metrics.copy(), __version__, self._engine.provider, gauges)
+        return await asyncio.to_thread(self._exposition, snapshot)
+
+    def _exposition(self, snapshot: Snapshot) -> bytes:
+        on_gpu = memory.gpu_bytes(self._settings.device_ids) if self._engine.on_gpu else {}
+        gpus = [
+            Gauge("gpu_memory_used_bytes", "Used, by all.", {str(n): used for n, (used, _) in on_gpu.items()}, "gpu"),
+            Gauge("gpu_memory_bytes", "Memory of a GPU.", {str(n): whole for n, (_, whole) in on_gpu.items()}, "gpu"),
+        ]
+        return exposition(replace(snapshot, gauges=[*snapshot.gauges, *gpus]))
+
+    def _on_death(self, reason: str) -> None:
+        self.metrics.failed(reason)
+        self._report_death(reason)
 
     def _upstream(self) -> Upstream | None:
         settings = self._settings
@@ -154,6 +206,21 @@ class Service:
             side = self._settings.preload_ocr_max_resolution
             picture = Picture(Image.new("RGB", (side, side)))
             await loaded.batcher.submit(await asyncio.to_thread(loaded.model.prepare, picture, side))
+
+
+def _runtime_versions() -> dict[str, str]:
+    """Versions of what runs the models, by the packages that are installed."""
+    packages = {
+        "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
+        "cuda": ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"),
+        "cudnn": ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
+    }
+    found: dict[str, str] = {}
+    for what, names in packages.items():
+        for name in names:
+            with suppress(importlib.metadata.PackageNotFoundError):
+                found.setdefault(what, importlib.metadata.version(name))
+    return found
 
 
 def preloaded(settings: Settings, catalogue: Catalogue) -> list[ModelSpec]:

@@ -368,7 +368,7 @@ class Settings:
         "MACHINE_LEARNING_MODEL_ARENA",
         True,
         _flag,
-        "Whether ONNX Runtime keeps memory for the next run; false saves memory.",
+        "Whether memory is kept for the next run; false saves memory.",
         shown="true",
     )
     model_revision: str = _setting(
@@ -498,8 +498,8 @@ class Settings:
         "MACHINE_LEARNING_CLIP_PRECISION",
         "auto",
         _one_of(get_args(Precision)),
-        "Which files of a CLIP model are loaded: fp32, fp16, int8, or auto (fp16 on a GPU, fp32 on a CPU). fp32 where "
-        "there is no other.",
+        "Which files of a CLIP model are loaded: fp32, fp16, int8 (slow in OpenVINO), or auto (fp16 on a GPU, fp32 on "
+        "a CPU). fp32 where there is no other.",
     )
     model_source: Preference = _setting(
         "MACHINE_LEARNING_MODEL_SOURCE",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from . import fetch, sources
 from .catalogue import Catalogue
 from .delivery import Delivery
-from .engines import CpuEngine, LoadError
+from .engines import EngineError, LoadError, checking_engine
 from .errors import ServiceError
 from .inventory import HALVES, Row, folder_of
 from .registry import ModelSpec
@@ -42,11 +42,11 @@ def _verify_files(settings: Settings, row: Row, half: str) -> Iterator[Finding]:
 
 
 def _graph_problem(settings: Settings, row: Row, half: str) -> str | None:
-    engine = CpuEngine(settings)
     spec = _spec(settings, row, half)
     try:
+        engine = checking_engine(settings)
         model = spec.build(lambda graph: engine.open(graph, spec.lane, 0))
-    except (ServiceError, LoadError, OSError) as error:
+    except (ServiceError, EngineError, LoadError, OSError) as error:
         return str(error)
     given = getattr(model, "dimension", None)
     if None not in (given, row.dimension) and given != row.dimension:

@@ -162,6 +162,9 @@ class RunningServer:
     It listens on a free port of 127.0.0.1, connects to nobody and runs on the CPU, unless told otherwise.
     """
 
+    command: tuple[str, ...] = ("-m", "immich_ml_cn")
+    """What Python runs."""
+
     def __init__(self, folder: Path, **environ: str) -> None:
         """
         Args:
@@ -197,7 +200,7 @@ class RunningServer:
     def start(self) -> None:
         """Start the process without waiting for its port."""
         with self._log.open("wb") as log:
-            command = [sys.executable, "-m", "immich_ml_cn"]
+            command = [sys.executable, *self.command]
             self.process = subprocess.Popen(command, cwd=ROOT, env=self._environ, stdout=log, stderr=log)
 
     def wait_until_open(self) -> None:

@@ -11,7 +11,7 @@ import pytest
 from serving_fakes import PATIENCE_S, Doubler, a_lane, happens, settle
 
 from immich_ml_cn.batching import Batcher, Replica
-from immich_ml_cn.errors import BadImage, InferenceFailed, Unavailable
+from immich_ml_cn.errors import BadImage, InferenceFailed, OutOfMemory, Unavailable
 from immich_ml_cn.session import Model
 
 pytestmark = pytest.mark.anyio
@@ -20,12 +20,12 @@ Submitted = asyncio.Task[Any]
 
 @asynccontextmanager
 async def batching(
-    *models: Model[Any, Any], max_batch: int = 4, deaths: list[str] | None = None
+    *models: Model[Any, Any], max_batch: int = 4, deaths: list[str] | None = None, **more: Any
 ) -> AsyncIterator[Batcher[Any, Any]]:
     """A batcher with each model on a lane of its own."""
     with a_lane("bulk-0", deaths=deaths) as first, a_lane("bulk-1", deaths=deaths) as second:
         replicas = [Replica(lane, model) for lane, model in zip((first, second), models, strict=False)]
-        batcher = Batcher("m", replicas, max_batch)
+        batcher = Batcher("m", replicas, max_batch, **more)
         try:
             yield batcher
         finally:
@@ -263,6 +263,84 @@ class TestFailing:
             with pytest.raises(ZeroDivisionError):
                 await batcher.submit(0)
             assert await batcher.submit(1) == 2
+
+
+class TestDevice:
+    """Failures of the device, by what it says of them."""
+
+    async def test_memory_that_is_short_is_freed_and_the_halves_get_through(self) -> None:
+        relieved: list[int] = []
+
+        class Small(Doubler):
+            def infer(self, items: Sequence[int]) -> list[int]:
+                self.batches.append(list(items))
+                if len(items) > 2:
+                    raise RuntimeError("Failed to allocate memory for requested buffer of size 4")
+                self.batches.pop()
+                return super().infer(items)
+
+        async def relieve() -> None:
+            relieved.append(len(model.batches))
+
+        model = Small()
+        async with batching(model, relieve=relieve) as batcher:
+            first = await occupy(batcher, model)
+            others = await queue(batcher, 1, 2, 3, 4)
+            model.gate.set()
+            assert await outcomes([first, *others]) == [0, 2, 4, 6, 8]
+        assert model.batches == [[0], [1, 2, 3, 4], [1, 2], [3, 4]]
+        assert relieved == [2], "once, after the batch that was too large"
+
+    async def test_a_single_item_runs_once_more_with_more_memory(self) -> None:
+        room = [False]
+
+        class Tight(Doubler):
+            def infer(self, items: Sequence[int]) -> list[int]:
+                if not room[0]:
+                    raise MemoryError
+                return super().infer(items)
+
+        async def relieve() -> None:
+            room[0] = True
+
+        async with batching(Tight(), relieve=relieve) as batcher:
+            assert await batcher.submit(4) == 8
+
+    async def test_an_item_for_which_memory_never_suffices_is_told_so(self) -> None:
+        class Tight(Doubler):
+            def infer(self, items: Sequence[int]) -> list[int]:
+                self.batches.append(list(items))
+                raise MemoryError
+
+        async def broken() -> None:
+            raise ValueError("freeing failed too")
+
+        model = Tight()
+        async with batching(model, relieve=broken) as batcher:
+            with pytest.raises(OutOfMemory, match="does not have enough memory"):
+                await batcher.submit(1)
+        assert model.batches == [[1], [1]]
+
+    async def test_a_poisoned_device_is_not_asked_again(self) -> None:
+        class Poisoned(Doubler):
+            def infer(self, items: Sequence[int]) -> list[int]:
+                if items == [0]:
+                    return super().infer(items)
+                self.batches.append(list(items))
+                raise RuntimeError("CUDA failure 700: an illegal memory access was encountered ; GPU=0")
+
+        deaths: list[str] = []
+        model = Poisoned()
+        async with batching(model, deaths=deaths) as batcher:
+            first = await occupy(batcher, model)
+            others = await queue(batcher, 1, 2, 3)
+            model.gate.set()
+            zero, *failures = await outcomes([first, *others])
+        assert zero == 0
+        assert all(isinstance(failure, Unavailable) for failure in failures)
+        assert model.batches == [[0], [1, 2, 3]]
+        assert len(deaths) == 1
+        assert "the device of bulk-0 is lost: CUDA failure 700" in deaths[0]
 
 
 class TestClosing:

@@ -13,17 +13,20 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from immich_ml_cn.engines import (
     CpuEngine,
     CudaEngine,
+    Engine,
     EngineError,
     LoadError,
+    OpenVinoEngine,
     bulk_lane_count,
     select_engine,
     usable_cores,
 )
+from immich_ml_cn.engines.self_test import DOUBLING
 from immich_ml_cn.errors import DamagedModel
 from immich_ml_cn.session import Session, TensorInfo
 from immich_ml_cn.settings import Settings
@@ -39,6 +42,43 @@ def graph(dtype: int = TensorProto.FLOAT, shape: Sequence[int | str | None] = ("
     )
     entry = model.metadata_props.add()
     entry.key, entry.value = "character", "一\n二"
+    return bytes(model.SerializeToString())
+
+
+def graph_with_weights_beside(folder: Path) -> Path:
+    """y = x · ones (3, 1000), the ones in a side file."""
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ("n", size)) for name, size in (("x", 3), ("y", 1000))
+    ]
+    weights = numpy_helper.from_array(np.ones((3, 1000), np.float32), "w")
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", ends[:1], ends[1:], [weights]),
+        opset_imports=[helper.make_opsetid("", 13)],
+        ir_version=8,
+    )
+    path = folder / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
+
+
+def graph_of_many() -> bytes:
+    """Two inputs; three outputs, of which one is an input and two are the same tensor."""
+    ends = {
+        name: helper.make_tensor_value_info(name, TensorProto.INT64, ("n", "length"))
+        for name in ("ids", "mask", "sum", "same", "again")
+    }
+    nodes = [
+        helper.make_node("Add", ["ids", "mask"], ["sum"]),
+        helper.make_node("Identity", ["ids"], ["same"]),
+        helper.make_node("Identity", ["sum"], ["again"]),
+    ]
+    values = list(ends.values())
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", values[:2], values[2:]),
+        opset_imports=[helper.make_opsetid("", 13)],
+        ir_version=8,
+    )
     return bytes(model.SerializeToString())
 
 
@@ -61,11 +101,22 @@ def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return make
 
 
-class TestCpu:
-    def test_a_graph_of_a_file_runs(self, tmp_path: Path) -> None:
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Engine:
+    """Each engine of the CPU that is installed."""
+    if request.param == "onnxruntime":
+        return CpuEngine(Settings())
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    return OpenVinoEngine(Settings(cache_folder=tmp_path))
+
+
+class TestSessions:
+    """What holds for every engine on the CPU."""
+
+    def test_a_graph_of_a_file_runs(self, engine: Engine, tmp_path: Path) -> None:
         path = tmp_path / "model.onnx"
         path.write_bytes(graph())
-        session = CpuEngine(Settings()).open(path, "bulk", 0)
+        session = engine.open(path, "bulk", 0)
         assert session.inputs == (TensorInfo("x", "float32", (None, 3)),)
         assert session.outputs == (TensorInfo("y", "float32", (None, 3)),)
         assert session.metadata == {"character": "一\n二"}
@@ -73,8 +124,8 @@ class TestCpu:
         (y,) = session.run({"x": x})
         np.testing.assert_array_equal(y, x)
 
-    def test_a_graph_of_bytes_with_weights_beside_it_is_not_needed(self) -> None:
-        (y,) = CpuEngine(Settings()).open(graph(), "interactive", 7).run({"x": np.ones((1, 3), np.float32)})
+    def test_a_graph_of_bytes_with_weights_beside_it_is_not_needed(self, engine: Engine) -> None:
+        (y,) = engine.open(graph(), "interactive", 7).run({"x": np.ones((1, 3), np.float32)})
         assert y.tolist() == [[1, 1, 1]]
 
     @pytest.mark.parametrize(
@@ -89,8 +140,8 @@ class TestCpu:
             (TensorProto.BOOL, "bool"),
         ],
     )
-    def test_types_have_their_numpy_names(self, dtype: int, name: str) -> None:
-        (info,) = CpuEngine(Settings()).open(graph(dtype), "bulk", 0).inputs
+    def test_types_have_their_numpy_names(self, engine: Engine, dtype: int, name: str) -> None:
+        (info,) = engine.open(graph(dtype), "bulk", 0).inputs
         assert info.dtype == name
         assert np.dtype(info.dtype) == helper.tensor_dtype_to_np_dtype(dtype)
 
@@ -99,29 +150,91 @@ class TestCpu:
         [(("n", 3, "h", 640), (None, 3, None, 640)), ((1, 3), (1, 3)), ((None, 3), (None, 3)), ((), ())],
     )
     def test_axes_without_a_size_are_none(
-        self, declared: Sequence[int | str | None], shape: tuple[int | None, ...]
+        self, engine: Engine, declared: Sequence[int | str | None], shape: tuple[int | None, ...]
     ) -> None:
-        (info,) = CpuEngine(Settings()).open(graph(shape=declared), "bulk", 0).inputs
+        (info,) = engine.open(graph(shape=declared), "bulk", 0).inputs
         assert info.shape == shape
 
-    def test_a_broken_file_is_damage_that_names_it(self, tmp_path: Path) -> None:
+    def test_a_broken_file_is_damage_that_names_it(self, engine: Engine, tmp_path: Path) -> None:
         path = tmp_path / "model.onnx"
         path.write_bytes(b"<html>404</html>")
         with pytest.raises(DamagedModel) as caught:
-            CpuEngine(Settings()).open(path, "bulk", 0)
+            engine.open(path, "bulk", 0)
         assert caught.value.path == path
         assert str(path) in str(caught.value)
 
-    def test_a_file_that_is_not_there_is_no_damage(self, tmp_path: Path) -> None:
+    def test_a_file_that_is_not_there_is_no_damage(self, engine: Engine, tmp_path: Path) -> None:
         with pytest.raises(LoadError, match=r"model\.onnx"):
-            CpuEngine(Settings()).open(tmp_path / "model.onnx", "bulk", 0)
+            engine.open(tmp_path / "model.onnx", "bulk", 0)
 
-    def test_a_graph_of_unknown_operators_cannot_be_loaded(self, tmp_path: Path) -> None:
+    def test_half_a_file_is_damage(self, engine: Engine, tmp_path: Path) -> None:
+        path = tmp_path / "model.onnx"
+        path.write_bytes(graph()[:-20])
+        with pytest.raises(DamagedModel):
+            engine.open(path, "bulk", 0)
+
+    def test_weights_beside_the_file_are_found(self, engine: Engine, tmp_path: Path) -> None:
+        path = graph_with_weights_beside(tmp_path)
+        (y,) = engine.open(path, "bulk", 0).run({"x": np.ones((1, 3), np.float32)})
+        np.testing.assert_array_equal(y, np.full((1, 1000), 3, np.float32))
+
+    def test_weights_that_are_not_there_are_a_load_error(self, engine: Engine, tmp_path: Path) -> None:
+        path = graph_with_weights_beside(tmp_path)
+        (tmp_path / "weights.bin").unlink()
+        with pytest.raises(LoadError, match=r"model\.onnx cannot be loaded: .*weights\.bin"):
+            engine.open(path, "bulk", 0)
+
+    @pytest.mark.parametrize(
+        "feeds",
+        [
+            {},
+            {"z": np.ones((1, 3), np.float32)},
+            {"x": np.ones((1, 3), np.float64)},
+            {"x": np.ones((1, 4), np.float32)},
+            {"x": np.ones(3, np.float32)},
+        ],
+        ids=["nothing", "another name", "another type", "another size", "another rank"],
+    )
+    def test_wrong_inputs_are_refused(self, engine: Engine, feeds: dict[str, Any]) -> None:
+        session = engine.open(graph(), "bulk", 0)
+        session.run({"x": np.ones((1, 3), np.float32)})
+        with pytest.raises(Exception, match=r"\w"):
+            session.run(feeds)
+
+    def test_views_and_arrays_that_cannot_be_written_run(self, engine: Engine) -> None:
+        session = engine.open(graph(), "bulk", 0)
+        x = np.arange(12, dtype=np.float32).reshape(3, 4).T[::2]
+        np.testing.assert_array_equal(session.run({"x": x})[0], x)
+        fixed = np.ones((2, 3), np.float32)
+        fixed.flags.writeable = False
+        np.testing.assert_array_equal(session.run({"x": fixed})[0], fixed)
+
+    def test_an_answer_outlives_the_next_run(self, engine: Engine) -> None:
+        session = engine.open(graph(), "bulk", 0)
+        (first,) = session.run({"x": np.ones((1, 3), np.float32)})
+        session.run({"x": np.zeros((1, 3), np.float32)})
+        assert first.tolist() == [[1, 1, 1]]
+
+    def test_inputs_and_outputs_keep_names_and_order(self, engine: Engine) -> None:
+        session = engine.open(graph_of_many(), "bulk", 0)
+        assert [info.name for info in session.inputs] == ["ids", "mask"]
+        assert [(info.name, info.dtype) for info in session.outputs] == [
+            ("sum", "int64"),
+            ("same", "int64"),
+            ("again", "int64"),
+        ]
+        ids = np.array([[1, 2]])
+        answers = session.run({"mask": ids * 10, "ids": ids})
+        assert [a.tolist() for a in answers] == [[[11, 22]], [[1, 2]], [[11, 22]]]
+
+    def test_a_graph_of_unknown_operators_cannot_be_loaded(self, engine: Engine, tmp_path: Path) -> None:
         model = onnx.load_from_string(graph())
         model.graph.node[0].op_type = "NoSuchOperator"
         with pytest.raises(LoadError, match="an edited graph cannot be loaded"):
-            CpuEngine(Settings()).open(model.SerializeToString(), "bulk", 0)
+            engine.open(model.SerializeToString(), "bulk", 0)
 
+
+class TestCpu:
     def test_description_and_threads(self) -> None:
         assert CpuEngine(Settings(intra_op_threads=3)).description.startswith("CPU, 3 threads (ONNX Runtime 1.")
         assert f"CPU, {usable_cores()} threads" in CpuEngine(Settings()).description
@@ -228,9 +341,10 @@ SELECT = """
 import json, logging, sys, types
 from types import SimpleNamespace as Bag
 import numpy as np
-from immich_ml_cn.engines import EngineError, select_engine
+from immich_ml_cn.engines import EngineError, select_engine, selection
 from immich_ml_cn.settings import Settings
 
+selection.version = lambda package: ""  # nor is OpenVINO, wherever this runs
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 mode, used = "works", [CUDA, CPU]
 
@@ -302,10 +416,8 @@ def test_the_self_test_decides_whether_cuda_is_used(tmp_path: Path) -> None:
 
 
 def test_the_self_tests_graph_doubles() -> None:
-    from immich_ml_cn.engines import _SELF_TEST
-
-    onnx.checker.check_model(onnx.load_from_string(_SELF_TEST))
-    session = CpuEngine(Settings()).open(_SELF_TEST, "bulk", 0)
+    onnx.checker.check_model(onnx.load_from_string(DOUBLING))
+    session = CpuEngine(Settings()).open(DOUBLING, "bulk", 0)
     assert session.run({"x": np.array([1.5], np.float32)})[0].tolist() == [3.0]
 
 

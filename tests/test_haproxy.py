@@ -1,4 +1,4 @@
-"""Three replicas behind deploy/haproxy.cfg: whatever happens to one of them, no client sees a failure.
+"""Three replicas behind deploy/haproxy/haproxy.cfg: whatever happens to one of them, no client sees a failure.
 
 HAProxy is Debian's (`apt install haproxy`); without it these tests are skipped.
 """
@@ -23,7 +23,7 @@ from PIL import Image
 from server import OCR_TASK, ROOT, TEXTUAL, VISUAL, Client, RunningServer, fill_cache
 
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
-CONFIGURATION = ROOT / "deploy" / "haproxy.cfg"
+CONFIGURATION = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
 
 REPLICAS = 3
 CLIENTS = 6

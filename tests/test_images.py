@@ -2,8 +2,11 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -217,6 +220,57 @@ def test_memory_that_does_not_suffice_is_too_large(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", full)
     with pytest.raises(TooLarge, match="memory"):
         decode(encode(gradient()), LIMIT)
+
+
+RUN_BY_PILLOW = """
+import io, sys
+from PIL import Image
+sys.path.insert(0, ".")
+from immich_ml_cn.images import decode, measure
+data = sys.stdin.buffer.read()
+theirs = [lambda: Image.open(io.BytesIO(data)).load()]
+ours = [lambda: measure(data, 1 << 20), lambda: decode(data, 1 << 20)]
+for read in theirs if sys.argv[1] == "pillow" else ours:
+    try:
+        read()
+    except Exception as error:
+        print(error)
+"""
+
+
+def iptc(inside: bytes) -> bytes:
+    """An IPTC record with another file as its picture."""
+
+    def field(group: int, number: int, data: bytes) -> bytes:
+        return bytes([0x1C, group, number]) + struct.pack(">H", len(data)) + data
+
+    head = field(3, 60, b"\x01\x00") + field(3, 65, b"\x01") + field(3, 20, b"\x00\x28") + field(3, 30, b"\x00\x1e")
+    return head + field(3, 120, b"\x05") + field(8, 10, inside)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_no_program_is_started_for_a_picture(tmp_path: Path, wrapped: bool) -> None:
+    """Pillow itself starts `gs` for PostScript, and for what an IPTC record holds."""
+    ran = tmp_path / "ran"
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {ran}\nexit 1\n")
+    ghostscript.chmod(0o755)
+    eps = encode(gradient(), "EPS")
+    data = iptc(eps) if wrapped else eps
+
+    def run(reader: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", RUN_BY_PILLOW, reader],
+            input=data,
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+            capture_output=True,
+            check=True,
+        ).stdout.decode()
+
+    assert run("ours") == "the image is of no format this server can read\n" * 2
+    assert not ran.exists()
+    run("pillow")
+    assert ran.exists(), "the test would not see it"
 
 
 VALID = [encode(gradient(mode, (24, 17)), kind) for kind, mode in FILES]

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 import threading
+import time
 from typing import Any, cast
 
 import pytest
@@ -240,3 +241,32 @@ class TestLane:
         with a_lane() as lane:
             await asyncio.gather(*(take(number) for number in range(3)))
         assert order == [0, 1, 2, 0, 1, 2]
+
+    async def test_a_load_over_the_time_limit_is_reported(self) -> None:
+        deaths: list[str] = []
+        stop = Stop()
+        with a_lane(time_limit_s=0.05, deaths=deaths) as lane:
+            loading = asyncio.create_task(lane.load(stop))
+            await happens(stop.begun)
+            await until(lambda: deaths)
+            stop.end.set()
+            await loading
+        assert deaths == ["a load on bulk-0 has been running for over 0.05 s"]
+
+    async def test_loads_that_wait_for_one_another_have_their_time_each(self) -> None:
+        deaths: list[str] = []
+        with a_lane(time_limit_s=0.2, deaths=deaths) as lane:
+            await asyncio.gather(*(lane.load(time.sleep, 0.08) for _ in range(4)))
+        assert not deaths
+
+    async def test_a_device_that_fails_on_three_items_in_a_row_is_dead(self) -> None:
+        deaths: list[str] = []
+        with a_lane(deaths=deaths) as lane:
+            for reason in ("one", "two"):
+                lane.device_failed(reason)
+            lane.worked()
+            for reason in ("three", "four"):
+                lane.device_failed(reason)
+            assert not deaths
+            lane.device_failed("five")
+        assert deaths == ["the device of bulk-0 failed 3 times in a row: five"]

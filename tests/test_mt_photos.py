@@ -32,6 +32,8 @@ from server import (
     node_form,
 )
 
+from immich_ml_cn.settings import Settings, SettingsError
+
 KEY = "mt_photos_ai_extra"
 SAMPLE = (ROOT / "docs" / "sample.jpg").read_bytes()
 LINES = [
@@ -168,6 +170,36 @@ def test_without_a_key_there_are_no_routes(tmp_path: Path) -> None:
             for path in KEYED:
                 assert MtPhotosClient(client, key).post(path).status == 404
         assert client.get("/face/check").status == 404
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("DETECTION_THRESH", "65", "a number from 0 to 1"),
+        ("DETECTION_THRESH", "nan", "a number from 0 to 1"),
+        ("HTTP_PORT", "off", "a whole number"),
+        ("HTTP_PORT", "80600", "a port number"),
+    ],
+)
+def test_a_setting_that_cannot_be_used(variable: str, value: str, allowed: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{variable}='{value}' cannot be used: it must be {allowed}"):
+        Settings.from_env({variable: value})
+
+
+def test_the_settings_of_that_stack() -> None:
+    environ = {
+        "API_AUTH_KEY": " a key ",
+        "MT_PHOTOS_API_KEY": "another",
+        "CLIP_MODEL": "ViT-L-14",
+        "CLIP_DOWNLOAD_ROOT": "/models/clip",
+        "RECOGNITION_MODEL": "antelopev2",
+        "DETECTION_THRESH": "0.5",
+        "HTTP_PORT": "8060",
+    }
+    settings = Settings.from_env(environ)
+    assert (settings.mt_photos_key, settings.mt_photos_clip_model) == ("a key", "ViT-L-14")
+    assert (settings.mt_photos_face_model, settings.mt_photos_face_min_score) == ("antelopev2", 0.5)
+    assert (settings.mt_photos_port, settings.clip_download_root) == (8060, Path("/models/clip"))
 
 
 # --- answers ---

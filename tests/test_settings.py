@@ -46,6 +46,7 @@ IMMICHS_DEFAULTS: dict[str, Any] = {
     "MACHINE_LEARNING_MAX_BATCH_SIZE__FACIAL_RECOGNITION": None,
     "MACHINE_LEARNING_MAX_BATCH_SIZE__OCR": 6,
     "MACHINE_LEARNING_MODEL_ARENA": True,
+    "MACHINE_LEARNING_OPENVINO_PRECISION": "f32",
     # 3.3
     "MACHINE_LEARNING_PRELOAD__OCR__MAX_RESOLUTION": 736,
     "MACHINE_LEARNING_MODEL_REVISION": "main",
@@ -59,7 +60,7 @@ DEVIATIONS = {"MACHINE_LEARNING_HTTP_KEEPALIVE_TIMEOUT_S": (75, "Immich closes i
 
 INERT_HERE = (
     *("ANN", "ANN_FP16_TURBO", "ANN_TUNING_LEVEL", "RKNN", "RKNN_THREADS"),
-    *("OPENVINO_PRECISION", "ROCM_PRECISION", "TEST_FULL"),
+    *("ROCM_PRECISION", "TEST_FULL"),
 )
 FIELDS = {item.metadata["variable"]: item for item in setting_fields()}
 
@@ -119,6 +120,12 @@ GOOD = [
     (f"{PREFIX}MODEL_REVISION", "v2", "v2"),
     (f"{PREFIX}MAX_IMAGE_PIXELS", str(PILLOWS_LIMIT), PILLOWS_LIMIT),
     (f"{PREFIX}PROVIDER", "CPU", "cpu"),
+    (f"{PREFIX}PROVIDER", "OpenVINO", "openvino"),
+    (f"{PREFIX}OPENVINO_DEVICE", "GPU", "gpu"),
+    (f"{PREFIX}OPENVINO_PRECISION", "FP16", "f16"),
+    (f"{PREFIX}OPENVINO_PRECISION", "fp32", "f32"),
+    (f"{PREFIX}OPENVINO_PRECISION", " BF16 ", "bf16"),
+    (f"{PREFIX}OPENVINO_PRECISION", "auto", "auto"),
     (f"{PREFIX}ROOT_PATH", "ml/", "/ml"),
     (f"{PREFIX}ROOT_PATH", "/a/b/", "/a/b"),
     (f"{PREFIX}ROOT_PATH", "/", ""),
@@ -152,7 +159,8 @@ WRONG = [
     (f"{PREFIX}MODEL_REVISION", "..", "without slashes"),
     (f"{PREFIX}MODEL_ORGANIZATION", "a/b", "without slashes"),
     (f"{PREFIX}MAX_IMAGE_PIXELS", str(PILLOWS_LIMIT + 1), f"a number of pixels up to {PILLOWS_LIMIT}"),
-    (f"{PREFIX}PROVIDER", "rocm", "one of auto, cuda, cpu"),
+    (f"{PREFIX}PROVIDER", "rocm", "one of auto, cuda, openvino, cpu"),
+    (f"{PREFIX}OPENVINO_PRECISION", "int8", "one of FP32, FP16, BF16, auto"),
     (f"{PREFIX}CLIP_ALIASES", "ViT-B-32__openai", "pairs name=model"),
     (f"{PREFIX}CLIP_ALIASES", "ViT-B-32__openai=chinese-clip-vit-large-patch14", "Immich stores 512 numbers"),
     (f"{PREFIX}MODEL_SOURCE", "ftp://mirror", "unknown source"),

@@ -1,0 +1,41 @@
+"""What the server asks of an engine, and the two ways in which one fails."""
+
+from pathlib import Path
+from typing import Protocol
+
+from immich_ml_cn.lanes import LaneKind
+from immich_ml_cn.session import Session
+
+
+class EngineError(RuntimeError):
+    """No engine can run models as the settings ask; the message says what to do."""
+
+
+class LoadError(RuntimeError):
+    """A graph could not be loaded; the message names the file and the reason."""
+
+
+class Engine(Protocol):
+    """Opens sessions on one kind of device."""
+
+    @property
+    def provider(self) -> str:
+        """ONNX Runtime's name of the execution provider, or ``OpenVINO``."""
+        ...
+
+    @property
+    def on_gpu(self) -> bool: ...
+
+    @property
+    def description(self) -> str:
+        """Device and versions for people, e.g. ``CPU, 8 threads (ONNX Runtime 1.32.0)``."""
+        ...
+
+    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int) -> Session:
+        """Load a graph for a lane; called on that lane's loader thread.
+
+        Raises:
+            LoadError: the graph cannot run here.
+            DamagedModel: the file is no whole graph.
+        """
+        ...

@@ -1,0 +1,148 @@
+"""Sessions of ONNX Runtime, on the CPU and on NVIDIA GPUs. The only importer of onnxruntime."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from immich_ml_cn.errors import DamagedModel
+from immich_ml_cn.lanes import LaneKind
+from immich_ml_cn.session import Session, TensorInfo
+from immich_ml_cn.settings import Settings
+
+from .cores import threads_for
+from .engine import LoadError
+from .packages import version
+
+_DAMAGE: Final = ("InvalidProtobuf", "InvalidGraph")
+"""ONNX Runtime's exceptions for a file that will not load anywhere, whatever the device."""
+
+_DTYPES: Final = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+}
+
+
+class CpuEngine:
+    """ONNX Runtime on the CPU."""
+
+    provider = "CPUExecutionProvider"
+    on_gpu = False
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @property
+    def description(self) -> str:
+        runtime = version("onnxruntime") or version("onnxruntime-gpu")
+        return f"CPU, {threads_for(self._settings, 'interactive')} threads (ONNX Runtime {runtime})"
+
+    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int) -> Session:
+        """See `Engine.open`; a CPU has no device numbers."""
+        del device_id
+        import onnxruntime
+
+        options = _session_options(self._settings, threads_for(self._settings, kind))
+        return _open(onnxruntime, graph, options, [self.provider])
+
+
+class CudaEngine:
+    """ONNX Runtime on NVIDIA GPUs."""
+
+    provider = "CUDAExecutionProvider"
+    on_gpu = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._creating = threading.Lock()  # the provider's initialisation is not safe to run twice at once
+
+    @property
+    def description(self) -> str:
+        import onnxruntime
+
+        cudnn = next((v for v in map(version, ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")) if v), "of the system")
+        names = ", ".join(f"{number}: {_gpu_name(number)}" for number in self._settings.device_ids)
+        versions = f"ONNX Runtime {onnxruntime.__version__}, CUDA {onnxruntime.cuda_version}, cuDNN {cudnn}"
+        return f"GPU {names} ({versions})"
+
+    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int) -> Session:
+        """See `Engine.open`. A session that silently fell back to the CPU is refused."""
+        del kind
+        import onnxruntime
+
+        options = _session_options(self._settings, self._settings.intra_op_threads or 1)
+        cuda = {
+            "device_id": device_id,
+            "arena_extend_strategy": "kSameAsRequested",
+            # EXHAUSTIVE, the default, measures every algorithm again for each new OCR shape.
+            "cudnn_conv_algo_search": "HEURISTIC",
+        }
+        with self._creating:
+            onnxruntime.preload_dlls()
+            session = _open(onnxruntime, graph, options, [(self.provider, cuda), CpuEngine.provider])
+        used = session.providers
+        if not used or used[0] != self.provider:
+            raise LoadError(
+                f"CUDA was refused by ONNX Runtime, which fell back to {', '.join(used)}; its own log says why"
+            )
+        return session
+
+
+class OnnxSession:
+    """`Session` on ONNX Runtime."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.inputs = tuple(_tensor_info(node) for node in session.get_inputs())
+        self.outputs = tuple(_tensor_info(node) for node in session.get_outputs())
+        self.metadata: Mapping[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+        self.providers: tuple[str, ...] = tuple(session.get_providers())
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """See `Session.run`."""
+        outputs: list[NDArray[Any]] = self._session.run(None, dict(feeds))
+        return outputs
+
+
+def _gpu_name(number: int) -> str:
+    folders = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    if number >= len(folders):
+        return "NVIDIA GPU"
+    lines = folders[number].read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("Model:")), "NVIDIA GPU")
+
+
+def _session_options(settings: Settings, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = max(1, settings.inter_op_threads)
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = settings.model_arena
+    options.enable_mem_pattern = False  # plans memory for one shape; ours differ from run to run
+    # Worker threads of several sessions that spin after each run take the cores from one another.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _open(onnxruntime: Any, graph: Path | bytes, options: Any, providers: list[Any]) -> OnnxSession:
+    source = graph if isinstance(graph, bytes) else str(graph)
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=providers)
+    except Exception as error:
+        if isinstance(graph, Path) and type(error).__name__ in _DAMAGE:
+            raise DamagedModel(graph, str(error)) from error
+        name = "an edited graph" if isinstance(graph, bytes) else str(graph)
+        raise LoadError(f"{name} cannot be loaded: {error}") from error
+    session.disable_fallback()  # an error on the GPU is an error, not a silent second run on the CPU
+    return OnnxSession(session)
+
+
+def _tensor_info(node: Any) -> TensorInfo:
+    dtype = _DTYPES.get(node.type, node.type.removeprefix("tensor(").removesuffix(")"))
+    shape = tuple(size if isinstance(size, int) and size > 0 else None for size in node.shape)
+    return TensorInfo(node.name, dtype, shape)

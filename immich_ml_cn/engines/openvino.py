@@ -1,0 +1,299 @@
+"""Sessions of OpenVINO, on the CPU and on Intel graphics. The only importer of openvino."""
+
+import hashlib
+import logging
+import shutil
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from immich_ml_cn import memory
+from immich_ml_cn.errors import DamagedModel
+from immich_ml_cn.lanes import LaneKind
+from immich_ml_cn.session import Session, TensorInfo
+from immich_ml_cn.settings import Settings
+
+from . import self_test
+from .cores import threads_for
+from .engine import EngineError, LoadError
+from .metadata import read_metadata
+from .packages import version
+
+logger = logging.getLogger(__name__)
+
+Device = Literal["CPU", "GPU"]
+
+CACHE_FOLDER: Final = "openvino"
+"""Beside a model: its compiled form, as in Immich's cache."""
+
+SHAPES_REMEMBERED: Final = 512
+"""Kernels that a session keeps for the shapes it has met. OpenVINO's own bound is 5,000: 400 MB after 96 OCR shapes."""
+
+_DAMAGE: Final = ("Unable to read the model", "Model can't be parsed", "Error during import of ONNX model")
+"""What OpenVINO says of a file that is no ONNX graph, or half of one."""
+
+_SPREAD: Final = 1 << 22
+"""Numbers to add up so that every worker thread gets some."""
+
+
+class OpenVinoEngine:
+    """OpenVINO on one kind of device.
+
+    On the CPU all sessions of the process share one pool of worker threads (TBB's: one less than there are cores), and
+    each worker keeps the priority of the thread that first needed it. They are started here at normal priority: a
+    search must not wait for a worker that every other process may push aside, and a priority cannot be raised again.
+    What a bulk lane's own thread computes still has the lowest.
+    """
+
+    provider = "OpenVINO"
+
+    def __init__(self, settings: Settings, device: Device = "CPU", *, keep_compiled: bool = True) -> None:
+        """
+        Args:
+            device: the CPU, or the Intel graphics of `settings.device_ids`.
+            keep_compiled: write compiled models to disk, for the next time.
+
+        Raises:
+            EngineError: OpenVINO is not installed, or the device does not compute; the message says which.
+        """
+        self.on_gpu = device == "GPU"
+        self._settings = settings
+        self._device = device
+        self._keep_compiled = keep_compiled
+        self._core = _core()
+        self._names = [f"GPU.{number}" for number in settings.device_ids] if self.on_gpu else ["CPU"]
+        self.precision = "f32"
+        self._test()
+        self.precision = self._best_precision()
+
+    @property
+    def description(self) -> str:
+        runtime = f"OpenVINO {version('openvino')}"
+        if not self.on_gpu:
+            return f"CPU, {threads_for(self._settings, 'interactive')} threads, {self.precision} ({runtime})"
+        names = (f"{name.removeprefix('GPU.')}: {self._property(name, 'FULL_DEVICE_NAME')}" for name in self._names)
+        return f"GPU {', '.join(names)}, {self.precision} ({runtime})"
+
+    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int) -> Session:
+        """See `Engine.open`; a CPU has no device numbers."""
+        if isinstance(graph, Path) and not graph.is_file():
+            raise LoadError(f"{graph} cannot be loaded: there is no such file")
+        name = f"GPU.{device_id}" if self.on_gpu else "CPU"
+        compiled = self._compile(graph, name, self._config(kind))
+        return OpenVinoSession(compiled, _metadata(graph), keep_memory=self._settings.model_arena)
+
+    def _test(self) -> None:
+        for number, name in enumerate(self._names):
+            device_id = self._settings.device_ids[number] if self.on_gpu else 0
+            fault = self_test.fault(partial(self.open, kind="bulk", device_id=device_id))
+            if fault is not None:
+                raise EngineError(f"{name}: {fault}")
+        if not self.on_gpu:
+            self._start_workers()
+
+    def _start_workers(self) -> None:
+        """Give every worker thread something to do, from a thread of normal priority."""
+        session = self.open(self_test.DOUBLING, "interactive", 0)
+        for _ in range(3):
+            session.run({"x": np.zeros(_SPREAD, np.float32)})
+
+    def _best_precision(self) -> str:
+        """The precision asked for, or f32 where a device cannot compute in it."""
+        wanted = self._settings.openvino_precision
+        if wanted == "auto":
+            return next((p for p in (("f16",) if self.on_gpu else ("bf16",)) if self._can(p)), "f32")
+        if not self._can(wanted):
+            device = "the graphics" if self.on_gpu else "the CPU"
+            logger.warning("OpenVINO computes in f32: %s has no arithmetic in %s", device, wanted)
+            return "f32"
+        return wanted
+
+    def _can(self, precision: str) -> bool:
+        capability = {"f32": "FP32", "f16": "FP16", "bf16": "BF16"}[precision]
+        return precision == "f32" or all(
+            capability in self._property(name, "OPTIMIZATION_CAPABILITIES") for name in self._names
+        )
+
+    def _property(self, name: str, key: str) -> Any:
+        return self._core.get_property(name, key)
+
+    def _config(self, kind: LaneKind) -> dict[str, Any]:
+        shared = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self.precision}
+        if self.on_gpu:
+            return shared
+        return {
+            **shared,
+            "INFERENCE_NUM_THREADS": threads_for(self._settings, kind),
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # or every session sits on the same cores
+            "CPU_RUNTIME_CACHE_CAPACITY": SHAPES_REMEMBERED,
+        }
+
+    def _compile(self, graph: Path | bytes, name: str, config: dict[str, Any]) -> Any:
+        folder = self._cache_folder(graph)
+        if folder is not None:
+            try:
+                return self._compiled(graph, name, {**config, "CACHE_DIR": str(folder)})
+            except RuntimeError as error:
+                logger.debug("not compiled with %s: %s", folder, _reason(error))
+            finally:
+                memory.release()
+        try:
+            return self._compiled(graph, name, config)
+        except RuntimeError as error:
+            if isinstance(graph, Path) and any(words in str(error) for words in _DAMAGE):
+                raise DamagedModel(graph, "it is not a whole ONNX graph") from error
+            source = "an edited graph" if isinstance(graph, bytes) else str(graph)
+            raise LoadError(f"{source} cannot be loaded: {_reason(error)}") from error
+        finally:
+            memory.release()
+
+    def _compiled(self, graph: Path | bytes, name: str, config: dict[str, Any]) -> Any:
+        source = str(graph) if isinstance(graph, Path) else self._core.read_model(graph)
+        return self._core.compile_model(source, name, config)
+
+    def _cache_folder(self, graph: Path | bytes) -> Path | None:
+        """Where a graph's compiled form is kept; None where nothing can be written.
+
+        A file's is beside it. An edited graph is compiled anew on a CPU, where that takes a fraction of a second; on
+        graphics, where it takes many, all edited graphs share a folder.
+        """
+        if not self._keep_compiled or graph == self_test.DOUBLING or (isinstance(graph, bytes) and not self.on_gpu):
+            return None
+        try:
+            if isinstance(graph, Path):
+                return self._folder_of(graph.absolute())
+            folder = self._settings.cache_folder / CACHE_FOLDER / self._kind
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            logger.debug("compiled models are not kept: %s", error)
+            return None
+        return folder
+
+    def _folder_of(self, graph: Path) -> Path:
+        """The folder of a file as it is now; those of what lay there before are deleted.
+
+        OpenVINO's own test for a changed file misses some: it looks at the path, the size and whole seconds.
+        """
+        inside = graph.is_relative_to(self._settings.cache_folder.absolute())
+        home = (graph.parent if inside else self._settings.cache_folder) / CACHE_FOLDER
+        stem = f"{graph.stem}-{self._kind}-"
+        folder = home / (stem + _state_of(graph))
+        folder.mkdir(parents=True, exist_ok=True)
+        for older in home.glob(f"{stem}*"):
+            if inside and older != folder:
+                shutil.rmtree(older, ignore_errors=True)
+        return folder
+
+    @property
+    def _kind(self) -> str:
+        return f"{self._device.lower()}-{self.precision}"
+
+
+class OpenVinoSession:
+    """`Session` on OpenVINO."""
+
+    def __init__(self, compiled: Any, metadata: Mapping[str, str], *, keep_memory: bool = True) -> None:
+        """
+        Args:
+            metadata: of the graph; OpenVINO does not keep it.
+            keep_memory: from one run to the next, for what is computed on the way.
+        """
+        self._compiled = compiled
+        self._request = compiled.create_infer_request()
+        self._keep_memory = keep_memory
+        self.inputs = tuple(_tensor_info(port) for port in compiled.inputs)
+        self.outputs = tuple(_tensor_info(port) for port in compiled.outputs)
+        self.metadata = metadata
+        self._dtypes = {info.name: np.dtype(info.dtype) for info in self.inputs}
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """See `Session.run`.
+
+        Raises:
+            ValueError: the inputs are not those of the graph; OpenVINO would compute with an empty or an older one.
+            RuntimeError: OpenVINO failed.
+        """
+        given = {name: array.dtype for name, array in feeds.items()}
+        if given != self._dtypes:
+            raise ValueError(f"the graph takes {self._dtypes}, not {given}")
+        arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        try:
+            results = self._request.infer(arrays, share_inputs=True, share_outputs=False)
+        except RuntimeError as error:
+            raise RuntimeError(f"OpenVINO failed: {_reason(error)}") from error
+        outputs: list[NDArray[Any]] = [results[index] for index in range(len(self.outputs))]
+        if not self._keep_memory:
+            self._compiled.release_memory()
+        return outputs
+
+
+def graphics() -> list[str]:
+    """The names of the graphics that OpenVINO can use.
+
+    Raises:
+        EngineError: there is no working OpenVINO.
+    """
+    return [name for name in _core().available_devices if name.startswith("GPU")]
+
+
+def _core() -> Any:
+    if not version("openvino"):
+        raise EngineError("OpenVINO is not installed; install immich-ml-cn[openvino]")
+    tools = "openvino.tools.ovc"
+    hidden = tools not in sys.modules
+    if hidden:
+        # Its converter takes more than half of the import's time and brings a telemetry client.
+        sys.modules[tools] = None  # type: ignore[assignment]
+    try:
+        import openvino
+
+        return openvino.Core()
+    except Exception as error:
+        raise EngineError(f"OpenVINO cannot be started: {error}") from error
+    finally:
+        if hidden:
+            del sys.modules[tools]
+
+
+def _state_of(graph: Path) -> str:
+    """Names a graph file as it is now, with what lies beside it, where its weights may be, and OpenVINO's version."""
+    digest = hashlib.sha256(f"{version('openvino')} {graph}".encode())
+    for file in sorted(graph.parent.iterdir()):
+        if file.is_file() and not file.name.startswith("."):
+            state = file.stat()
+            digest.update(f"\0{file.name}\0{state.st_size}\0{state.st_mtime_ns}".encode())
+    return digest.hexdigest()[:12]
+
+
+def _metadata(graph: Path | bytes) -> Mapping[str, str]:
+    try:
+        return read_metadata(graph)
+    except ValueError as error:
+        if isinstance(graph, Path):
+            raise DamagedModel(graph, f"it is {error}") from error
+        raise LoadError(f"an edited graph cannot be loaded: it is {error}") from error
+
+
+def _tensor_info(port: Any) -> TensorInfo:
+    shape = tuple(None if size.is_dynamic else size.get_length() for size in port.partial_shape)
+    return TensorInfo(_name(port), np.dtype(port.element_type.to_dtype()).name, shape)
+
+
+def _name(port: Any) -> str:
+    """The name in the ONNX graph: a tensor that others were merged into has their names too."""
+    names: set[str] = port.get_names()
+    own: str = port.get_node().get_friendly_name().removesuffix("/sink_port_0")
+    return own if own in names or not names else min(names)
+
+
+def _reason(error: Exception) -> str:
+    """OpenVINO's message without its own source lines."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
+    return "; ".join(told) or str(error)

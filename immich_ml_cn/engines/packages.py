@@ -1,0 +1,20 @@
+"""Which of the packages that run models are installed; asked without importing them."""
+
+import importlib.metadata
+from typing import Final
+
+RUNTIME_PACKAGES: Final = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+"""The packages that own the module ``onnxruntime``: at most one may be installed."""
+
+
+def version(package: str) -> str:
+    """The installed version, "" where there is none."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def runtimes() -> list[str]:
+    """The installed packages of ONNX Runtime."""
+    return [name for name in RUNTIME_PACKAGES if version(name)]

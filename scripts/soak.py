@@ -1,0 +1,327 @@
+#!/usr/bin/env python3
+"""A long run: mixed requests against a real server, every answer compared with one that a quiet server gave.
+
+    scripts/soak.py [--seconds 600] [--clients 4] [--json soak.json] [--plot docs/soak.png]
+
+All tasks, sizes and shapes, two CLIP models, 5 % broken requests, 1 % clients that leave. Every 20 seconds other
+models are asked for, so that idle ones (after 6 s) are unloaded and loaded again. Memory, threads and open files are
+sampled every second. Exit code 1 when an answer was lost or wrong, or when one of the three grew.
+"""
+
+import argparse
+import io
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "tests"))
+
+from PIL import Image, ImageDraw  # noqa: E402
+from server import (  # noqa: E402
+    CLIP,
+    FACE_DETECTION,
+    FACE_TASK,
+    OCR_TASK,
+    TEXTUAL,
+    VISUAL,
+    Client,
+    RunningServer,
+    fill_cache,
+    http_request,
+    predict_form,
+)
+
+OTHER_CLIP = "ViT-B-16__laion400m_e32"
+SIZES = ((64, 48), (37, 211), (640, 480), (480, 640), (1024, 300), (1440, 1080), (1, 1), (2000, 40))
+PHASE_S = 20.0
+BROKEN_SHARE, LEAVING_SHARE = 0.05, 0.01
+MAX_GROWTH_MB = 40.0
+MAX_MORE = 8
+"""Threads and open files that the second half may have over the first."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of request: the phase it belongs to, how to ask, what comes back."""
+
+    phase: str
+    body: bytes
+    status: int
+    answer: Any
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The server at one moment."""
+
+    second: float
+    resident_mb: float
+    threads: int
+    files: int
+    answered: int
+
+
+@dataclass
+class Outcome:
+    """What a run gave."""
+
+    samples: list[Sample] = field(default_factory=list)
+    answered: Counter[str] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    left: int = 0
+    unloads: int = 0
+    tracebacks: int = 0
+    exit_code: int = -1
+
+    def growth(self, what: str) -> float:
+        """The highest value of the second half less that of the first: models come and go, their peaks may not rise."""
+        values = [float(getattr(sample, what)) for sample in self.samples]
+        half = max(1, len(values) // 2)
+        return max(values[half:], default=0.0) - max(values[:half])
+
+    def complaints(self, growth_mb: float = MAX_GROWTH_MB) -> list[str]:
+        """What is not as it should be."""
+        found = [*self.lost[:5], *self.wrong[:5]]
+        if self.growth("resident_mb") > growth_mb:
+            found.append(f"memory grew by {self.growth('resident_mb'):.0f} MB")
+        found += [
+            f"{what} grew by {self.growth(what):.1f}" for what in ("threads", "files") if self.growth(what) > MAX_MORE
+        ]
+        if self.tracebacks:
+            found.append(f"{self.tracebacks} tracebacks in the log")
+        if self.exit_code:
+            found.append(f"the server ended with {self.exit_code}")
+        return found
+
+    def report(self, growth_mb: float) -> dict[str, Any]:
+        """The figures."""
+        middle = [sample.resident_mb for sample in self.samples[len(self.samples) // 4 :]]
+        return {
+            "seconds": round(self.samples[-1].second),
+            "requests": sum(self.answered.values()),
+            "byPhaseAndStatus": dict(sorted(self.answered.items())),
+            "clientsThatLeft": self.left,
+            "lost": len(self.lost),
+            "wrong": len(self.wrong),
+            "unloads": self.unloads,
+            "tracebacks": self.tracebacks,
+            "exitCode": self.exit_code,
+            "residentMb": {"min": round(min(middle)), "mean": round(_mean(middle)), "max": round(max(middle))},
+            "growth": {what: round(self.growth(what), 1) for what in ("resident_mb", "threads", "files")},
+            "threads": {"max": max(s.threads for s in self.samples), "last": self.samples[-1].threads},
+            "files": {"max": max(s.files for s in self.samples), "last": self.samples[-1].files},
+            "complaints": self.complaints(growth_mb),
+        }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def pictures() -> list[bytes]:
+    """The sample in all sizes, and in several formats."""
+    sample = Image.open(ROOT / "docs" / "sample.jpg").convert("RGB")
+    kinds = ("JPEG", "PNG", "WEBP", "TIFF")
+    files = []
+    for number, size in enumerate(SIZES):
+        stream = io.BytesIO()
+        sample.resize(size).save(stream, kinds[number % len(kinds)])
+        files.append(stream.getvalue())
+    return files
+
+
+def asked(files: list[bytes]) -> list[tuple[str, bytes]]:
+    """Every kind of good request, with its phase."""
+    other = json.loads(json.dumps({"visual": VISUAL, "textual": TEXTUAL}).replace(CLIP, OTHER_CLIP))
+    kinds: list[tuple[str, Any]] = [
+        ("clip", VISUAL),
+        ("other clip", other["visual"]),
+        ("faces", FACE_TASK),
+        ("faces", FACE_DETECTION),
+        ("ocr", OCR_TASK),
+        ("all", {**VISUAL, **FACE_TASK, **OCR_TASK}),
+    ]
+    texts = ("cat", "海边的日落", "生日蛋糕 " * 40)
+    found = [(phase, predict_form(entries, file)) for phase, entries in kinds for file in files]
+    return found + [
+        (phase, predict_form(entries, text=text))
+        for phase, entries in (("clip", TEXTUAL), ("other clip", other["textual"]))
+        for text in texts
+    ]
+
+
+def broken(files: list[bytes]) -> list[bytes]:
+    """Requests that are refused, each in its own way."""
+    return [
+        predict_form({}, files[0]),
+        predict_form({"clip": {"visual": {"modelName": "../../etc/passwd"}}}, files[0]),
+        predict_form(VISUAL, files[2][: len(files[2]) // 2]),
+        predict_form(VISUAL, b""),
+        predict_form(VISUAL),
+        predict_form("[" * 5000),
+        predict_form(VISUAL, files[0])[:-30],
+    ]
+
+
+class Soak:
+    """One run against one server."""
+
+    def __init__(self, server: RunningServer, seconds: float) -> None:
+        self._server = server
+        self._end = time.monotonic() + seconds
+        self._lock = threading.Lock()
+        self.outcome = Outcome()
+
+    def run(self, cases: list[Case], bad: list[Case], clients: int) -> Outcome:
+        """Ask until the time is over."""
+        with ThreadPoolExecutor(clients + 1) as pool:
+            jobs = [pool.submit(self._ask, random.Random(number), cases, bad) for number in range(clients)]
+            jobs.append(pool.submit(self._watch))
+            for job in jobs:
+                job.result()
+        self.outcome.unloads = self._server.log.count("unloaded ")
+        self.outcome.tracebacks = self._server.log.count("Traceback")
+        self.outcome.exit_code = self._server.stop()
+        return self.outcome
+
+    def _ask(self, chance: random.Random, cases: list[Case], bad: list[Case]) -> None:
+        phases = sorted({case.phase for case in cases})
+        started = time.monotonic()
+        with self._server.client(timeout=120) as client:
+            while time.monotonic() < self._end:
+                phase = phases[int((time.monotonic() - started) / PHASE_S) % len(phases)]
+                draw = chance.random()
+                if draw < LEAVING_SHARE:
+                    self._leave(chance.choice(cases))
+                elif draw < LEAVING_SHARE + BROKEN_SHARE:
+                    self._compare(client, chance.choice(bad))
+                else:
+                    self._compare(client, chance.choice([case for case in cases if case.phase == phase]))
+
+    def _compare(self, client: Client, case: Case) -> None:
+        from test_server import assert_equal_answers
+
+        try:
+            reply = client.post(case.body)
+        except OSError as error:
+            with self._lock:
+                self.outcome.lost.append(f"{case.phase}: {error!r}")
+            client.__exit__()
+            return
+        problem = "" if reply.status == case.status else f"{case.phase}: {reply.status} {reply.body[:200]!r}"
+        try:
+            assert_equal_answers(reply.json, case.answer)
+        except (AssertionError, ValueError, KeyError) as error:
+            problem = problem or f"{case.phase}: another answer: {str(error)[:200]}"
+        with self._lock:
+            self.outcome.answered[f"{case.phase} {reply.status}"] += 1
+            if problem:
+                self.outcome.wrong.append(problem)
+
+    def _leave(self, case: Case) -> None:
+        with self._server.connect() as connection:
+            connection.sendall(http_request(case.body))
+        with self._lock:
+            self.outcome.left += 1
+
+    def _watch(self) -> None:
+        started = time.monotonic()
+        over = threading.Event()
+        while time.monotonic() < self._end:
+            sample = Sample(
+                second=round(time.monotonic() - started, 1),
+                resident_mb=round(self._server.resident_mb, 1),
+                threads=len(os.listdir(f"/proc/{self._server.process.pid}/task")),  # noqa: PTH208 - of another process
+                files=self._server.open_files,
+                answered=sum(self.outcome.answered.values()),
+            )
+            self.outcome.samples.append(sample)
+            over.wait(1)
+
+
+def soak(folder: Path, seconds: float, clients: int = 4) -> Outcome:
+    """Run against a server of its own, with its cache in `folder`."""
+    cache = fill_cache(folder)
+    shutil.copytree(cache / "clip" / CLIP, cache / "clip" / OTHER_CLIP)
+    with RunningServer(cache) as quiet, quiet.client() as client:
+        files = pictures()
+        good = [(phase, body, client.post(body)) for phase, body in asked(files)]
+        bad = [(body, client.post(body)) for body in broken(files)]
+    assert {reply.status for _, _, reply in good} == {200}
+    assert all(400 <= reply.status < 500 for _, reply in bad)
+    environ = {"MACHINE_LEARNING_MODEL_TTL": "6", "MACHINE_LEARNING_MODEL_TTL_POLL_S": "1"}
+    with RunningServer(cache, **environ) as server:
+        return Soak(server, seconds).run(
+            [Case(phase, body, 200, reply.json) for phase, body, reply in good],
+            [Case("broken", body, reply.status, reply.json) for body, reply in bad],
+            clients,
+        )
+
+
+def plot(samples: Sequence[Sample], path: Path) -> None:
+    """Memory, threads, open files and answers over time, one below the other."""
+    panels = (
+        ("resident_mb", "resident memory, MB"),
+        ("threads", "threads"),
+        ("files", "open files"),
+        ("answered", "answers"),
+    )
+    width, height, left, top = 900, 150, 60, 24
+    image = Image.new("RGB", (width + left + 20, (height + top + 16) * len(panels) + 20), "white")
+    draw = ImageDraw.Draw(image)
+    last = samples[-1].second or 1
+    for number, (what, title) in enumerate(panels):
+        values = [float(getattr(sample, what)) for sample in samples]
+        highest = max(values) * 1.1 or 1
+        bottom = (height + top + 16) * (number + 1)
+        draw.text((left, bottom - height - top), f"{title} (up to {max(values):,.0f})", fill="black")
+        draw.rectangle((left, bottom - height, left + width, bottom), outline="#888888")
+        for share in (0.25, 0.5, 0.75):
+            y = bottom - round(height * share)
+            draw.line((left, y, left + width, y), fill="#dddddd")
+            draw.text((4, y - 6), f"{highest * share:,.0f}", fill="#555555")
+        points = [
+            (left + width * sample.second / last, bottom - height * value / highest)
+            for sample, value in zip(samples, values, strict=True)
+        ]
+        draw.line(points, fill="#1f5fa8", width=2)
+    draw.text((left, image.height - 18), f"0 to {last:,.0f} seconds", fill="black")
+    image.save(path, optimize=True)
+
+
+def main() -> int:
+    """Run, print the figures, and say whether all is well."""
+    parser = argparse.ArgumentParser(description="A long run with every answer compared.")
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--json", type=Path, help="where the figures and samples go")
+    parser.add_argument("--plot", type=Path, help="where the plot goes")
+    parser.add_argument("--growth-mb", type=float, default=MAX_GROWTH_MB, help="how far memory's peak may rise")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = soak(Path(folder), options.seconds, options.clients)
+    report = outcome.report(options.growth_mb)
+    if options.json:
+        options.json.write_text(json.dumps({**report, "samples": [asdict(s) for s in outcome.samples]}) + "\n")
+    if options.plot:
+        plot(outcome.samples, options.plot)
+    print(json.dumps(report, indent=1, ensure_ascii=False))
+    return int(bool(report["complaints"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

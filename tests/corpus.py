@@ -1,0 +1,203 @@
+"""Bad and odd inputs, made by code: what a hostile, broken or merely unlucky client may send."""
+
+import io
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from server import BOUNDARY, CLIP, node_form, predict_form
+
+FORMATS: dict[str, tuple[str, ...]] = {
+    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+    "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I", "F", "I;16", "I;16B"),
+    "JPEG": ("L", "RGB", "CMYK"),
+    "JPEG2000": ("L", "RGB", "RGBA"),
+    "WEBP": ("RGB", "RGBA"),
+    "AVIF": ("RGB", "RGBA"),
+    "GIF": ("1", "L", "P"),
+    "BMP": ("1", "L", "P", "RGB"),
+    "DDS": ("RGB", "RGBA"),
+    "ICO": ("RGB", "RGBA"),
+    "PPM": ("1", "L", "RGB"),
+    "QOI": ("RGB", "RGBA"),
+    "SGI": ("L", "RGB"),
+    "TGA": ("L", "P", "RGB", "RGBA"),
+    "PCX": ("L", "P", "RGB"),
+    "MPO": ("RGB",),
+    "XBM": ("1",),
+    "PDF": ("RGB",),
+    "EPS": ("RGB",),
+}
+"""Formats that Pillow writes; of PDF it reads nothing back, and EPS would start another program, which must not be."""
+
+STRANGE_NAMES = (
+    "../../../etc/passwd",
+    "..",
+    "../",
+    "/etc/passwd",
+    "//etc/passwd",
+    "..\\..\\windows\\system32",
+    "C:\\windows",
+    "a\0b",
+    "\0",
+    "x" * 10_000,
+    "模" * 5_000,
+    "%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+    "${jndi:ldap://x}",
+    "; rm -rf /",
+    "$(id)",
+    ".",
+    ".hidden",
+    "~root",
+    "~/.ssh/id_rsa",
+    "huggingface:someone/anything",
+    "https://example.com/model.onnx",
+    "file:///etc/passwd",
+    "\u202e\u0000\ud7ff",
+    "con",
+    " ",
+    "\n",
+    f"{CLIP}/../../../secret",
+    f"{CLIP}/visual",
+    f"../clip/{CLIP}",
+)
+
+
+def gradient(mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Image.Image:
+    """A small picture in a mode."""
+    x, y = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
+    image = Image.fromarray(np.stack([x, y, 255 - x], axis=2).astype(np.uint8))
+    if mode in ("I;16", "I;16B"):
+        return image.convert("I").convert("I;16") if mode == "I;16" else image.convert("L").convert(mode)
+    if mode == "LA":
+        return image.convert("RGBA").convert("LA")
+    return Image.merge("LAB", image.split()) if mode == "LAB" else image.convert(mode)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
+    """A picture as a file."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **({"sizes": [image.size]} if kind == "ICO" else {}), **how)
+    return stream.getvalue()
+
+
+def png_of(width: int, height: int, pixels: bytes = b"") -> bytes:
+    """A PNG that promises a size and holds what it likes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+def valid_pictures() -> Iterator[tuple[str, bytes]]:
+    """A file of every format and mode."""
+    for kind, modes in FORMATS.items():
+        for mode in modes:
+            yield f"{kind} {mode}", encoded(gradient(mode), kind)
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "green")]
+    for kind in ("GIF", "WEBP", "TIFF", "PNG", "MPO", "AVIF"):
+        yield f"animated {kind}", encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+
+
+def broken_pictures() -> Iterator[tuple[str, bytes]]:
+    """Files that are cut, changed, empty, of a size they do not have, or that lie about their metadata."""
+    for name, data in valid_pictures():
+        for share in (0.1, 0.5, 0.9):
+            yield f"{name} cut to {share:.0%}", data[: max(1, int(len(data) * share))]
+        for at in (4, 20, len(data) // 2):
+            changed = bytearray(data)
+            changed[at % len(data)] ^= 0xFF
+            yield f"{name} changed at {at}", bytes(changed)
+    jpeg = encoded(gradient(), "JPEG")
+    for name, exif in (("short", b"Exif\0\0II"), ("nonsense", b"Exif\0\0" + b"\xff" * 200), ("empty", b"Exif\0\0")):
+        yield f"EXIF {name}", encoded(gradient(), "JPEG", exif=exif)
+    yield "ICC nonsense", encoded(gradient(), "JPEG", icc_profile=b"\xff" * 3000)
+    yield "ICC short", encoded(gradient(), "PNG", icc_profile=b"x")
+    yield "jpeg in jpeg", jpeg + jpeg
+    for size in ((0, 0), (0, 9), (9, 0), (65_500, 65_500), (2**31 - 1, 1), (2**31 - 1, 2**31 - 1)):
+        yield f"png of {size}", png_of(*size)
+    yield "bomb", png_of(20_000, 20_000, b"\0" * 1_000_000)
+    yield "bomb within the pixels", png_of(13_000, 13_000, b"\0" * 100_000)
+    for name, data in (
+        ("nothing", b""),
+        ("a byte", b"\0"),
+        ("text", b"hello"),
+        ("svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+        ("html", b"<html><script>"),
+        ("zip", b"PK\3\4" + b"\0" * 100),
+        ("pickle", b"\x80\4\x95\0\0\0\0\0\0\0\0."),
+        ("postscript that runs", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n%%EOF"),
+        ("heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 200),
+        ("zeros", b"\0" * 100_000),
+        ("ones", b"\xff" * 100_000),
+    ):
+        yield name, data
+
+
+def strange_entries() -> Iterator[tuple[str, str]]:
+    """`entries` fields that are malformed, absurd or enormous."""
+    for text in (
+        *("", "null", "0", "[]", '""', "true", "{", "{}}", "NaN", "Infinity", "-1e999", '{"clip":', "\ufeff{}"),
+        *('{"clip":null}', '{"clip":[]}', '{"clip":{"visual":null}}', '{"clip":{"visual":{}}}', '{"":{}}'),
+        *("[" * 100_000, '{"a":' * 50_000, '{"clip":' + "[" * 900 + "]" * 900 + "}"),
+        *('{"clip":{"visual":{"modelName":null}}}', '{"clip":{"visual":{"modelName":["x"]}}}'),
+        *('{"clip":{"visual":{"modelName":' + "9" * 50_000 + "}}}", '{"clip":{"visual":{"modelName":"\\ud800"}}}'),
+        '{"clip":{"visual":{"modelName":"x","modelName":"y"}}}',
+        json.dumps({f"task{number}": {} for number in range(5_000)}),
+        json.dumps({"clip": {f"type{number}": {} for number in range(5_000)}}),
+    ):
+        yield f"entries {text[:40]!r}", text
+    for task, option in (("facial-recognition", "minScore"), ("ocr", "minScore"), ("ocr", "maxResolution")):
+        for value in (
+            *("NaN", "1e999", "-1e999", "1e308", "-1", "0", "null", '"0.5"', "[]", "{}", "true", "1e-320", "0.5"),
+            *("9" * 400, "18446744073709551616", "1.5", "-0.0"),
+        ):
+            model = "buffalo_l" if task == "facial-recognition" else "PP-OCRv6_small"
+            entry = f'{{"modelName":"{model}","options":{{"{option}":{value}}}}}'
+            yield f"{task}.{option}={value[:20]}", f'{{"{task}":{{"detection":{entry}}}}}'
+
+
+def strange_forms() -> Iterator[tuple[str, bytes, str]]:
+    """Bodies broken in every way, each with its content type."""
+    kind = f"multipart/form-data; boundary={BOUNDARY}"
+    whole = predict_form({"clip": {"visual": {"modelName": CLIP}}}, png_of(8, 8))
+    start = f"--{BOUNDARY}\r\n".encode()
+    yield "no body", b"", kind
+    yield "only the end", f"--{BOUNDARY}--\r\n".encode(), kind
+    yield "no type", whole, ""
+    for wrong in (
+        "multipart/form-data",
+        "multipart/form-data; boundary=",
+        "multipart/form-data; boundary=x",
+        "a/b",
+        "\t",
+    ):
+        yield f"type {wrong!r}", whole, wrong
+    yield "long boundary", whole, "multipart/form-data; boundary=" + "b" * 20_000
+    for cut in range(1, len(whole), 37):
+        yield f"cut at {cut}", whole[:cut], kind
+    for old, new in (
+        (b"\r\n", b"\n"),
+        (b"form-data", b""),
+        (b'name="', b"name="),
+        (b'"entries"', b'""'),
+        (b"--", b"-"),
+    ):
+        yield f"{old!r} became {new!r}", whole.replace(old, new), kind
+    yield "no name", start + b"Content-Disposition: form-data\r\n\r\nx\r\n--" + BOUNDARY.encode() + b"--", kind
+    yield "NUL name", node_form(("\0", "x"), ("entries", "{}")), kind
+    yield "name that is no UTF-8", whole.replace(b"entries", b"\xff\xfe"), kind
+    yield "long name", node_form(("x" * 3_000, "")), kind
+    yield "long header", start + b"X: " + b"x" * 100_000 + b"\r\n\r\n", kind
+    yield "many headers", start + b"X: y\r\n" * 10_000, kind
+    yield "many parts", node_form(*[("x", "")] * 1_000), kind
+    yield "base64 as the encoding", whole.replace(b"Content-Type", b"Content-Transfer-Encoding: base64\r\nX"), kind
+    yield "percents", b"entries=%" + b"%zz" * 1_000, "application/x-www-form-urlencoded"
+    yield "many pairs", b"a=1&" * 10_000, "application/x-www-form-urlencoded"
+    yield "json", b'{"entries":{}}', "application/json"

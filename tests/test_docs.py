@@ -1,0 +1,92 @@
+"""The two languages of a document say the same: equal headings, code and tables; what they link to exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+from server import ROOT
+
+CHINESE = sorted([*ROOT.glob("*.zh-CN.md"), *(ROOT / "docs").glob("*.zh-CN.md")])
+PAIRS = [(path.with_name(path.name.replace(".zh-CN", "")), path) for path in CHINESE]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "models").glob("*.md")])
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+
+
+def code_blocks(text: str) -> list[tuple[str, list[str]]]:
+    """Language and lines of each block, without empty lines and what is translated."""
+    return [
+        (language, [line for line in map(uncommented, body.splitlines()) if line])
+        for language, body in FENCE.findall(text)
+    ]
+
+
+def uncommented(line: str) -> str:
+    """A line without its comment, and with nothing in its <placeholders>."""
+    return re.sub(r"<[^<>]*>", "<>", re.sub(r"(^|\s)#.*$", "", line)).rstrip()
+
+
+def prose(text: str) -> str:
+    return FENCE.sub("", text)
+
+
+def headings(text: str) -> list[int]:
+    return [len(hashes) for hashes in re.findall(r"^(#+) ", prose(text), flags=re.MULTILINE)]
+
+
+def tables(text: str) -> list[list[int]]:
+    """The number of cells of each row of each table."""
+    found = re.findall(r"(?:^\|.*\n?)+", prose(text), flags=re.MULTILINE)
+    return [[len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()] for table in found]
+
+
+@pytest.mark.parametrize(("english", "chinese"), PAIRS, ids=lambda path: path.name)
+def test_both_languages_have_the_same_structure(english: Path, chinese: Path) -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (english, chinese)]
+    assert headings(texts[0]) == headings(texts[1])
+    assert code_blocks(texts[0]) == code_blocks(texts[1])
+    assert tables(texts[0]) == tables(texts[1])
+
+
+@pytest.mark.parametrize(("english", "chinese"), PAIRS, ids=lambda path: path.name)
+def test_both_languages_name_the_same_settings(english: Path, chinese: Path) -> None:
+    names = [
+        set(re.findall(r"`([A-Z][A-Z0-9_]{5,})", prose(path.read_text(encoding="utf-8"))))
+        for path in (english, chinese)
+    ]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_document_links_to_exists(path: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose(path.read_text(encoding="utf-8")))
+    missing = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_that_commands_name_exist(path: Path) -> None:
+    """Scripts and deployment files in code blocks, as a reader would type them."""
+    code = "\n".join(body for _, body in FENCE.findall(path.read_text(encoding="utf-8")))
+    named = re.findall(r"(?<![\w/.])((?:scripts|deploy|docs)/[\w./-]*\w)", code)
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_main_documents_have_both_languages() -> None:
+    names = {chinese.name for _, chinese in PAIRS}
+    assert {"README.zh-CN.md", "deploy.zh-CN.md", "troubleshooting.zh-CN.md"} <= names
+
+
+@pytest.mark.parametrize("name", ["troubleshooting.md", "troubleshooting.zh-CN.md"])
+def test_the_messages_explained_are_those_of_the_code(name: str) -> None:
+    """In the first column, what stands in backticks after a status or alone is our own; `…` stands for what varies."""
+    source = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "immich_ml_cn").rglob("*.py")))
+    source = re.sub(r'"\s*\n\s*f?"', "", source)
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    cells = [row.split(" | ")[0] for row in re.findall(r"^\| (.*)", prose(text), flags=re.MULTILINE)]
+    messages = [
+        message for cell in cells if not cell.startswith("Immich") for message in re.findall(r"`([^`]+)`", cell)
+    ]
+    assert len(messages) > 20
+    fragments = [(message, part) for message in messages for part in re.split(r"…", message) if len(part) > 3]
+    assert [message for message, part in fragments if part not in source] == []

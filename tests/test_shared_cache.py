@@ -1,0 +1,103 @@
+"""Replicas that share one model cache: one fetches, the others wait for it; a dead one holds nobody up."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from hub_server import Page, Site, running
+from server import CLIP, ROOT, VISUAL, Reply, RunningServer, fill_cache
+
+PHOTO = (ROOT / "docs" / "sample.jpg").read_bytes()
+WAITING = "another process is fetching"
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with running() as site:
+        yield site
+
+
+@pytest.fixture
+def graph(site: Site, tmp_path: Path) -> Page:
+    """A small CLIP model on a hub, whose image half arrives slowly."""
+    model = fill_cache(tmp_path / "offered") / "clip" / CLIP
+    pages = {str(path.relative_to(model)): Page(path.read_bytes()) for path in model.rglob("*") if path.is_file()}
+    page = pages["visual/model.onnx"]
+    page.trickle = (len(page.data) // 20 + 1, 0.1)
+    site.hub(f"immich-app/{CLIP}", pages)
+    return page
+
+
+@pytest.fixture
+def replicas(site: Site, tmp_path: Path) -> Iterator[list[RunningServer]]:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    with ExitStack() as stack:
+        yield [stack.enter_context(replica(site, tmp_path / name, cache)) for name in ("a", "b", "c")]
+
+
+def replica(site: Site, folder: Path, cache: Path) -> RunningServer:
+    return RunningServer(
+        folder,
+        MACHINE_LEARNING_CACHE_FOLDER=str(cache),
+        MACHINE_LEARNING_MODEL_SOURCE="huggingface",
+        HF_ENDPOINT=site.base,
+        HF_HUB_OFFLINE="0",
+        NO_PROXY="*",
+    )
+
+
+class Asking:
+    """Requests for the photo's embedding, one to each server, at the same time."""
+
+    def __init__(self, servers: list[RunningServer]) -> None:
+        self.replies: dict[int, Reply] = {}
+        self._threads = [threading.Thread(target=self._ask, args=(server,)) for server in servers]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self, server: RunningServer) -> None:
+        with server.client() as client:
+            self.replies[server.port] = client.predict(VISUAL, PHOTO)
+
+    def wait(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+
+def downloads(site: Site, page: Page) -> list[int | None]:
+    """Where each download of a file began, None for those from its first byte."""
+    return [request.start for request in site.gets(f"/cdn/{hashlib.sha256(page.data).hexdigest()}")]
+
+
+def test_a_model_is_fetched_once_for_all(graph: Page, site: Site, replicas: list[RunningServer]) -> None:
+    asking = Asking(replicas)
+    asking.wait()
+    assert [reply.status for reply in asking.replies.values()] == [200, 200, 200]
+    assert len({reply.body for reply in asking.replies.values()}) == 1
+    assert downloads(site, graph) == [None]
+    assert sum(WAITING in server.log for server in replicas) == 2
+
+
+def test_the_next_one_goes_on_where_a_killed_one_stopped(
+    graph: Page, site: Site, replicas: list[RunningServer]
+) -> None:
+    first, *others = replicas
+    with first.client() as client:
+        sender = threading.Thread(target=lambda: pytest.raises(Exception, client.predict, VISUAL, PHOTO))
+        sender.start()
+        first.wait_for_log("answers: fetching from there")
+        asking = Asking(others)
+        for server in others:
+            server.wait_for_log(WAITING)
+        first.process.kill()
+        sender.join()
+    asking.wait()
+    assert [reply.status for reply in asking.replies.values()] == [200, 200]
+    begun, resumed = downloads(site, graph)
+    assert begun is None
+    assert resumed is not None
+    assert resumed > 0

@@ -1,0 +1,38 @@
+"""A short soak: `scripts/soak.py` for seconds instead of ten minutes, with the same judgement."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from server import ROOT
+
+
+@pytest.mark.parametrize("seconds", [12, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
+def test_no_answer_is_lost_or_wrong_and_nothing_grows(tmp_path: Path, seconds: int) -> None:
+    figures, plot = tmp_path / "soak.json", tmp_path / "soak.png"
+    command = [sys.executable, "scripts/soak.py", f"--seconds={seconds}", f"--json={figures}", f"--plot={plot}"]
+    command.append("--growth-mb=300")  # in seconds not everything has been loaded once; ten minutes are for this
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 120)
+    assert run.returncode == 0, run.stdout + run.stderr
+    report = json.loads(figures.read_text())
+    assert (report["lost"], report["wrong"], report["complaints"]) == (0, 0, [])
+    assert report["requests"] > 3 * seconds
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_judgement_sees_what_is_wrong() -> None:
+    """Or the test above could not fail."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from soak import Outcome, Sample
+
+    def outcome(growth: float = 0, **values: object) -> Outcome:
+        samples = [Sample(float(n), 500 + growth * n, 20, 20, n) for n in range(100)]
+        return Outcome(**{"samples": samples, "exit_code": 0, **values})  # type: ignore[arg-type]
+
+    assert outcome().complaints() == []
+    assert outcome(growth=1.0).complaints() == ["memory grew by 50 MB"]
+    assert outcome(lost=["a"]).complaints() == ["a"]
+    assert outcome(wrong=["b"]).complaints() == ["b"]
+    assert outcome(tracebacks=1, exit_code=1).complaints() == ["1 tracebacks in the log", "the server ended with 1"]
