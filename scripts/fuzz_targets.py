@@ -109,6 +109,7 @@ def main() -> None:
             "-rss_limit_mb=2048",
             "-max_len=16384",
             "-print_final_stats=1",
+            "-artifact_prefix=build/fuzz-",
         ]
         atheris.Setup([sys.argv[0], *limits, folder], TARGETS[target])
         atheris.Fuzz()

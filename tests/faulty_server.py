@@ -78,7 +78,7 @@ RUN_FAULTS: dict[str, Callable[[int], None]] = {
     "memory": lambda run: _raise(MEMORY),
     "memory-once": _once(lambda: _raise(MEMORY)),
     "hang": lambda run: _hang(),
-    "slow": lambda run: time.sleep(1),
+    "slow": lambda run: time.sleep(2),
 }
 
 

@@ -14,6 +14,7 @@ from serving_fakes import PATIENCE_S, until
 from immich_ml_cn.delivery import FETCHES_AT_ONCE, Delivery, fetch_options
 from immich_ml_cn.errors import DamagedModel, Unavailable
 from immich_ml_cn.fetch import Preference
+from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources import model_names
 
@@ -79,6 +80,20 @@ async def test_what_cannot_be_had_is_unavailable_and_says_where_to_put_it(tmp_pa
     with pytest.raises(Unavailable, match=r"switched off; place .*model.onnx"):
         await delivery.bring("clip", NAME, "visual")
     delivery.close()
+
+
+async def test_fetches_are_counted_and_what_is_here_is_none(site: Site, tmp_path: Path) -> None:
+    serve(site)
+    metrics = Metrics()
+    delivery = Delivery(settings(tmp_path, site), metrics)
+    for _ in range(2):
+        await delivery.bring("clip", NAME, "visual")
+    delivery.close()
+    offline = Delivery(settings(tmp_path / "empty"), metrics)
+    with pytest.raises(Unavailable):
+        await offline.bring("clip", NAME, "visual")
+    offline.close()
+    assert metrics.fetches == {(f"clip/{NAME}/visual", "ok"): 1, (f"clip/{NAME}/visual", "failed"): 1}
 
 
 async def test_a_model_that_is_here_does_not_wait_for_downloads(site: Site, tmp_path: Path) -> None:

@@ -144,9 +144,11 @@ def test_clients_that_leave_are_not_worked_for(cache: Path) -> None:
     with FaultyServer(cache, FAULT="slow", FAULT_GRAPH="visual") as server, server.client() as client:
         assert client.predict(VISUAL, SMALL).status == 200
         leaving = [server.connect() for _ in range(5)]
-        for connection in leaving:
+        leaving[0].sendall(http_request(predict_form(VISUAL, SMALL)))
+        _wait_for_metric(client, 'immich_ml_lane_busy{lane="bulk-0"} 1.0')
+        for connection in leaving[1:]:
             connection.sendall(http_request(predict_form(VISUAL, SMALL)))
-        _wait_until_waiting(client, 4)
+        _wait_for_metric(client, f'immich_ml_queue_length{{model="clip/{CLIP}/visual"}} 4.0')
         for connection in leaving:
             connection.close()
         assert client.predict(VISUAL, SMALL).status == 200
@@ -155,12 +157,11 @@ def test_clients_that_leave_are_not_worked_for(cache: Path) -> None:
         assert batches in client.get("/metrics").body.decode()
 
 
-def _wait_until_waiting(client: Client, items: int) -> None:
-    line = f'immich_ml_queue_length{{model="clip/{CLIP}/visual"}} {items}.0'
-    for _ in range(200):
+def _wait_for_metric(client: Client, line: str) -> None:
+    for _ in range(1000):
         if line in client.get("/metrics").body.decode():
             return
-    raise AssertionError(f"the queue never held {items} items")
+    raise AssertionError(f"never: {line}")
 
 
 def test_clients_that_leave_while_their_picture_is_decoded(cache: Path) -> None:

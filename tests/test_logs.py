@@ -1,6 +1,7 @@
 """Logs for people: one line per event, Immich's levels, colour only where somebody sees it."""
 
 import io
+import json
 import logging
 import re
 import sys
@@ -113,3 +114,33 @@ def test_the_default_stream_is_stderr() -> None:
     (handler,) = logging.getLogger().handlers
     assert isinstance(handler, logging.StreamHandler)
     assert handler.stream in (sys.stderr, sys.__stderr__)
+
+
+def test_as_json_each_line_is_an_object_whatever_the_message() -> None:
+    stream = io.StringIO()
+    logs.set_up("debug", no_color=False, as_json=True, stream=stream)
+    token = logs.REQUEST.set("r7")
+    logging.getLogger("x").warning("two\nlines and 中文 \x1b")
+    logs.REQUEST.reset(token)
+    try:
+        raise ValueError("inner")
+    except ValueError:
+        logging.getLogger("x").exception("outer")
+    first, second = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (first["level"], first["logger"], first["request"]) == ("warning", "x", "r7")
+    assert first["message"] == "two\nlines and 中文 \x1b"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["time"])
+    assert "request" not in second
+    assert second["traceback"].endswith("ValueError: inner")
+
+
+def test_debug_lines_bear_the_number_of_their_request_and_others_do_not() -> None:
+    stream = io.StringIO()
+    logs.set_up("debug", no_color=True, stream=stream)
+    token = logs.REQUEST.set("r7")
+    logging.getLogger("x").debug("fine")
+    logging.getLogger("x").info("plain")
+    logs.REQUEST.reset(token)
+    fine, plain = stream.getvalue().splitlines()
+    assert fine.endswith("fine [r7]")
+    assert plain.endswith("plain")

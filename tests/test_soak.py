@@ -1,4 +1,4 @@
-"""A short soak: `scripts/soak.py` for seconds instead of ten minutes, with the same judgement."""
+"""A short soak: `scripts/soak.py` for a minute instead of ten, with the same judgement."""
 
 import json
 import subprocess
@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 from server import ROOT
 
+SECONDS = 60
 
-@pytest.mark.parametrize("seconds", [12, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(300)])])
-def test_no_answer_is_lost_or_wrong_and_nothing_grows(tmp_path: Path, seconds: int) -> None:
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_no_answer_is_lost_or_wrong_and_nothing_grows(tmp_path: Path) -> None:
     figures, plot = tmp_path / "soak.json", tmp_path / "soak.png"
-    command = [sys.executable, "scripts/soak.py", f"--seconds={seconds}", f"--json={figures}", f"--plot={plot}"]
-    command.append("--growth-mb=300")  # in seconds not everything has been loaded once; ten minutes are for this
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds + 120)
+    command = [sys.executable, "scripts/soak.py", f"--seconds={SECONDS}", f"--json={figures}", f"--plot={plot}"]
+    command.append("--growth-mb=150")  # in a minute not everything has been loaded once; ten minutes are for this
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS + 120)
     assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads(figures.read_text())
     assert (report["lost"], report["wrong"], report["complaints"]) == (0, 0, [])
-    assert report["requests"] > 3 * seconds
+    assert report["requests"] > 3 * SECONDS
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
