@@ -5,7 +5,7 @@ even when nobody offers it for download. The model code itself is imported when 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -56,6 +56,7 @@ class Catalogue:
         self._settings = settings
         self._delivery = delivery
         self._on_gpu = on_gpu
+        self._devices: Mapping[str, int] = settings.task_devices if on_gpu else {}
         self._max_batch_clip = settings.max_batch_clip or (16 if on_gpu else 4)
         self._max_batch_faces = settings.max_batch_faces or 16
         self._max_batch_detection = 4 if on_gpu else 1
@@ -151,7 +152,8 @@ class Catalogue:
                 raise LoadError("the package rapidocr, which carries PP-OCR's line classifier, is not installed")
             return load_classifier(path, open_session)
 
-        return ModelSpec("ocr/orientation", "bulk", self._settings.max_batch_ocr, build)
+        batch = self._settings.max_batch_ocr
+        return ModelSpec("ocr/orientation", "bulk", batch, build, device=self._devices.get("ocr"))
 
     def _ocr(self, name: str, kind: str, build: BuildFrom, batch: int) -> ModelSpec:
         known = self._known("ocr", name)
@@ -160,7 +162,11 @@ class Catalogue:
         if bundled is None or self._path("ocr", known, kind).is_file():
             return spec
         carried = ModelSpec(
-            f"ocr/PP-OCRv6_small/{kind} (bundled)", "bulk", batch, lambda open_session: build(bundled, open_session)
+            key=f"ocr/PP-OCRv6_small/{kind} (bundled)",
+            lane="bulk",
+            max_batch=batch,
+            build=lambda open_session: build(bundled, open_session),
+            device=self._devices.get("ocr"),
         )
         if known == "PP-OCRv6_small":
             return carried
@@ -176,6 +182,7 @@ class Catalogue:
             fetch=lambda: self._delivery.bring(task, model, kind),
             arrival=lambda: self._delivery.arrival(task, model),
             set_aside=self._delivery.set_aside,
+            device=self._devices.get(task),
         )
 
     def _clip(self, name: str, kind: str) -> ModelSpec:
@@ -191,6 +198,7 @@ class Catalogue:
             fetch=lambda: self._delivery.bring("clip", model, kind),
             arrival=lambda: self._delivery.arrival("clip", model),
             set_aside=self._delivery.set_aside,
+            device=self._devices.get("clip"),
             dimension=LISTED_DIMENSIONS.get(asked),
         )
 

@@ -44,6 +44,7 @@ class ModelSpec:
         fetch: brings what `build` needs into the cache; raises `Unavailable` when that cannot be done.
         fallback: loaded instead when `fetch` fails.
         set_aside: puts a damaged file out of the way, so that `fetch` brings it again; False where it does not.
+        device: the one GPU that runs it, None for all.
         arrival: how much of what `fetch` brings has come, as an addition to a sentence; "" when nothing is coming.
         dimension: length that the answers must have, None where any will do.
     """
@@ -55,6 +56,7 @@ class ModelSpec:
     fetch: Callable[[], Awaitable[None]] | None = None
     fallback: "ModelSpec | None" = None
     set_aside: Callable[[DamagedModel], bool] | None = None
+    device: int | None = None
     arrival: Callable[[], str] | None = None
     dimension: int | None = None
 
@@ -273,7 +275,7 @@ class Registry:
         return spec
 
     async def _build(self, entry: _Entry, spec: ModelSpec) -> Loaded:
-        lanes = [lane for lane in self._lanes if lane.kind == spec.lane]
+        lanes = [lane for lane in self._lanes if lane.kind == spec.lane and spec.device in (None, lane.device_id)]
         logger.info("loading %s", spec.key)
         sizes: list[int] = []
         replicas = [Replica(lane, await lane.load(spec.build, self._opener(lane, sizes))) for lane in lanes]

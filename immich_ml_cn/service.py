@@ -178,7 +178,8 @@ class Service:
             make(f"bulk-{number}", "bulk", device_id=devices[number % len(devices)])
             for number in range(bulk_lane_count(self._settings, on_gpu=self._engine.on_gpu))
         ]
-        return [make("interactive", "interactive", device_id=devices[0]), *bulk]
+        texts = self._settings.task_devices.get("clip", devices[0])
+        return [make("interactive", "interactive", device_id=texts), *bulk]
 
     async def _join(self, lanes: list[Lane], patience_s: float) -> None:
         ended = await asyncio.gather(*(asyncio.to_thread(lane.join, patience_s) for lane in lanes))

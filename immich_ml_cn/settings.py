@@ -39,7 +39,7 @@ INERT: Final[Mapping[str, str]] = {
 PROVIDERS_OF_DEVICE: Final = ("cuda", "cpu")
 """Values of DEVICE that name a provider; Immich's own images set others too."""
 
-FORWARDABLE: Final = ("clip", "facial-recognition", "ocr")
+TASKS: Final = ("clip", "facial-recognition", "ocr")
 """Tasks that can be left to another server."""
 
 PILLOWS_LIMIT: Final = 178_956_970
@@ -137,6 +137,13 @@ def _device_ids(value: str) -> tuple[int, ...]:
     return tuple(int(name) for name in names)
 
 
+def _task_devices(value: str) -> Mapping[str, int]:
+    pairs = [word.partition("=") for word in _names(value)]
+    if not all(task.strip() in TASKS and number.strip().isdecimal() for task, _, number in pairs):
+        raise ValueError(f"pairs task=number separated by commas; the tasks are {', '.join(TASKS)}")
+    return MappingProxyType({task.strip(): int(number) for task, _, number in pairs})
+
+
 def _folder(value: str) -> Path:
     return Path(value).expanduser()
 
@@ -179,8 +186,8 @@ def _address(value: str) -> str:
 
 def _tasks(value: str) -> tuple[str, ...]:
     tasks = _names(value)
-    if not set(tasks) <= set(FORWARDABLE):
-        raise ValueError("a comma list of " + ", ".join(FORWARDABLE))
+    if not set(tasks) <= set(TASKS):
+        raise ValueError("a comma list of " + ", ".join(TASKS))
     return tasks
 
 
@@ -406,6 +413,13 @@ class Settings:
         _one_of(get_args(OpenVinoDevice)),
         "Where OpenVINO computes: auto (on Intel graphics if there are any that work, else on the CPU), cpu or gpu.",
     )
+    task_devices: Mapping[str, int] = _setting(
+        "MACHINE_LEARNING_TASK_DEVICES",
+        MappingProxyType({}),
+        _task_devices,
+        "Tasks that keep to one of the GPUs of MACHINE_LEARNING_DEVICE_IDS, such as clip=0,ocr=1; the others use all.",
+        shown="",
+    )
     max_batch_clip: int | None = _setting(
         "MACHINE_LEARNING_MAX_BATCH_SIZE__CLIP",
         None,
@@ -601,7 +615,18 @@ class Settings:
         if values["provider"] is MISSING and values["device"] in PROVIDERS_OF_DEVICE:
             values["provider"] = values["device"]
         inert = tuple(name for name in INERT if environ.get(name, "") != "")
-        return cls(**{name: value for name, value in values.items() if value is not MISSING}, inert=inert)
+        settings = cls(**{name: value for name, value in values.items() if value is not MISSING}, inert=inert)
+        _check_task_devices(settings)
+        return settings
+
+
+def _check_task_devices(settings: Settings) -> None:
+    for task, device in settings.task_devices.items():
+        if device not in settings.device_ids:
+            used = ", ".join(map(str, settings.device_ids))
+            raise SettingsError(
+                f"MACHINE_LEARNING_TASK_DEVICES puts {task} on GPU {device}, but MACHINE_LEARNING_DEVICE_IDS names {used}"
+            )
 
 
 def switch_telemetry_off(environ: MutableMapping[str, str] = os.environ) -> None:

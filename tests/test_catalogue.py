@@ -342,3 +342,14 @@ def test_a_plan_holds_what_the_tasks_need_and_nothing_else(tmp_path: Path) -> No
 def test_a_plan_with_an_unknown_name_is_refused(tmp_path: Path, tasks: Tasks) -> None:
     with pytest.raises(UnknownModel):
         catalogue(tmp_path).plan(tasks)
+
+
+def test_tasks_keep_to_their_gpu(tmp_path: Path) -> None:
+    """Both halves of each; on a CPU the numbers mean nothing."""
+    environ = {"MACHINE_LEARNING_DEVICE_IDS": "0,1", "MACHINE_LEARNING_TASK_DEVICES": "clip=0, ocr=1"}
+    for on_gpu, clip, ocr in ((True, 0, 1), (False, None, None)):
+        known = catalogue(tmp_path, on_gpu=on_gpu, **environ)
+        assert {known.visual("ViT-L-14__openai").device, known.textual("ViT-L-14__openai").device} == {clip}
+        texts = (known.text_detector("PP-OCRv5_mobile"), known.text_recognizer("PP-OCRv6_small"))
+        assert {spec.device for spec in (*texts, known.text_orientation())} == {ocr}
+        assert known.face_detector("buffalo_l").device is None

@@ -1,4 +1,4 @@
-"""What ONNX Runtime and CUDA say of a failure decides what is done about it; messages as they were reported."""
+"""What ONNX Runtime and CUDA say of a failure decides what is done about it; in the words that these libraries use."""
 
 import pytest
 

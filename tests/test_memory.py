@@ -88,7 +88,7 @@ def test_resident_bytes_follow_what_is_held() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_unloading_gives_the_memory_of_a_session_back(tmp_path: Path) -> None:
-    """64 MB of weights take 130 MB and more while loaded.
+    """64 MB of weights take that and up to as much again while loaded.
 
     Nearly all of it returns; now and then glibc keeps the top of one thread's heap, at most 64 MB, until the next time.
     """
@@ -97,6 +97,6 @@ def test_unloading_gives_the_memory_of_a_session_back(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     before, *rounds = json.loads(done.stdout)
     loaded, unloaded = rounds[::2], rounds[1::2]
-    assert all(megabytes - before > 120 for megabytes in loaded), rounds
+    assert all(megabytes - before > 64 for megabytes in loaded), rounds
     assert min(unloaded) - before < 15, rounds
     assert max(unloaded) - before < 75, rounds

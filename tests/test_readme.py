@@ -41,7 +41,7 @@ def test_the_answer_shown_is_the_answer_given(name: str, answer: Any) -> None:
 def test_the_files_it_names_exist(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     links = re.findall(r"\]\((?!http)([^)#]+)", text)
-    commands = re.findall(r"^(scripts/\w+)", text, re.MULTILINE)
+    commands = re.findall(r"^(scripts/[\w.-]+)", text, re.MULTILINE)
     assert links
     assert commands
     assert not [path for path in (*links, *commands) if not (ROOT / path).exists()]

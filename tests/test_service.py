@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,18 @@ async def test_each_gpu_and_worker_has_a_bulk_lane(
     assert engine.opened == opened
     assert not deaths
     assert service.stuck == ()
+
+
+async def test_a_task_can_keep_to_one_gpu(tmp_path: Path) -> None:
+    """Its texts too; what is not pinned is on all of them."""
+    engine = FakeEngine(on_gpu=True)
+    chosen = settings(tmp_path, device_ids=(0, 1), task_devices={"clip": 1})
+    service = Service(chosen, engine, pytest.fail)
+    async with service.running():
+        await double(service, replace(BULK, key="pinned", device=1))
+        await double(service, BULK)
+        await double(service, TEXT)
+    assert engine.opened == [("bulk", 1), ("bulk", 0), ("bulk", 1), ("interactive", 1)]
 
 
 async def test_its_threads_end_with_it(tmp_path: Path) -> None:

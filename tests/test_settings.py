@@ -153,6 +153,9 @@ WRONG = [
     (f"{PREFIX}DEVICE_IDS", "cuda:0", "device numbers separated by commas"),
     (f"{PREFIX}DEVICE_IDS", ",", "device numbers separated by commas"),
     (f"{PREFIX}DEVICE_IDS", "0,-1", "device numbers separated by commas"),
+    (f"{PREFIX}TASK_DEVICES", "ocr", "pairs task=number"),
+    (f"{PREFIX}TASK_DEVICES", "ocr=first", "pairs task=number"),
+    (f"{PREFIX}TASK_DEVICES", "search=0", "the tasks are clip, facial-recognition, ocr"),
     (f"{PREFIX}MAX_BATCH_SIZE__OCR", "0", "a whole number of at least 1"),
     (f"{PREFIX}MODEL_ARENA", "maybe", "true or false"),
     (f"{PREFIX}MODEL_REVISION", "../x", "without slashes"),
@@ -166,6 +169,11 @@ WRONG = [
     (f"{PREFIX}MODEL_SOURCE", "ftp://mirror", "unknown source"),
     ("HF_HUB_OFFLINE", "perhaps", "true or false"),
 ]
+
+
+def test_a_task_cannot_keep_to_a_gpu_that_is_not_used() -> None:
+    with pytest.raises(SettingsError, match="puts ocr on GPU 2, but MACHINE_LEARNING_DEVICE_IDS names 0, 1"):
+        read(MACHINE_LEARNING_DEVICE_IDS="0,1", MACHINE_LEARNING_TASK_DEVICES="clip=0,ocr=2")
 
 
 @pytest.mark.parametrize(("variable", "value", "allowed"), WRONG)
