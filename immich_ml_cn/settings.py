@@ -625,7 +625,8 @@ def _check_task_devices(settings: Settings) -> None:
         if device not in settings.device_ids:
             used = ", ".join(map(str, settings.device_ids))
             raise SettingsError(
-                f"MACHINE_LEARNING_TASK_DEVICES puts {task} on GPU {device}, but MACHINE_LEARNING_DEVICE_IDS names {used}"
+                f"MACHINE_LEARNING_TASK_DEVICES puts {task} on GPU {device}, "
+                f"but MACHINE_LEARNING_DEVICE_IDS names {used}"
             )
 
 
