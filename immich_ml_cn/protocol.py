@@ -239,11 +239,6 @@ def _shown(text: str) -> str:
 # --- results → JSON ---
 
 
-def write_answer(answer: Answer) -> bytes:
-    """The response body as Immich's server reads it: `answer_body`, written."""
-    return write_body(answer_body(answer))
-
-
 def write_body(body: Mapping[str, Any]) -> bytes:
     """A response body as compact UTF-8 JSON; values may be arrays."""
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -10,12 +10,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from immich_ml_cn.errors import BadRequest, InferenceFailed, InvalidEntries
-from immich_ml_cn.protocol import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks, read_entries, write_answer
+from immich_ml_cn.protocol import (
+    ClipTextual,
+    ClipVisual,
+    FaceTask,
+    OcrTask,
+    Tasks,
+    answer_body,
+    read_entries,
+    write_body,
+)
 from immich_ml_cn.results import Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
 
 
 def read(entries: Any) -> Tasks:
     return read_entries(json.dumps(entries))
+
+
+def write_answer(answer: Answer) -> bytes:
+    """The response body of a request that is not forwarded."""
+    return write_body(answer_body(answer))
 
 
 # --- what Immich's server sends ---
