@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from . import heic
 from .errors import BadImage, ServiceError, TooLarge
 
 _TURNS: Final = {
@@ -63,14 +64,14 @@ def measure(data: bytes, max_pixels: int) -> tuple[int, int]:
     """Width and height in pixels, read from the header: nothing is decoded.
 
     Args:
-        data: the encoded file, of any format Pillow reads.
+        data: the encoded file, of any format Pillow reads, or HEIC where pillow-heif is installed.
         max_pixels: width x height above which the image is refused.
 
     Raises:
         BadImage: empty, zero-sized or of no known format.
         TooLarge: more pixels than `max_pixels`.
     """
-    with _pillow_failures(max_pixels), Image.open(_stream(data)) as image:
+    with _pillow_failures(max_pixels), _opened(data, max_pixels) as image:
         return _checked_size(image, max_pixels)
 
 
@@ -78,7 +79,7 @@ def decode(data: bytes, max_pixels: int) -> Picture:
     """Decode the first frame of an image.
 
     Args:
-        data: the encoded file, of any format Pillow reads.
+        data: the encoded file, of any format Pillow reads, or HEIC where pillow-heif is installed.
         max_pixels: width x height above which nothing is decoded.
 
     Raises:
@@ -86,7 +87,7 @@ def decode(data: bytes, max_pixels: int) -> Picture:
         TooLarge: more pixels than `max_pixels`.
     """
     with _pillow_failures(max_pixels):
-        image = Image.open(_stream(data))
+        image = _opened(data, max_pixels)
         _checked_size(image, max_pixels)
         image.load()
     return Picture(image)
@@ -102,10 +103,16 @@ def upright(picture: Picture) -> Picture:
     return picture if turn is None else Picture(picture.image.transpose(turn))
 
 
-def _stream(data: bytes) -> io.BytesIO:
+def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+    """The image with its header read."""
     if not data:
         raise BadImage("the image is empty (0 bytes)")
-    return io.BytesIO(data)
+    if not heic.is_heic(data):
+        return Image.open(io.BytesIO(data))
+    reader = heic.reader()
+    if (pixels := heic.coded_pixels(data)) > max_pixels:
+        raise TooLarge(f"the image has {pixels} pixels before it is cropped, more than the {max_pixels} allowed")
+    return Image.open(io.BytesIO(data), formats=[reader])
 
 
 def _checked_size(image: ImageFile.ImageFile, max_pixels: int) -> tuple[int, int]:
@@ -133,4 +140,4 @@ def _pillow_failures(max_pixels: int) -> Iterator[None]:
     except MemoryError as error:
         raise TooLarge("the image does not fit in memory") from error
     except Exception as error:  # the plugins raise OSError, ValueError, SyntaxError, struct.error, IndexError …
-        raise BadImage(f"the image cannot be decoded: {error}") from error
+        raise BadImage(f"the image cannot be decoded: {str(error).strip()}") from error

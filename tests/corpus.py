@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pillow_heif
 from PIL import Image
 from server import BOUNDARY, CLIP, node_form, predict_form
 
@@ -18,6 +19,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG2000": ("L", "RGB", "RGBA"),
     "WEBP": ("RGB", "RGBA"),
     "AVIF": ("RGB", "RGBA"),
+    "HEIF": ("L", "RGB", "RGBA"),
     "GIF": ("1", "L", "P"),
     "BMP": ("1", "L", "P", "RGB"),
     "DDS": ("RGB", "RGBA"),
@@ -67,6 +69,9 @@ STRANGE_NAMES = (
 )
 
 
+pillow_heif.register_heif_opener()
+
+
 def gradient(mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Image.Image:
     """A small picture in a mode."""
     x, y = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
@@ -95,14 +100,21 @@ def png_of(width: int, height: int, pixels: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
 
 
+def resized(file: bytes, size: tuple[int, int]) -> bytes:
+    """A HEIC or AVIF file whose header promises another size than its pixels have."""
+    at = file.index(b"ispe") + 8
+    return file[:at] + struct.pack(">II", *size) + file[at + 8 :]
+
+
 def valid_pictures() -> Iterator[tuple[str, bytes]]:
     """A file of every format and mode."""
     for kind, modes in FORMATS.items():
         for mode in modes:
             yield f"{kind} {mode}", encoded(gradient(mode), kind)
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "green")]
-    for kind in ("GIF", "WEBP", "TIFF", "PNG", "MPO", "AVIF"):
+    for kind in ("GIF", "WEBP", "TIFF", "PNG", "MPO", "AVIF", "HEIF"):
         yield f"animated {kind}", encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    yield "HEIF of tiles", encoded(gradient(size=(150, 100)), "HEIF", tile_size=64)
 
 
 def broken_pictures() -> Iterator[tuple[str, bytes]]:
@@ -123,6 +135,9 @@ def broken_pictures() -> Iterator[tuple[str, bytes]]:
     for size in ((0, 0), (0, 9), (9, 0), (65_500, 65_500), (2**31 - 1, 1), (2**31 - 1, 2**31 - 1)):
         yield f"png of {size}", png_of(*size)
     yield "bomb", png_of(20_000, 20_000, b"\0" * 1_000_000)
+    for kind in ("HEIF", "AVIF"):
+        for size in ((0, 0), (10, 10), (41, 30), (20_000, 5_000), (65_500, 65_500), (2**31, 2**31)):
+            yield f"{kind} of {size}", resized(encoded(gradient(), kind), size)
     yield "bomb within the pixels", png_of(13_000, 13_000, b"\0" * 100_000)
     for name, data in (
         ("nothing", b""),

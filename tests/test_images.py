@@ -1,6 +1,7 @@
 """Bytes → picture: every format and mode, every way a file can be broken, and the limits."""
 
 import io
+import json
 import struct
 import subprocess
 import sys
@@ -10,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import pytest
+from corpus import resized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from immich_ml_cn.errors import BadImage, TooLarge
-from immich_ml_cn.images import Picture, decode, measure
+from immich_ml_cn.heic import coded_pixels, is_heic
+from immich_ml_cn.images import Picture, decode, measure, upright
 
 LIMIT = 178_956_970
 FORMATS = {
@@ -26,6 +30,7 @@ FORMATS = {
     "JPEG2000": ("L", "LA", "RGB", "RGBA", "I;16"),
     "WEBP": ("RGB", "RGBA"),
     "AVIF": ("RGB", "RGBA"),
+    "HEIF": ("L", "RGB", "RGBA"),
     "GIF": ("1", "L", "P", "RGB"),
     "BMP": ("1", "L", "P", "RGB", "RGBA"),
     "DDS": ("L", "LA", "RGB", "RGBA"),
@@ -36,6 +41,7 @@ FORMATS = {
     "TGA": ("L", "P", "RGB", "RGBA"),
     "PCX": ("1", "L", "P", "RGB"),
 }
+pillow_heif.register_heif_opener()  # which writes them; `images` has to find its reader itself
 HOW: dict[str, dict[str, Any]] = {"ICO": {"sizes": [(40, 30)]}}
 FILES = [(kind, mode) for kind, modes in FORMATS.items() for mode in modes]
 
@@ -271,6 +277,100 @@ def test_no_program_is_started_for_a_picture(tmp_path: Path, wrapped: bool) -> N
     assert not ran.exists()
     run("pillow")
     assert ran.exists(), "the test would not see it"
+
+
+HEIC_ALONE = """
+import json, sys
+sys.path.insert(0, ".")
+if sys.argv[1] == "without":
+    sys.modules["pillow_heif"] = None
+from immich_ml_cn.errors import BadImage
+from immich_ml_cn.images import decode, measure
+data = sys.stdin.buffer.read()
+early = "pillow_heif" in sys.modules and sys.modules["pillow_heif"] is not None
+said = []
+for read in (measure, decode):
+    try:
+        read(data, 1 << 20)
+        said.append("read")
+    except BadImage as error:
+        said.append(f"{error.status} {error}")
+print(json.dumps({"early": early, "said": said}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("library", "said"),
+    [
+        ("with", "read"),
+        ("without", "400 the image is HEIC, which this server cannot read without the library pillow-heif"),
+    ],
+)
+def test_heic_needs_a_library_that_is_imported_for_it(library: str, said: str) -> None:
+    """In a process of its own, where nobody has told Pillow of it."""
+    answer = subprocess.run(
+        [sys.executable, "-c", HEIC_ALONE, library], input=encode(gradient(), "HEIF"), capture_output=True, check=True
+    )
+    assert json.loads(answer.stdout) == {"early": False, "said": [said, said]}
+
+
+def test_heic_and_avif_are_told_apart_by_their_brands() -> None:
+    heic, avif = encode(gradient(), "HEIF"), encode(gradient(), "AVIF")
+    assert (is_heic(heic), is_heic(avif)) == (True, False)
+    assert is_heic(heic.replace(b"ftypheic", b"ftypmif1")), "as some cameras write them"
+    assert not is_heic(heic[:10])
+    assert not is_heic(encode(gradient(), "JPEG"))
+
+
+def test_a_heic_picture_is_turned_as_its_container_says() -> None:
+    """In HEIC that is part of decoding, unlike EXIF's orientation: a phone's picture comes upright."""
+    image = gradient()
+    image.getexif()[0x0112] = 6
+    data = encode(image, "HEIF", quality=-1)
+    assert measure(data, LIMIT) == (30, 40)
+    picture = decode(data, LIMIT)
+    assert (picture.width, picture.height) == (30, 40)
+    assert upright(picture) is picture
+    turned = np.asarray(image.transpose(Image.Transpose.ROTATE_270)).astype(int)
+    assert np.abs(picture.rgb.astype(int) - turned).mean() < 5
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+@pytest.mark.parametrize("read", [measure, decode])
+def test_a_heic_or_avif_bomb_is_refused_from_the_header(read: Any, kind: str) -> None:
+    data = encode(gradient(size=(128, 64)), kind)
+    with pytest.raises(TooLarge, match="pixels"):
+        read(resized(data, (14_000, 14_000)), LIMIT)  # libavif has a limit of its own, 268 million
+    with pytest.raises(TooLarge, match=r"pixels.*, more than the 8191 allowed"):
+        read(data, 8191)
+    assert measure(data, 8192) == (128, 64)
+
+
+def test_what_a_heic_picture_shows_does_not_hide_what_is_decoded() -> None:
+    """HEVC codes blocks: 40 x 30 pixels are cut out of 64 x 64, and could be cut out of any size."""
+    data = encode(gradient(), "HEIF")
+    assert measure(data, 64 * 64) == (40, 30)
+    with pytest.raises(TooLarge, match="4096 pixels before it is cropped, more than the 4095 allowed"):
+        measure(data, 64 * 64 - 1)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 2**32 - 1])
+def test_boxes_of_impossible_sizes_end_the_search(size: int) -> None:
+    heic = encode(gradient(), "HEIF")
+    at = heic.index(b"ipco") - 4
+    assert coded_pixels(heic) == 4096
+    assert coded_pixels(heic[:at] + struct.pack(">I", size) + heic[at + 4 :]) in (0, 4096)
+    assert coded_pixels(heic[: at + 6]) == 0
+    with pytest.raises(BadImage, match="more than 10000 boxes"):
+        measure(heic + struct.pack(">I", 8) * 40_000, LIMIT)
+
+
+def test_a_heic_picture_with_more_in_it_than_its_header_says_is_refused() -> None:
+    """Its memory was reserved for the size that `measure` gave."""
+    data = resized(encode(gradient(size=(400, 300)), "HEIF"), (10, 10))
+    assert measure(data, 1000) == (10, 10)
+    with pytest.raises(BadImage):
+        decode(data, 1000)
 
 
 VALID = [encode(gradient(mode, (24, 17)), kind) for kind, mode in FILES]
