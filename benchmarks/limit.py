@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from immich_ml_cn.engines import Engine, select_engine
 from immich_ml_cn.lanes import LOWEST_PRIORITY, LaneKind, lower_priority
 from immich_ml_cn.protocol import read_entries
 from immich_ml_cn.service import Service
-from immich_ml_cn.session import Session, TensorInfo
+from immich_ml_cn.session import ParallelSession, Session, TensorInfo
 from immich_ml_cn.settings import Settings
 
 from .requests import Task
@@ -41,12 +41,26 @@ class Call:
         self.session.run(self.feeds)
 
 
+@dataclass(frozen=True)
+class ParallelCall:
+    """Several runs of one session, side by side as the server has them."""
+
+    session: ParallelSession
+    feeds: Sequence[Feeds]
+
+    def __call__(self) -> None:
+        self.session.run_each(self.feeds)
+
+
+AnyCall: TypeAlias = Call | ParallelCall
+
+
 @dataclass
 class _RecordingSession:
     """A session that notes what it is fed."""
 
     session: Session
-    calls: list[Call]
+    calls: list[AnyCall]
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
@@ -65,6 +79,17 @@ class _RecordingSession:
         return self.session.run(feeds)
 
 
+@dataclass
+class _RecordingParallelSession(_RecordingSession):
+    """The same for one that does several runs side by side."""
+
+    session: ParallelSession
+
+    def run_each(self, feeds: Sequence[Feeds]) -> list[list[NDArray[Any]]]:
+        self.calls.append(ParallelCall(self.session, [dict(feed) for feed in feeds]))
+        return self.session.run_each(feeds)
+
+
 class _RecordingEngine:
     """The server's engine; its sessions note what they are fed, and live as long as what was noted."""
 
@@ -73,16 +98,19 @@ class _RecordingEngine:
         self.provider = engine.provider
         self.on_gpu = engine.on_gpu
         self.description = engine.description
-        self.calls: list[Call] = []
+        self.calls: list[AnyCall] = []
 
-    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int) -> Session:
-        return _RecordingSession(self._engine.open(graph, kind, device_id), self.calls)
+    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
+        session = self._engine.open(graph, kind, device_id, side_by_side=side_by_side)
+        if isinstance(session, ParallelSession):
+            return _RecordingParallelSession(session, self.calls)
+        return _RecordingSession(session, self.calls)
 
 
 class BareSessions:
     """What the sessions were fed for each task's requests, ready to be run again."""
 
-    def __init__(self, recorded: Mapping[str, list[list[Call]]], device: str) -> None:
+    def __init__(self, recorded: Mapping[str, list[list[AnyCall]]], device: str) -> None:
         """
         Args:
             recorded: name of a task → for each of its inputs the runs of sessions that answered it.
@@ -108,7 +136,7 @@ class BareSessions:
         engine = _RecordingEngine(select_engine(settings))
         return cls(asyncio.run(_record(settings, engine, tasks)), engine.description)
 
-    def calls(self, task: str) -> list[list[Call]]:
+    def calls(self, task: str) -> list[list[AnyCall]]:
         """For each input of a task the runs of sessions that answer it."""
         return self._recorded[task]
 
@@ -120,7 +148,7 @@ class BareSessions:
 
     def batch_rate(self, task: str, size: int, repeats: int) -> float:
         """Items per second of a task of one session, in batches of `size` of its inputs."""
-        inputs = [calls[0] for calls in self._recorded[task]]
+        inputs = self._single_calls(task)
         chosen = [inputs[number % len(inputs)].feeds for number in range(size)]
         feeds = {name: np.concatenate([feed[name] for feed in chosen]) for name in chosen[0]}
         return size * repeats / self._quietly(_seconds, [Call(inputs[0].session, feeds)] * repeats)
@@ -131,7 +159,7 @@ class BareSessions:
         Args:
             length: the ids are filled up with 0 to it; by default they are as short as the server makes them.
         """
-        calls = [_filled(calls[0], length) if length else calls[0] for calls in self._recorded[task]]
+        calls = [_filled(call, length) if length else call for call in self._single_calls(task)]
         found = []
         for call in calls * repeats:
             started = time.perf_counter()
@@ -139,8 +167,12 @@ class BareSessions:
             found.append(time.perf_counter() - started)
         return found
 
+    def _single_calls(self, task: str) -> list[Call]:
+        """The one run of each input of a task that has one model."""
+        return [call for (call,) in self._recorded[task] if isinstance(call, Call)]
 
-def _seconds(calls: Sequence[Call]) -> float:
+
+def _seconds(calls: Sequence[AnyCall]) -> float:
     """How long the calls take one after the other."""
     started = time.perf_counter()
     for call in calls:
@@ -153,9 +185,9 @@ def _filled(call: Call, length: int) -> Call:
     return Call(call.session, feeds)
 
 
-async def _record(settings: Settings, engine: _RecordingEngine, tasks: list[Task]) -> dict[str, list[list[Call]]]:
+async def _record(settings: Settings, engine: _RecordingEngine, tasks: list[Task]) -> dict[str, list[list[AnyCall]]]:
     service = Service(settings, engine, _give_up)
-    recorded: dict[str, list[list[Call]]] = {}
+    recorded: dict[str, list[list[AnyCall]]] = {}
     async with service.running():
         for task in tasks:
             await _answer(service, task, 0)  # loads the models, which run graphs of their own to see what they are

@@ -27,6 +27,9 @@ FACES: Final = "facial-recognition"
 FACE_DIMENSION: Final = 512
 """Of every ArcFace embedding: Immich's column has room for no other."""
 
+LINES_SIDE_BY_SIDE: Final = 32
+"""Lines of text that a CPU takes on at once, over all requests: each core one, until all are done."""
+
 MAX_NAME_BYTES: Final = 128
 """A folder's name may have 255; more than this no model has."""
 
@@ -60,6 +63,7 @@ class Catalogue:
         self._max_batch_clip = settings.max_batch_clip or (16 if on_gpu else 4)
         self._max_batch_faces = settings.max_batch_faces or 16
         self._max_batch_detection = 4 if on_gpu else 1
+        self._max_batch_ocr = settings.max_batch_ocr if on_gpu else LINES_SIDE_BY_SIDE
 
     def plan(self, tasks: Tasks) -> Plan:
         """The models of a request.
@@ -139,7 +143,7 @@ class Catalogue:
 
             return load_recognizer(path, open_session)
 
-        return self._ocr(name, "recognition", build, self._settings.max_batch_ocr)
+        return self._ocr(name, "recognition", build, self._max_batch_ocr, side_by_side=True)
 
     def text_orientation(self) -> ModelSpec:
         """PP-OCR's classifier of upside-down lines, which the rapidocr package carries."""
@@ -152,13 +156,19 @@ class Catalogue:
                 raise LoadError("the package rapidocr, which carries PP-OCR's line classifier, is not installed")
             return load_classifier(path, open_session)
 
-        batch = self._settings.max_batch_ocr
-        return ModelSpec("ocr/orientation", "bulk", batch, build, device=self._devices.get("ocr"))
+        return ModelSpec(
+            key="ocr/orientation",
+            lane="bulk",
+            max_batch=self._max_batch_ocr,
+            build=build,
+            device=self._devices.get("ocr"),
+            side_by_side=True,
+        )
 
-    def _ocr(self, name: str, kind: str, build: BuildFrom, batch: int) -> ModelSpec:
+    def _ocr(self, name: str, kind: str, build: BuildFrom, batch: int, *, side_by_side: bool = False) -> ModelSpec:
         known = self._known("ocr", name)
         bundled = sources.bundled("ocr", "PP-OCRv6_small", kind)
-        spec = self._spec("ocr", known, kind, build, batch)
+        spec = replace(self._spec("ocr", known, kind, build, batch), side_by_side=side_by_side)
         if bundled is None or self._path("ocr", known, kind).is_file():
             return spec
         carried = ModelSpec(
@@ -167,6 +177,7 @@ class Catalogue:
             max_batch=batch,
             build=lambda open_session: build(bundled, open_session),
             device=self._devices.get("ocr"),
+            side_by_side=side_by_side,
         )
         if known == "PP-OCRv6_small":
             return carried

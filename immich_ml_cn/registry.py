@@ -47,6 +47,7 @@ class ModelSpec:
         device: the one GPU that runs it, None for all.
         arrival: how much of what `fetch` brings has come, as an addition to a sentence; "" when nothing is coming.
         dimension: length that the answers must have, None where any will do.
+        side_by_side: its items are many and small, and a CPU runs them side by side rather than as a batch.
     """
 
     key: str
@@ -59,6 +60,7 @@ class ModelSpec:
     device: int | None = None
     arrival: Callable[[], str] | None = None
     dimension: int | None = None
+    side_by_side: bool = False
 
 
 @dataclass(frozen=True)
@@ -278,13 +280,13 @@ class Registry:
         lanes = [lane for lane in self._lanes if lane.kind == spec.lane and spec.device in (None, lane.device_id)]
         logger.info("loading %s", spec.key)
         sizes: list[int] = []
-        replicas = [Replica(lane, await lane.load(spec.build, self._opener(lane, sizes))) for lane in lanes]
+        replicas = [Replica(lane, await lane.load(spec.build, self._opener(spec, lane, sizes))) for lane in lanes]
         batcher = Batcher(spec.key, replicas, spec.max_batch, metrics=self._metrics, relieve=self.relieve)
         return Loaded(replicas[0].model, batcher, spec.key, sum(sizes))
 
-    def _opener(self, lane: Lane, sizes: list[int]) -> OpenSession:
+    def _opener(self, spec: ModelSpec, lane: Lane, sizes: list[int]) -> OpenSession:
         def open_session(graph: Path | bytes) -> Session:
-            session = self._engine.open(graph, lane.kind, lane.device_id)
+            session = self._engine.open(graph, lane.kind, lane.device_id, side_by_side=spec.side_by_side)
             sizes.append(_graph_bytes(graph))
             return session
 

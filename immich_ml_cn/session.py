@@ -7,7 +7,7 @@ with fakes.
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -45,6 +45,16 @@ class Session(Protocol):
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Run the graph on one batch; the outputs in the graph's order."""
+        ...
+
+
+@runtime_checkable
+class ParallelSession(Session, Protocol):
+    """A session on a device that does several small runs side by side faster than one of them, or their batch, on all
+    of it: a CPU, of which each core takes one."""
+
+    def run_each(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
+        """Run the graph once for each of `feeds`, several at a time; the outputs of each, in order."""
         ...
 
 

@@ -368,7 +368,7 @@ class Settings:
         "MACHINE_LEARNING_MAX_BATCH_SIZE__OCR",
         6,
         _positive,
-        "Text lines recognised in one batch, over all requests.",
+        "Text lines recognised in one batch, over all requests. Not on a CPU: there each core takes a line.",
         aliases=("MACHINE_LEARNING_MAX_BATCH_SIZE__TEXT_RECOGNITION",),
     )
     model_arena: bool = _setting(
@@ -440,6 +440,21 @@ class Settings:
         "Seconds in which a request must have arrived, and as many for its header alone; above it the answer is 408 "
         "and the connection is closed.",
         shown="120",
+    )
+    send_timeout_s: float = _setting(
+        "MACHINE_LEARNING_SEND_TIMEOUT",
+        60.0,
+        _waiting_time,
+        "Seconds in which a client must have read something of an answer that waits for it, before the connection is "
+        "closed.",
+        shown="60",
+    )
+    max_connections: int = _setting(
+        "MACHINE_LEARNING_MAX_CONNECTIONS",
+        4096,
+        _positive,
+        "Connections at work at once; above it the answer is 503 with Retry-After. Of those that only wait, the one "
+        "that has waited longest is closed when there are more. Less where the system allows fewer open files.",
     )
     max_fields: int = _setting(
         "MACHINE_LEARNING_MAX_FIELDS", 100, _positive, "Fields of one form; above it the answer is 413."

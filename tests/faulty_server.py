@@ -90,13 +90,13 @@ class FaultyEngine(CpuEngine):
         self._fault = fault
         self._graph = graph
 
-    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int) -> Session:
+    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
         concerned = self._graph in (str(graph) if isinstance(graph, Path) else "edited")
         if concerned and self._fault == "load-hangs":
             _hang()
         if concerned and self._fault == "load-memory":
             raise MemoryError
-        session = super().open(graph, kind, device_id)
+        session = super().open(graph, kind, device_id, side_by_side=side_by_side)
         return FaultySession(session, RUN_FAULTS[self._fault]) if concerned and self._fault in RUN_FAULTS else session
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import onnxruntime
 from numpy.typing import NDArray
 
+from immich_ml_cn.engines import CpuEngine
 from immich_ml_cn.ocr import (
     TextDetector,
     TextOrientation,
@@ -18,7 +19,8 @@ from immich_ml_cn.ocr import (
     load_detector,
     load_recognizer,
 )
-from immich_ml_cn.session import TensorInfo
+from immich_ml_cn.session import Session, TensorInfo
+from immich_ml_cn.settings import Settings
 
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 
@@ -54,6 +56,11 @@ def open_session(source: Path | bytes) -> OrtSession:
     return OrtSession(onnxruntime.InferenceSession(data, options))
 
 
+def open_parallel_session(source: Path | bytes) -> Session:
+    settings = Settings.from_env({"MACHINE_LEARNING_MODEL_INTRA_OP_THREADS": "2"})
+    return CpuEngine(settings).open(source, "bulk", 0, side_by_side=True)
+
+
 def bundled(name: str) -> Path:
     """One of the models inside RapidOCR's wheel."""
     spec = importlib.util.find_spec("rapidocr")
@@ -79,4 +86,16 @@ def classifier() -> TextOrientation:
 
 @cache
 def recognizer() -> TextRecognizer:
+    """As on a GPU: lines of one padded width in a batch."""
     return load_recognizer(bundled("PP-OCRv6_rec_small"), open_session)
+
+
+@cache
+def parallel_classifier() -> TextOrientation:
+    return load_classifier(bundled("ch_ppocr_mobile_v2.0_cls_mobile"), open_parallel_session)
+
+
+@cache
+def parallel_recognizer() -> TextRecognizer:
+    """As on a CPU: each line alone, several at a time."""
+    return load_recognizer(bundled("PP-OCRv6_rec_small"), open_parallel_session)

@@ -58,7 +58,7 @@ class FakeEngine:
         self.on_gpu = on_gpu
         self.opened: list[tuple[LaneKind, int]] = []
 
-    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int) -> Session:
+    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
         self.opened.append((kind, device_id))
         return NoSession()  # type: ignore[return-value]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from immich_ml_cn.catalogue import MAX_NAME_BYTES, Catalogue
+from immich_ml_cn.catalogue import LINES_SIDE_BY_SIDE, MAX_NAME_BYTES, Catalogue
 from immich_ml_cn.clip_names import (
     CHINESE_CLIP_DIMENSIONS,
     CHINESE_CLIP_PIXELS,
@@ -171,7 +171,7 @@ def test_only_text_is_on_the_interactive_lane(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("on_gpu", "environ", "expected"),
     [
-        (False, {}, (4, 1, 16, 1, 6)),
+        (False, {}, (4, 1, 16, 1, LINES_SIDE_BY_SIDE)),
         (True, {}, (16, 4, 16, 4, 6)),
         (True, {"CLIP": "3", "FACIAL_RECOGNITION": "5", "OCR": "7"}, (3, 4, 5, 4, 7)),
     ],

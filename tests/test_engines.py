@@ -4,10 +4,11 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ from immich_ml_cn.engines import (
     usable_cores,
 )
 from immich_ml_cn.engines.self_test import DOUBLING
+from immich_ml_cn.engines.side_by_side import SideBySideSession
 from immich_ml_cn.errors import DamagedModel
-from immich_ml_cn.session import Session, TensorInfo
+from immich_ml_cn.session import ParallelSession, Session, TensorInfo
 from immich_ml_cn.settings import Settings
 
 
@@ -232,6 +234,54 @@ class TestSessions:
         model.graph.node[0].op_type = "NoSuchOperator"
         with pytest.raises(LoadError, match="an edited graph cannot be loaded"):
             engine.open(model.SerializeToString(), "bulk", 0)
+
+
+class Meeting:
+    """A session whose runs each wait for as many others as it is told; it answers what it is fed."""
+
+    inputs = outputs = ()
+    metadata: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, others: int) -> None:
+        self._barrier = threading.Barrier(others + 1)
+
+    def run(self, feeds: Mapping[str, Any]) -> list[Any]:
+        if feeds["x"] < 0:
+            raise RuntimeError("one of them failed")
+        self._barrier.wait(10)
+        return [feeds["x"]]
+
+
+def numbered(count: int) -> list[Mapping[str, Any]]:
+    return [{"x": np.array(number, np.float32)} for number in range(count)]
+
+
+class TestSideBySide:
+    def test_as_many_runs_as_threads_go_at_once(self) -> None:
+        session = SideBySideSession(Meeting(0), Meeting(2), 3)
+        assert session.run_each(numbered(6)) == [[np.float32(n)] for n in range(6)]
+
+    def test_too_few_for_all_threads_take_all_of_them_in_turn(self) -> None:
+        session = SideBySideSession(Meeting(0), Meeting(2), 3)
+        assert session.run_each(numbered(2)) == [[np.float32(n)] for n in range(2)]
+        assert session.run_each([]) == []
+
+    def test_the_failure_of_one_is_the_failure_of_all(self) -> None:
+        feeds = [*numbered(3), {"x": np.array(-1, np.float32)}, *numbered(2)]
+        with pytest.raises(RuntimeError, match="one of them failed"):
+            SideBySideSession(Meeting(0), Meeting(0), 2).run_each(feeds)
+
+    @pytest.mark.parametrize("threads", [1, 2, 3])
+    def test_the_cpu_answers_each_with_its_own(self, threads: int) -> None:
+        session = CpuEngine(Settings(intra_op_threads=threads)).open(graph(), "bulk", 0, side_by_side=True)
+        assert isinstance(session, ParallelSession)
+        feeds = [{"x": np.full((1, 3), number, np.float32)} for number in range(7)]
+        assert [y.tolist() for (y,) in session.run_each(feeds)] == [[[n] * 3] for n in range(7)]
+        assert session.metadata == {"character": "一\n二"}
+        assert session.inputs == (TensorInfo("x", "float32", (None, 3)),)
+
+    def test_a_graph_of_large_batches_is_opened_once(self) -> None:
+        assert not isinstance(CpuEngine(Settings()).open(graph(), "bulk", 0), ParallelSession)
 
 
 class TestCpu:

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from make_ocr_pictures import ENGLISH, MIXED, NEWS, PICTURES, POEM, SAMPLE, STRIP
 from numpy.typing import NDArray
-from ocr_session import classifier, detector, recognizer
+from ocr_session import classifier, detector, parallel_classifier, parallel_recognizer, recognizer
 from rapidocr import RapidOCR
 
 from immich_ml_cn import ocr
 from immich_ml_cn.images import Picture, decode
+from immich_ml_cn.ocr.recognition import BestPath
 
 MAX_RESOLUTION = 736
 MIN_SCORE = 0.5
@@ -43,14 +44,21 @@ class Page:
 
 
 @cache
-def our_page(name: str) -> Page:
-    """What the pipeline does, without batching."""
+def our_page(name: str, *, parallel: bool = True) -> Page:
+    """What the pipeline does with one page.
+
+    Args:
+        parallel: its lines side by side, as on a CPU, and not in batches.
+    """
+    orientation, recognition = parallel_classifier(), parallel_recognizer()
+    if not parallel:
+        orientation, recognition = classifier(), recognizer()
     item = detector().prepare(picture(name), MAX_RESOLUTION)
     found = detector().boxes(item, detector().infer([item])[0], MIN_SCORE)
     crops = [ocr.crop_line(item.image, box) for box in found.boxes]
-    turned = ocr.upside_down_lines([classify(crop) for crop in crops])
+    turned = ocr.upside_down_lines(orientation.infer([orientation.prepare(crop) for crop in crops]) if crops else [])
     lines = [ocr.turned(crop) if flag else crop for crop, flag in zip(crops, turned, strict=True)]
-    read = [recognise(line) for line in lines]
+    read = [recognition.decode(path) for path in run_in_buckets(recognition, lines)]
     kept = [number for number, line in enumerate(read) if ocr.is_text(*line, MIN_SCORE)]
     texts = [read[number][0] for number in kept]
     return Page(texts, found.boxes[kept], ocr.is_page_upside_down(turned))
@@ -80,27 +88,30 @@ def picture(name: str) -> Picture:
     return decode(path.read_bytes(), 10**8)
 
 
-def classify(crop: NDArray[np.uint8]) -> float:
-    return classifier().infer([classifier().prepare(crop)])[0]
-
-
-def recognise(line: NDArray[np.uint8]) -> tuple[str, float]:
-    return recognizer().decode(recognizer().infer([recognizer().prepare(line)])[0])
+def run_in_buckets(recognition: ocr.TextRecognizer, lines: list[NDArray[np.uint8]]) -> list[BestPath]:
+    items = [recognition.prepare(line) for line in lines]
+    paths: dict[int, BestPath] = {}
+    for bucket in {recognition.bucket(item) for item in items}:
+        chosen = [index for index, item in enumerate(items) if recognition.bucket(item) == bucket]
+        paths.update(zip(chosen, recognition.infer([items[index] for index in chosen]), strict=True))
+    return [paths[index] for index in range(len(items))]
 
 
 def without_spaces(texts: list[str]) -> str:
     return "".join("".join(texts).split())
 
 
+@pytest.mark.parametrize("parallel", [True, False])
 @pytest.mark.parametrize("name", IN_THE_SAME_ORDER)
-def test_text_and_order_are_rapidocrs(name: str) -> None:
-    assert our_page(name).texts == their_page(name).texts
-    assert our_page(name).texts
+def test_text_and_order_are_rapidocrs(name: str, parallel: bool) -> None:
+    assert our_page(name, parallel=parallel).texts == their_page(name).texts
+    assert our_page(name, parallel=parallel).texts
 
 
+@pytest.mark.parametrize("parallel", [True, False])
 @pytest.mark.parametrize("name", IN_ANOTHER_ORDER)
-def test_text_is_rapidocrs_in_reading_order(name: str) -> None:
-    assert sorted(our_page(name).texts) == sorted(their_page(name).texts)
+def test_text_is_rapidocrs_in_reading_order(name: str, parallel: bool) -> None:
+    assert sorted(our_page(name, parallel=parallel).texts) == sorted(their_page(name).texts)
 
 
 @pytest.mark.parametrize("name", IN_THE_SAME_ORDER)
@@ -144,7 +155,7 @@ def test_a_page_the_wrong_way_round_is_read_from_its_other_end(name: str) -> Non
 def test_no_upright_line_is_turned(name: str) -> None:
     item = detector().prepare(picture(name), MAX_RESOLUTION)
     boxes = detector().boxes(item, detector().infer([item])[0], MIN_SCORE).boxes
-    sure = [classify(ocr.crop_line(item.image, box)) for box in boxes]
+    sure = classifier().infer([classifier().prepare(ocr.crop_line(item.image, box)) for box in boxes])
     assert not ocr.upside_down_lines(sure).any()
 
 

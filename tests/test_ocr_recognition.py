@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_ocr_pictures import ENGLISH, NEWS, STRIP, page, sans
 from numpy.typing import NDArray
-from ocr_session import bundled, open_session, recognizer
+from ocr_session import bundled, open_session, parallel_recognizer, recognizer
 from rapidocr.ch_ppocr_rec.main import TextRecognizer as Reference
 
 from immich_ml_cn.errors import Unavailable
@@ -19,6 +19,7 @@ from immich_ml_cn.ocr.recognition import (
     MAX_WIDTH,
     RecognitionInput,
     TextRecognizer,
+    finely_padded_width,
     load_recognizer,
     padded_width,
 )
@@ -130,6 +131,37 @@ def test_a_batch_of_wide_lines_is_split() -> None:
     paths = model.infer([item(value, width) for value in range(5)])
     assert [shape[0] for shape in session.shapes] == [2, 2, 1]
     assert [int(indices[0]) for indices, _ in paths] == list(range(5))
+
+
+class FakeParallelSession(FakeSession):
+    def run_each(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
+        return [self.run(feed) for feed in feeds]
+
+
+@pytest.mark.parametrize("every_class", [False, True])
+def test_lines_of_any_width_run_side_by_side_the_longest_first(every_class: bool) -> None:
+    session = FakeParallelSession(every_class)
+    model = TextRecognizer(session, ())
+    items = [item(3, 64), item(1, 320), item(2, 96)]
+    assert len({model.bucket(item) for item in items}) == 1
+    assert [int(indices[0]) for indices, _ in model.infer(items)] == [3, 1, 2]
+    assert session.shapes == [(1, 3, 48, 320), (1, 3, 48, 96), (1, 3, 48, 64)]
+
+
+@pytest.mark.parametrize("height", [12, 48, 300])
+@pytest.mark.parametrize("width", [1, 48, 700])
+def test_a_line_that_runs_alone_gets_less_padding(height: int, width: int) -> None:
+    crop = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    shared = recognizer().prepare(crop).tensor
+    alone = parallel_recognizer().prepare(crop).tensor
+    assert alone.shape[2] <= shared.shape[2]
+    np.testing.assert_array_equal(alone, shared[:, :, : alone.shape[2]])
+    assert not shared[:, :, alone.shape[2] :].any()
+
+
+@pytest.mark.parametrize(("width", "expected"), [(1, 64), (64, 64), (65, 96), (513, 544), (MAX_WIDTH, MAX_WIDTH)])
+def test_finely_padded_width(width: int, expected: int) -> None:
+    assert finely_padded_width(width) == expected
 
 
 def copy_without_alphabet(folder: Path) -> Path:

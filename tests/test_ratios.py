@@ -48,7 +48,7 @@ class SleepyEngine:
     on_gpu = False
     description = "sleep"
 
-    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int) -> SleepySession:
+    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> SleepySession:
         return SleepySession()
 
 

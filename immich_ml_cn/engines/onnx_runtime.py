@@ -15,6 +15,7 @@ from immich_ml_cn.settings import Settings
 from .cores import threads_for
 from .engine import LoadError
 from .packages import version
+from .side_by_side import SideBySideSession
 
 _DAMAGE: Final = ("InvalidProtobuf", "InvalidGraph")
 """ONNX Runtime's exceptions for a file that will not load anywhere, whatever the device."""
@@ -40,13 +41,19 @@ class CpuEngine:
         runtime = version("onnxruntime") or version("onnxruntime-gpu")
         return f"CPU, {threads_for(self._settings, 'interactive')} threads (ONNX Runtime {runtime})"
 
-    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int) -> Session:
+    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
         """See `Engine.open`; a CPU has no device numbers."""
         del device_id
+        threads = threads_for(self._settings, kind)
+        whole = self._session(graph, threads)
+        if not side_by_side:
+            return whole
+        return SideBySideSession(whole, self._session(graph, 1) if threads > 1 else whole, threads)
+
+    def _session(self, graph: Path | bytes, threads: int) -> "OnnxSession":
         import onnxruntime
 
-        options = _session_options(self._settings, threads_for(self._settings, kind))
-        return _open(onnxruntime, graph, options, [self.provider])
+        return _open(onnxruntime, graph, _session_options(self._settings, threads), [self.provider])
 
 
 class CudaEngine:
@@ -68,9 +75,9 @@ class CudaEngine:
         versions = f"ONNX Runtime {onnxruntime.__version__}, CUDA {onnxruntime.cuda_version}, cuDNN {cudnn}"
         return f"GPU {names} ({versions})"
 
-    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int) -> Session:
-        """See `Engine.open`. A session that silently fell back to the CPU is refused."""
-        del kind
+    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
+        """See `Engine.open`; a GPU takes batches. A session that silently fell back to the CPU is refused."""
+        del kind, side_by_side
         import onnxruntime
 
         options = _session_options(self._settings, self._settings.intra_op_threads or 1)

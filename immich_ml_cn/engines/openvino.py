@@ -79,8 +79,9 @@ class OpenVinoEngine:
         names = (f"{name.removeprefix('GPU.')}: {self._property(name, 'FULL_DEVICE_NAME')}" for name in self._names)
         return f"GPU {', '.join(names)}, {self.precision} ({runtime})"
 
-    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int) -> Session:
+    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
         """See `Engine.open`; a CPU has no device numbers."""
+        del side_by_side
         if isinstance(graph, Path) and not graph.is_file():
             raise LoadError(f"{graph} cannot be loaded: there is no such file")
         name = f"GPU.{device_id}" if self.on_gpu else "CPU"

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from immich_ml_cn.session import OpenSession, Session
+from immich_ml_cn.session import OpenSession, ParallelSession, Session
 
 from .pixels import to_tensor
 
@@ -59,8 +59,12 @@ class TextOrientation:
 
     def infer(self, items: Sequence[OrientationInput]) -> list[float]:
         """Per crop the probability, 0…1, that it is upside down."""
-        batch = np.stack([item.tensor for item in items])
-        probabilities = self.session.run({self.session.inputs[0].name: batch})[0]
+        name = self.session.inputs[0].name
+        if isinstance(self.session, ParallelSession):
+            runs = self.session.run_each([{name: item.tensor[None]} for item in items])
+            probabilities = np.concatenate([run[0] for run in runs])
+        else:
+            probabilities = self.session.run({name: np.stack([item.tensor for item in items])})[0]
         return [float(probability) for probability in probabilities[:, 1]]
 
 
