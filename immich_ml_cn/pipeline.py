@@ -6,8 +6,9 @@ state.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -216,12 +217,12 @@ class Pipeline:
     ) -> ReadText:
         """Read every box; what is blank or below `min_score` is left out."""
         async with self._registry.lease(classifier) as orientation, self._registry.lease(reader) as recognizer:
-            lines = await self._pool.run(_cut_lines, image, found.boxes)
+            lines = await self._pool.each(partial(_cut_line, image), list(found.boxes))
             probabilities = await self._run_all(orientation, lines)
             lines, order = await self._pool.run(_turn_lines, lines, probabilities, found.boxes)
             paths = await self._run_all(recognizer, lines)
             with self._metrics.timed("postprocess", reader.key):
-                read = await self._pool.run(_each, recognizer.model.decode, paths)
+                read = await self._pool.each(recognizer.model.decode, paths)
         kept = [index for index in order if _is_text(read[index], min_score)]
         return ReadText(
             TextBoxes(found.boxes[kept], found.scores[kept]),
@@ -233,7 +234,7 @@ class Pipeline:
         """Prepare and run any number of lines, a bounded number of tensors at a time."""
         outputs: list[Any] = []
         for start in range(0, len(lines), LINES_AT_ONCE):
-            items = await self._pool.run(_each, loaded.model.prepare, lines[start : start + LINES_AT_ONCE])
+            items = await self._pool.each(loaded.model.prepare, lines[start : start + LINES_AT_ONCE])
             outputs += await loaded.batcher.submit_all(items)
         return outputs
 
@@ -254,10 +255,10 @@ def _models(plan: Plan) -> dict[str, str]:
     return {name: spec.key for name, spec in models.items() if spec is not None}
 
 
-def _cut_lines(image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
-    from .ocr.lines import cut_lines  # with OpenCV, which the start of the server does without
+def _cut_line(image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8]:
+    from .ocr.crops import crop_line  # with OpenCV, which the start of the server does without
 
-    return cut_lines(image, boxes)
+    return crop_line(image, box)
 
 
 def _turn_lines(
@@ -274,10 +275,6 @@ def _check_length(vector: NDArray[np.float32], spec: ModelSpec) -> None:
         raise Unavailable(
             f"Immich expects {spec.dimension} numbers under this name, but {spec.key} gives {len(vector)}"
         )
-
-
-def _each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    return [function(item) for item in items]
 
 
 def _is_text(line: tuple[str, float], min_score: float) -> bool:

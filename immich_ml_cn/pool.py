@@ -2,15 +2,19 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from .concurrency import contained
+from .concurrency import contained, together
 from .lanes import LOWEST_PRIORITY, lower_priority
 
 T = TypeVar("T")
+Item = TypeVar("Item")
+
+LEAST_SHARE: Final = 4
+"""Items that are not worth another thread."""
 
 
 class CpuPool:
@@ -22,8 +26,9 @@ class CpuPool:
             threads: how many; at least one.
             nice: their scheduling priority, 0 to 19; import jobs have the lowest, 19.
         """
+        self._threads = max(1, threads)
         self._executor = ThreadPoolExecutor(
-            max_workers=max(1, threads),
+            max_workers=self._threads,
             thread_name_prefix="cpu" if nice else "text",
             initializer=lower_priority,
             initargs=(nice,),
@@ -33,9 +38,20 @@ class CpuPool:
         """Run `function(*args)` on one of the threads; a call that is cancelled before it starts never runs."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, contained, function, *args)
 
+    async def each(self, function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+        """Run `function` on each item, on as many threads as there are; the results in order."""
+        size = max(LEAST_SHARE, -(-len(items) // self._threads))
+        shares = [items[start : start + size] for start in range(0, len(items), size)]
+        done = await together(*(self.run(_each, function, share) for share in shares))
+        return [result for share in done for result in share]
+
     def close(self) -> None:
         """Drop what has not started and let the threads end."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _each(function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+    return [function(item) for item in items]
 
 
 class ByteBudget:

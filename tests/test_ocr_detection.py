@@ -1,7 +1,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -147,5 +146,5 @@ def test_lines_are_cropped_from_the_full_picture() -> None:
     picture = Picture(page((900, 600), MIXED, sans(34), pitch=70))
     item = detector().prepare(picture, 320)
     assert (item.height, item.width) == (600, 900)
-    np.testing.assert_array_equal(item.image, cv2.cvtColor(picture.rgb, cv2.COLOR_RGB2BGR))
+    np.testing.assert_array_equal(item.image, picture.rgb)
     assert isinstance(item, DetectionInput)

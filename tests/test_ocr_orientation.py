@@ -35,7 +35,7 @@ def test_the_tensor_is_rapidocrs(width: int) -> None:
     crop = np.random.default_rng(0).integers(0, 256, (48, width, 3), np.uint8)
     reference = TextClassifier.__new__(TextClassifier)
     reference.cls_image_shape = [3, 48, 192]
-    expected = reference.resize_norm_img(crop)
+    expected = reference.resize_norm_img(crop[:, :, ::-1])
     np.testing.assert_allclose(classifier().prepare(crop).tensor, expected, atol=1e-6)
 
 

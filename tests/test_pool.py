@@ -27,6 +27,30 @@ async def test_a_function_runs_on_a_thread_of_the_pool() -> None:
     pool.close()
 
 
+async def test_many_items_are_shared_out_and_stay_in_order() -> None:
+    pool = CpuPool(2)
+    meeting = threading.Barrier(2)
+
+    def work(number: int) -> int:
+        if number in (0, 8):  # the first of each half: they only meet on two threads
+            meeting.wait(PATIENCE_S)
+        return -number
+
+    assert await pool.each(work, range(16)) == [-number for number in range(16)]
+    assert await pool.each(abs, []) == []
+    with pytest.raises(ZeroDivisionError):
+        await pool.each(lambda number: 1 // (number - 17), range(20))
+    pool.close()
+
+
+async def test_a_few_items_are_not_worth_another_thread() -> None:
+    pool = CpuPool(8)
+    names = await pool.each(lambda _: threading.current_thread().name, range(8))
+    assert names[:4] == names[:1] * 4
+    assert names[4:] == names[4:5] * 4
+    pool.close()
+
+
 @pytest.mark.parametrize("kind", [StopIteration, SystemExit])
 async def test_every_failure_reaches_the_caller(kind: type[BaseException]) -> None:
     """On Python 3.11 a future refuses `StopIteration`, and its waiter would wait for ever."""

@@ -15,7 +15,7 @@ from immich_ml_cn.results import TextBoxes
 from immich_ml_cn.session import OpenSession, Session
 
 from .boxes import find_boxes
-from .pixels import opaque_bgr, to_tensor
+from .pixels import opaque_rgb, to_tensor
 from .reading_order import reading_order
 
 # The network halves its input five times.
@@ -33,7 +33,7 @@ class DetectionInput:
     """A picture prepared for the detector.
 
     Attributes:
-        image: uint8 (height, width, 3), BGR, opaque: the whole picture, which lines are cropped
+        image: uint8 (height, width, 3), RGB, opaque: the whole picture, which lines are cropped
             from.
         tensor: float32 (3, H, W), BGR, -1…1; H and W are multiples of 32.
         left: pixels of canvas added to the left of `image` before it was resized, 0 if none.
@@ -68,7 +68,7 @@ class TextDetector:
         Args:
             max_resolution: see `detection_size`.
         """
-        image = opaque_bgr(picture)
+        image = opaque_rgb(picture)
         height, width = image.shape[:2]
         left, top = canvas_margins(width, height)
         canvas = image

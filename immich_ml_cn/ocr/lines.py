@@ -1,23 +1,13 @@
-"""All lines of one picture: cut out, and turned the right way up."""
+"""All lines of one picture, turned the right way up."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .crops import crop_line, turned
+from .crops import turned
 from .orientation import is_page_upside_down, upside_down_lines
 from .reading_order import reading_order
-
-
-def cut_lines(image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> list[NDArray[np.uint8]]:
-    """The lines as uint8 (h, w, 3), straightened.
-
-    Args:
-        image: uint8 (H, W, 3) BGR, the whole picture.
-        boxes: float32 (N, 4, 2), pixels, from the top left clockwise.
-    """
-    return [crop_line(image, box) for box in boxes]
 
 
 def turn_lines(

@@ -46,7 +46,7 @@ class TextOrientation:
     size: tuple[int, int] = DEFAULT_SIZE
 
     def prepare(self, line: NDArray[np.uint8]) -> OrientationInput:
-        """Resize a crop, uint8 (h, w, 3) BGR, to the classifier's height; long lines are squeezed."""
+        """Resize a crop, uint8 (h, w, 3) RGB, to the classifier's height; long lines are squeezed."""
         height, width = self.size
         used = min(width, math.ceil(height * line.shape[1] / line.shape[0]))
         tensor = np.zeros((3, height, width), np.float32)

@@ -57,7 +57,7 @@ class TextRecognizer:
     alphabet: tuple[str, ...]
 
     def prepare(self, line: NDArray[np.uint8]) -> RecognitionInput:
-        """Resize a crop, uint8 (h, w, 3) BGR, to 48 px height and pad it; for the CPU pool.
+        """Resize a crop, uint8 (h, w, 3) RGB, to 48 px height and pad it; for the CPU pool.
 
         The width depends on this line alone, so its text does not depend on its neighbours.
         """
