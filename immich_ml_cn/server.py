@@ -19,6 +19,7 @@ from .clip_names import DEFAULT_ALIASES
 from .connection import Connection
 from .engines import Engine, EngineError, select_engine
 from .forwarding import shown
+from .room import BACKLOG, Room, seats_for
 from .service import Service
 from .settings import INERT, PROVIDERS_OF_DEVICE, Settings
 
@@ -44,7 +45,8 @@ def serve(settings: Settings, choose_engine: Callable[[Settings], Engine] = sele
         uvicorn.Config(
             create_app(settings, service),
             loop="uvloop",
-            http=cast(Any, partial(Connection, receive_timeout_s=settings.receive_timeout_s)),
+            http=cast(Any, _connections(settings)),
+            backlog=BACKLOG,
             ws="none",
             lifespan="on",
             log_config=None,
@@ -70,6 +72,15 @@ def serve(settings: Settings, choose_engine: Callable[[Settings], Engine] = sele
         logging.shutdown()
         os._exit(code)
     return code
+
+
+def _connections(settings: Settings) -> Callable[..., Connection]:
+    return partial(
+        Connection,
+        receive_timeout_s=settings.receive_timeout_s,
+        send_timeout_s=settings.send_timeout_s,
+        room=Room(seats_for(settings.max_connections)),
+    )
 
 
 def _ports(settings: Settings) -> list[int]:
