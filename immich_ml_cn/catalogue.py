@@ -246,7 +246,8 @@ class Catalogue:
             encoder: clip.VisualEncoder | clip.TextualEncoder
             if kind == "visual":
                 transform = clip.chinese_clip_transform(pixels) if pixels else None
-                encoder = clip.load_visual(folder, path, open_session, transform)
+                fast = self._settings.clip_preprocessing == "fast"
+                encoder = clip.load_visual(folder, path, open_session, transform, fast=fast)
             else:
                 tokenizer = clip.WordPieceTokenizer.from_file() if pixels else None
                 encoder = clip.load_textual(folder, path, open_session, tokenizer)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ _TURNS: Final = {
 }
 """What turns a picture upright, by its EXIF orientation."""
 
+_QUARTER_TURNS: Final = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
+
 
 _REFUSED: Final = frozenset({"EPS", "IPTC"})
 """Formats that Pillow reads by starting Ghostscript on what a client sent, at once or for a picture inside."""
@@ -37,19 +39,26 @@ class Picture:
     Attributes:
         image: all pixels loaded, in the mode they were stored in (CLIP resizes before it converts). The EXIF
             orientation is not applied: Immich sends upright previews, and its own service does not turn them either.
+        size: width and height in pixels as the file has them; `image` is smaller where it was decoded at a fraction.
     """
 
     image: Image.Image
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Self:
+        """A picture at its own size."""
+        return cls(image, image.size)
 
     @property
     def width(self) -> int:
         """Width in pixels."""
-        return self.image.width
+        return self.size[0]
 
     @property
     def height(self) -> int:
         """Height in pixels."""
-        return self.image.height
+        return self.size[1]
 
     @cached_property
     def rgb(self) -> NDArray[np.uint8]:
@@ -75,12 +84,14 @@ def measure(data: bytes, max_pixels: int) -> tuple[int, int]:
         return _checked_size(image, max_pixels)
 
 
-def decode(data: bytes, max_pixels: int) -> Picture:
+def decode(data: bytes, max_pixels: int, least_side: int | None = None) -> Picture:
     """Decode the first frame of an image.
 
     Args:
         data: the encoded file, of any format Pillow reads, or HEIC where pillow-heif is installed.
         max_pixels: width x height above which nothing is decoded.
+        least_side: pixels that are enough for the shorter side: a JPEG is decoded at a half, a quarter or an eighth
+            of its size, the smallest that has them. None: at its own size.
 
     Raises:
         BadImage: empty, truncated, zero-sized or undecodable.
@@ -88,9 +99,11 @@ def decode(data: bytes, max_pixels: int) -> Picture:
     """
     with _pillow_failures(max_pixels):
         image = _opened(data, max_pixels)
-        _checked_size(image, max_pixels)
+        size = _checked_size(image, max_pixels)
+        if least_side is not None:
+            image.draft(None, (least_side, least_side))
         image.load()
-    return Picture(image)
+    return Picture(image, size)
 
 
 def upright(picture: Picture) -> Picture:
@@ -100,7 +113,10 @@ def upright(picture: Picture) -> Picture:
     except Exception:  # damaged metadata of a good picture; Pillow raises SyntaxError, struct.error …
         return picture
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return picture if turn is None else Picture(picture.image.transpose(turn))
+    if turn is None:
+        return picture
+    size = picture.size[::-1] if turn in _QUARTER_TURNS else picture.size
+    return Picture(picture.image.transpose(turn), size)
 
 
 def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:

@@ -50,6 +50,7 @@ class Pipeline:
         text_pool: CpuPool,
         budget: ByteBudget,
         max_pixels: int,
+        scaled_decoding: bool = False,
         metrics: Metrics | None = None,
     ) -> None:
         """
@@ -60,6 +61,7 @@ class Pipeline:
             text_pool: where texts are: they must not queue behind images, a person is waiting.
             budget: bounds the decoded images in memory.
             max_pixels: of one image.
+            scaled_decoding: decode an image that only CLIP looks at no larger than it needs.
             metrics: where requests and the time of their parts are counted.
         """
         self._catalogue = catalogue
@@ -68,6 +70,7 @@ class Pipeline:
         self._text_pool = text_pool
         self._budget = budget
         self._max_pixels = max_pixels
+        self._scaled_decoding = scaled_decoding
         self._metrics = metrics or Metrics()
 
     async def serves(self, tasks: Tasks) -> bool:
@@ -143,9 +146,10 @@ class Pipeline:
             width, height = await self._pool.run(images.measure, data, self._max_pixels)
         if max_side is not None and max(width, height) > max_side:
             raise TooLarge(f"the image has {width} x {height} pixels, more than {max_side} wide or high")
+        least_side = await self._least_side(plan)
         async with self._budget.reserve(width * height * BYTES_PER_PIXEL):
             with self._metrics.timed("decode"):
-                picture = await self._pool.run(images.decode, data, self._max_pixels)
+                picture = await self._pool.run(images.decode, data, self._max_pixels, least_side)
                 if upright:
                     picture = await self._pool.run(images.upright, picture)
             results: list[Any] = await together(
@@ -154,10 +158,18 @@ class Pipeline:
                 self._ocr(plan, picture, tasks.ocr),
             )
         encoded, faces, ocr = results
-        size = (picture.width, picture.height)
+        size = picture.size
         if encoded is None:
             return Answer(faces=faces, ocr=ocr, size=size)
         return Answer(clip=encoded.vector, faces=faces, ocr=ocr, size=size, features=encoded.features)
+
+    async def _least_side(self, plan: Plan) -> int | None:
+        """Pixels of the image's shorter side that are enough for the tasks, None where every pixel counts."""
+        if not self._scaled_decoding or plan.visual is None or plan.face_detector or plan.text_detector:
+            return None
+        async with self._registry.lease(plan.visual) as encoder:
+            least_side: int | None = encoder.model.least_side
+            return least_side
 
     async def _textual(self, spec: ModelSpec, text: str, language: str | None) -> "Encoded":
         async with self._registry.lease(spec) as encoder:

@@ -77,6 +77,7 @@ class Service:
             text_pool=text_pool,
             budget=self._budget,
             max_pixels=settings.max_image_pixels,
+            scaled_decoding=settings.clip_preprocessing == "fast",
             metrics=self.metrics,
         )
         upstream = self._upstream()
@@ -205,7 +206,7 @@ class Service:
         """Run a text detector once at the size it will be used with: the first run of a shape takes longest."""
         if loaded.name.startswith("ocr/") and "/detection" in loaded.name:
             side = self._settings.preload_ocr_max_resolution
-            picture = Picture(Image.new("RGB", (side, side)))
+            picture = Picture.of(Image.new("RGB", (side, side)))
             await loaded.batcher.submit(await asyncio.to_thread(loaded.model.prepare, picture, side))
 
 

@@ -268,7 +268,7 @@ def sample_pictures(side: int) -> list[Picture]:
     blots = np.kron(random.random((8, 6, 3)), np.ones((side // 8 + 1, side // 8 + 1, 1)))
     dark = 0.03 * random.random((2 * side, side, 3))
     pictures = (Image.fromarray((255 * array).astype(np.uint8)) for array in (gradient, stripes, noise, blots, dark))
-    return [Picture(image) for image in pictures]
+    return [Picture.of(image) for image in pictures]
 
 
 def _export_precision(clip: Any, folder: Path, precision: str, limit: int) -> None:

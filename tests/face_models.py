@@ -231,7 +231,7 @@ def photo(name: str) -> Picture:
     turned = name.startswith("tall-")
     (file,) = [file for file in photo_files() if file.stem == name.removeprefix("tall-")]
     image = Image.open(file).convert("RGB")
-    return Picture(image.transpose(Image.Transpose.ROTATE_90) if turned else image)
+    return Picture.of(image.transpose(Image.Transpose.ROTATE_90) if turned else image)
 
 
 def _installed(package: str) -> Path:

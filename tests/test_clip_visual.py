@@ -64,7 +64,7 @@ def test_equals_the_bare_graph(tmp_path: Path, photos: list[Image.Image], export
     path = save_visual(tmp_path / "model.onnx", **export)
     encoder = load_visual(tmp_path, path, OrtSession, chinese_clip_transform(32))
     model: Model[NDArray[np.float32], Embedding] = encoder
-    items = [encoder.prepare(Picture(photo)) for photo in photos]
+    items = [encoder.prepare(Picture.of(photo)) for photo in photos]
     dynamic = save_visual(tmp_path / "dynamic.onnx", **export | {"batch": "batch"})
     expected = [reference(dynamic, photo) for photo in photos]
     alone = [encoder.infer([item])[0].vector for item in items]
@@ -81,21 +81,21 @@ def test_equals_the_bare_graph(tmp_path: Path, photos: list[Image.Image], export
 def test_fixed_batch_is_served_one_by_one(tmp_path: Path, photos: list[Image.Image]) -> None:
     session = OrtSession(save_visual(tmp_path / "model.onnx", batch=1))
     encoder = VisualEncoder(session, chinese_clip_transform(32))
-    encoder.infer([encoder.prepare(Picture(photo)) for photo in photos])
+    encoder.infer([encoder.prepare(Picture.of(photo)) for photo in photos])
     assert session.runs == [{"image": (1, 3, 32, 32)}] * 5
 
 
 def test_fixed_batch_of_four_is_filled_up(tmp_path: Path, photos: list[Image.Image]) -> None:
     session = OrtSession(save_visual(tmp_path / "model.onnx", batch=4))
     encoder = VisualEncoder(session, chinese_clip_transform(32))
-    assert len(encoder.infer([encoder.prepare(Picture(photo)) for photo in photos])) == 5
+    assert len(encoder.infer([encoder.prepare(Picture.of(photo)) for photo in photos])) == 5
     assert session.runs == [{"image": (4, 3, 32, 32)}] * 2
 
 
 def test_dynamic_batch_runs_once(tmp_path: Path, photos: list[Image.Image]) -> None:
     session = OrtSession(save_visual(tmp_path / "model.onnx"))
     encoder = VisualEncoder(session, chinese_clip_transform(32))
-    items = [encoder.prepare(Picture(photo)) for photo in photos]
+    items = [encoder.prepare(Picture.of(photo)) for photo in photos]
     assert len({encoder.bucket(item) for item in items}) == 1
     encoder.infer(items)
     assert session.runs == [{"image": (5, 3, 32, 32)}]
@@ -106,7 +106,7 @@ def test_features_are_not_normalised(tmp_path: Path, photos: list[Image.Image], 
     encoder = load_visual(
         tmp_path, save_visual(tmp_path / "model.onnx", outputs=outputs), OrtSession, chinese_clip_transform(32)
     )
-    items = [encoder.prepare(Picture(photo)) for photo in photos]
+    items = [encoder.prepare(Picture.of(photo)) for photo in photos]
     for embedding in encoder.infer(items):
         assert embedding.features is not None
         assert np.linalg.norm(embedding.features) > 1.5
@@ -115,7 +115,7 @@ def test_features_are_not_normalised(tmp_path: Path, photos: list[Image.Image], 
 
 def test_no_features(tmp_path: Path, photos: list[Image.Image]) -> None:
     encoder = load_visual(tmp_path, save_visual(tmp_path / "model.onnx"), OrtSession, chinese_clip_transform(32))
-    assert encoder.infer([encoder.prepare(Picture(photos[0]))])[0].features is None
+    assert encoder.infer([encoder.prepare(Picture.of(photos[0]))])[0].features is None
 
 
 def test_configuration_of_the_folder(tmp_path: Path, photos: list[Image.Image]) -> None:
@@ -123,7 +123,7 @@ def test_configuration_of_the_folder(tmp_path: Path, photos: list[Image.Image]) 
     encoder = load_visual(tmp_path, save_visual(tmp_path / "visual" / "model.onnx"), OrtSession)
     assert encoder.transform == ImageTransform((32, 32), (0, 0, 0), (1, 1, 1), resize_mode="squash")
     assert encoder.dimension == DIMENSION
-    tensor = encoder.prepare(Picture(photos[0]))
+    tensor = encoder.prepare(Picture.of(photos[0]))
     assert np.allclose(tensor, squashed(photos[0]) * STD[:, None, None] + MEAN[:, None, None], atol=1e-6)
 
 

@@ -110,7 +110,7 @@ class TestLetterbox:
         radius = max(size) / 20
         image = Image.new("RGB", size)
         ImageDraw.Draw(image).ellipse([*(centre - radius), *(centre + radius)], fill=(255, 0, 0))
-        item = detector.prepare(Picture(image))
+        item = detector.prepare(Picture.of(image))
         assert item.tensor.dtype == np.float32
         assert item.tensor.shape == (3, 640, 640)
         rows, columns = np.nonzero(item.tensor[0] > 0.9)
@@ -119,7 +119,7 @@ class TestLetterbox:
         np.testing.assert_allclose((columns.mean() / item.scale, rows.mean() / item.scale), centre, atol=1 + lost)
 
     def test_colours_and_range(self, detector: FaceDetector) -> None:
-        item = detector.prepare(Picture(Image.new("RGB", (640, 320), (255, 127, 0))))
+        item = detector.prepare(Picture.of(Image.new("RGB", (640, 320), (255, 127, 0))))
         np.testing.assert_array_equal(item.tensor[:, 0, 0], np.array([127.5, -0.5, -127.5], np.float32) / 128)
         np.testing.assert_array_equal(item.tensor[:, 319, 639], item.tensor[:, 0, 0])
         np.testing.assert_array_equal(item.tensor[:, 320], np.full((3, 640), -127.5 / 128, np.float32))
@@ -128,7 +128,7 @@ class TestLetterbox:
     def test_a_known_face_lands_on_its_pixels(self, tmp_path: Path, size: tuple[int, int]) -> None:
         offsets = [-1, -1, 1, -1, 0, 0, -1, 1, 1, 1]
         path = build_constant_detector(tmp_path / "model.onnx", (20, 30), [0.9, 2, 3, 4, 5, *offsets])
-        found = detect(load_detector(path, OrtSession), Picture(Image.new("RGB", size)))
+        found = detect(load_detector(path, OrtSession), Picture.of(Image.new("RGB", size)))
         pixels = max(size) / 640
         centre = np.array([20 * 8, 30 * 8])
         box = (centre[[0, 1, 0, 1]] + [-16, -24, 32, 40]) * pixels
@@ -141,7 +141,7 @@ class TestLetterbox:
 class TestOddPictures:
     @pytest.mark.parametrize("size", [(1, 1), (1, 2), (1, 3000), (3000, 1), (7, 40000), (40000, 7), (2, 1)])
     def test_extreme_sizes_are_answered(self, detector: FaceDetector, size: tuple[int, int]) -> None:
-        found = detect(detector, Picture(Image.effect_noise(size, 80)), 0.3)
+        found = detect(detector, Picture.of(Image.effect_noise(size, 80)), 0.3)
         assert found.boxes.shape == (len(found.scores), 4)
         assert found.landmarks.shape == (len(found.scores), 5, 2)
         assert np.isfinite(found.boxes).all()
@@ -150,13 +150,13 @@ class TestOddPictures:
     @pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
     def test_no_pixels(self, detector: FaceDetector, size: tuple[int, int]) -> None:
         with pytest.raises(BadImage, match="zero width or height"):
-            detector.prepare(Picture(Image.new("RGB", size)))
+            detector.prepare(Picture.of(Image.new("RGB", size)))
 
     @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
     def test_other_modes_are_seen_as_rgb(self, detector: FaceDetector, mode: str) -> None:
         image = photo("coffee").image.convert(mode)
-        converted = detector.prepare(Picture(image.convert("RGB")))
-        np.testing.assert_array_equal(detector.prepare(Picture(image)).tensor, converted.tensor)
+        converted = detector.prepare(Picture.of(image.convert("RGB")))
+        np.testing.assert_array_equal(detector.prepare(Picture.of(image)).tensor, converted.tensor)
 
     def test_no_face(self, detector: FaceDetector) -> None:
         found = detect(detector, photo("t1"), 1.1)

@@ -99,7 +99,7 @@ def test_the_pixels_are_right_and_read_only() -> None:
 
 def test_an_rgb_picture_is_not_copied_or_converted() -> None:
     image = gradient()
-    assert Picture(image).image is image
+    assert Picture.of(image).image is image
 
 
 def test_transparency_is_dropped_not_blended() -> None:
@@ -399,3 +399,49 @@ def test_a_damaged_file_is_a_picture_or_refused(data: st.DataObject) -> None:
         picture = decode(bytes(file), 1 << 20)
         assert picture.rgb.shape == (picture.height, picture.width, 3)
         assert picture.width * picture.height <= 1 << 20
+
+
+def photo(width: int, height: int) -> bytes:
+    """A JPEG with something in it."""
+    stream = io.BytesIO()
+    Image.radial_gradient("L").resize((width, height)).convert("RGB").save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "least_side", "decoded"),
+    [
+        ((1440, 1081), 448, (720, 541)),
+        ((1081, 1440), 200, (271, 360)),
+        ((1440, 1440), 100, (180, 180)),
+        ((800, 600), 448, (800, 600)),
+        ((800, 600), 6000, (800, 600)),
+    ],
+)
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_suffices(
+    size: tuple[int, int], least_side: int, decoded: tuple[int, int]
+) -> None:
+    picture = decode(photo(*size), LIMIT, least_side)
+    assert picture.image.size == decoded
+    assert (picture.width, picture.height) == picture.size == size
+
+
+def test_other_formats_are_decoded_whole() -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (900, 600)).save(stream, "PNG")
+    assert decode(stream.getvalue(), LIMIT, 100).image.size == (900, 600)
+
+
+def test_a_scaled_picture_is_turned_with_its_size() -> None:
+    picture = decode(photo(1000, 600), LIMIT, 200)
+    picture.image.getexif()[0x0112] = 6
+    assert (upright(picture).size, upright(picture).image.size) == ((600, 1000), (300, 500))
+    picture.image.getexif()[0x0112] = 3
+    assert (upright(picture).size, upright(picture).image.size) == ((1000, 600), (500, 300))
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_a_truncated_jpeg_is_refused_at_any_scale(kept: float) -> None:
+    data = photo(1440, 1080)
+    with pytest.raises(BadImage):
+        decode(data[: int(len(data) * kept)], LIMIT, 200)

@@ -37,14 +37,14 @@ class FakeSession:
 
 
 def blank(width: int, height: int) -> Picture:
-    return Picture(Image.new("RGB", (width, height)))
+    return Picture.of(Image.new("RGB", (width, height)))
 
 
 def with_bars(width: int, height: int, *bars: tuple[int, int, int, int]) -> Picture:
     pixels = np.zeros((height, width, 3), np.uint8)
     for left, top, right, bottom in bars:
         pixels[top:bottom, left:right] = 255
-    return Picture(Image.fromarray(pixels))
+    return Picture.of(Image.fromarray(pixels))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_the_tensor_is_rapidocrs(width: int, height: int) -> None:
     limit = max(width, height) * min(1, 320 / min(width, height))
     expected = DetPreProcess(limit, "max")(np.ascontiguousarray(pixels[:, :, ::-1]))
     assert expected is not None
-    item = detector().prepare(Picture(Image.fromarray(pixels)), 320)
+    item = detector().prepare(Picture.of(Image.fromarray(pixels)), 320)
     np.testing.assert_allclose(item.tensor, expected[0], atol=1e-6)
 
 
@@ -118,7 +118,7 @@ def test_nothing_found_is_empty() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (31, 5), (400, 20), (20, 400), (33, 31)])
 def test_thin_pictures_are_padded_and_boxes_stay_inside(size: tuple[int, int]) -> None:
     model = TextDetector(FakeSession())
-    item = model.prepare(Picture(Image.new("RGB", size, "white")), 736)
+    item = model.prepare(Picture.of(Image.new("RGB", size, "white")), 736)
     assert min(model.bucket(item)) >= 32
     found = model.boxes(item, model.infer([item])[0], 0.5)
     assert ((found.boxes >= 0) & (found.boxes <= np.array(size) - 1)).all()
@@ -127,7 +127,7 @@ def test_thin_pictures_are_padded_and_boxes_stay_inside(size: tuple[int, int]) -
 @pytest.mark.parametrize("height", [13, 16, 20, 28, 31])
 def test_text_is_found_in_pictures_under_32_px(height: int) -> None:
     text = page((300, height), ["EXIT 出口 42"], sans(height * 2 // 3), pitch=0, start=(8, 0))
-    item = detector().prepare(Picture(text), 736)
+    item = detector().prepare(Picture.of(text), 736)
     found = detector().boxes(item, detector().infer([item])[0], 0.5)
     assert len(found) == 1
     assert (found.boxes[0].max(axis=0) <= [299, height - 1]).all()
@@ -143,7 +143,7 @@ def test_the_map_is_the_same_alone_and_in_a_batch() -> None:
 
 
 def test_lines_are_cropped_from_the_full_picture() -> None:
-    picture = Picture(page((900, 600), MIXED, sans(34), pitch=70))
+    picture = Picture.of(page((900, 600), MIXED, sans(34), pitch=70))
     item = detector().prepare(picture, 320)
     assert (item.height, item.width) == (600, 900)
     np.testing.assert_array_equal(item.image, picture.rgb)

@@ -34,7 +34,7 @@ def rgba(alpha: int | None = None, ink: int | None = None) -> Image.Image:
 def test_pixels_are_rapidocrs(image: Image.Image) -> None:
     expected = LoadImage()(image)
     # The weights of red, green and blue are added up in another order: the last bit may differ.
-    np.testing.assert_allclose(opaque_rgb(Picture(image))[:, :, ::-1].astype(int), expected, atol=1)
+    np.testing.assert_allclose(opaque_rgb(Picture.of(image))[:, :, ::-1].astype(int), expected, atol=1)
 
 
 def on_transparency(mode: str, ink: int) -> Image.Image:
@@ -55,20 +55,20 @@ def on_transparency(mode: str, ink: int) -> Image.Image:
 def test_ink_on_transparency_stands_out(mode: str, ink: int) -> None:
     image = on_transparency(mode, ink)
     assert image.mode == mode
-    rgb = opaque_rgb(Picture(image))
+    rgb = opaque_rgb(Picture.of(image))
     assert (rgb[:, :6] == ink).all()
     assert (rgb[:, 6:] == 255 - ink).all()
 
 
 def test_a_palette_is_resolved() -> None:
     image = Image.new("RGB", (4, 4), (10, 20, 30)).convert("P")
-    assert opaque_rgb(Picture(image)).shape == (4, 4, 3)
-    np.testing.assert_array_equal(opaque_rgb(Picture(image)), np.asarray(image.convert("RGB")))
+    assert opaque_rgb(Picture.of(image)).shape == (4, 4, 3)
+    np.testing.assert_array_equal(opaque_rgb(Picture.of(image)), np.asarray(image.convert("RGB")))
 
 
 def test_sixteen_bit_grey_is_scaled() -> None:
     image = Image.fromarray(np.array([[0, 0x80FF, 0xFFFF]], np.uint16))
-    assert opaque_rgb(Picture(image))[0, :, 0].tolist() == [0, 0x80, 255]
+    assert opaque_rgb(Picture.of(image))[0, :, 0].tolist() == [0, 0x80, 255]
 
 
 def test_the_tensor_is_normalised_and_bgr() -> None:

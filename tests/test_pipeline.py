@@ -57,6 +57,8 @@ class Encoded:
 class Model:
     """Stands in for every kind of model: notes what it is given, answers what it was told to."""
 
+    least_side = HEIGHT // 4
+
     def __init__(self, world: "World", name: str) -> None:
         self.world, self.name = world, name
 
@@ -168,7 +170,9 @@ class World:
 class House:
     """A pipeline in a world."""
 
-    def __init__(self, world: World, *, budget: int = 1 << 30, max_pixels: int = 1 << 30) -> None:
+    def __init__(
+        self, world: World, *, budget: int = 1 << 30, max_pixels: int = 1 << 30, scaled_decoding: bool = False
+    ) -> None:
         self.world = world
         self.pool, self.text_pool = CpuPool(2, nice=0), CpuPool(1, nice=0)
         self.budget = ByteBudget(budget)
@@ -179,6 +183,7 @@ class House:
             text_pool=self.text_pool,
             budget=self.budget,
             max_pixels=max_pixels,
+            scaled_decoding=scaled_decoding,
         )
 
     def close(self) -> None:
@@ -186,7 +191,7 @@ class House:
         self.text_pool.close()
 
 
-def in_house(scene: Callable[[House], Coroutine[Any, Any, T]], world: World | None = None, **how: int) -> T:
+def in_house(scene: Callable[[House], Coroutine[Any, Any, T]], world: World | None = None, **how: Any) -> T:
     """Play a scene; nothing may be held at its end."""
 
     async def play() -> T:
@@ -202,7 +207,7 @@ def in_house(scene: Callable[[House], Coroutine[Any, Any, T]], world: World | No
 
 
 def predict(
-    tasks: Tasks, image: bytes | None = PNG, text: str | None = None, world: World | None = None, **how: int
+    tasks: Tasks, image: bytes | None = PNG, text: str | None = None, world: World | None = None, **how: Any
 ) -> Answer:
     return in_house(lambda house: house.pipeline.predict(tasks, image, text), world, **how)
 
@@ -214,9 +219,9 @@ def test_three_tasks_on_one_decode(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     decode = images.decode
 
-    def counting(data: bytes, max_pixels: int) -> images.Picture:
+    def counting(data: bytes, max_pixels: int, least_side: int | None) -> images.Picture:
         decoded.append(1)
-        return decode(data, max_pixels)
+        return decode(data, max_pixels, least_side)
 
     monkeypatch.setattr(images, "decode", counting)
     world = World()
@@ -227,6 +232,27 @@ def test_three_tasks_on_one_decode(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.clip is not None
     assert isinstance(answer.faces, EmbeddedFaces)
     assert isinstance(answer.ocr, ReadText)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "scaled_decoding", "decoded"),
+    [
+        (Tasks(visual=VISUAL), True, (WIDTH // 4, HEIGHT // 4)),
+        (Tasks(visual=VISUAL), False, (WIDTH, HEIGHT)),
+        (Tasks(visual=VISUAL, faces=FACES), True, (WIDTH, HEIGHT)),
+        (Tasks(visual=VISUAL, ocr=OCR), True, (WIDTH, HEIGHT)),
+        (Tasks(faces=FACES), True, (WIDTH, HEIGHT)),
+    ],
+)
+def test_what_only_clip_looks_at_may_be_decoded_at_a_fraction(
+    tasks: Tasks, scaled_decoding: bool, decoded: tuple[int, int]
+) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT), "white").save(stream, "JPEG")
+    world = World()
+    answer = predict(tasks, stream.getvalue(), world=world, scaled_decoding=scaled_decoding)
+    assert {picture.image.size for picture in world.pictures.values()} == {decoded}
+    assert answer.size == (WIDTH, HEIGHT)
 
 
 def test_options_are_arguments_all_the_way() -> None:

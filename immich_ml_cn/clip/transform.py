@@ -30,6 +30,9 @@ _RESAMPLING = {
     "random": Image.Resampling.BICUBIC,  # open_clip: augmentation while training, bicubic else
 }
 _LONGEST_STRIP = 32
+_REDUCING_GAP = 2.0
+_REDUCIBLE = frozenset({"L", "RGB", "CMYK", "YCbCr"})
+"""Modes whose blocks are averaged; of the others some cannot be, and all are rare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class ImageTransform:
             aspect ratio.
         resize_first: resize in the picture's own mode and convert to RGB afterwards, as cn-clip
             does. It matters for palette, bilevel, CMYK and 16-bit pictures only.
+        fast: average whole blocks of pixels down to twice `size` at most, and use `interpolation` from there.
     """
 
     size: tuple[int, int]
@@ -54,6 +58,12 @@ class ImageTransform:
     interpolation: Image.Resampling = Image.Resampling.BICUBIC
     resize_mode: ResizeMode = "shortest"
     resize_first: bool = False
+    fast: bool = False
+
+    @property
+    def least_side(self) -> int | None:
+        """Pixels of a picture's shorter side that are enough for it, None where every pixel counts."""
+        return round(_REDUCING_GAP * max(self.size)) if self.fast else None
 
     def __call__(self, picture: Picture) -> NDArray[np.float32]:
         """The tensor of one picture.
@@ -65,18 +75,24 @@ class ImageTransform:
         image = picture.image
         if not self.resize_first:
             image = _rgb(image)
-        return self._normalise(np.asarray(_rgb(self._fit(image))))
+        return self._normalise(np.asarray(_rgb(self._fit(image, picture.size))))
 
-    def _fit(self, image: Image.Image) -> Image.Image:
+    def _fit(self, image: Image.Image, full: tuple[int, int]) -> Image.Image:
+        """Resize and crop; `full` is the picture's own size, whose ratio a half or a quarter only nearly keeps."""
         height, width = self.size
         if self.resize_mode == "squash":
-            return image.resize((width, height), self.interpolation)
+            return self._resized(image, (width, height))
         if self.resize_mode == "longest":
-            image = image.resize(_longest_size(image.size, self.size), self.interpolation)
+            image = self._resized(image, _longest_size(full, self.size))
         else:
-            image = shorten(image)
-            image = image.resize(_shortest_size(image.size, self.size), self.interpolation)
+            shortened = shorten(image)
+            full = full if shortened is image else shortened.size
+            image = self._resized(shortened, _shortest_size(full, self.size))
         return image.crop(_centre(image.size, self.size))
+
+    def _resized(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        gap = _REDUCING_GAP if self.fast and image.mode in _REDUCIBLE else None
+        return image.resize(size, self.interpolation, reducing_gap=gap)
 
     def _normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         tensor = pixels.transpose(2, 0, 1).astype(np.float32, order="C")  # (3, H, W)

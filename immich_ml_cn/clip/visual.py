@@ -1,6 +1,7 @@
 """CLIP's image tower: picture → embedding."""
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,11 @@ class VisualEncoder:
         self.transform = transform
         self._image = _image_input(session, transform.size)
         self._tower = Tower(session)
+
+    @property
+    def least_side(self) -> int | None:
+        """Pixels of a picture's shorter side that are enough for this model, None where every pixel counts."""
+        return self.transform.least_side
 
     @property
     def dimension(self) -> int | None:
@@ -53,6 +59,8 @@ def load_visual(
     model_file: Path,
     open_session: OpenSession,
     transform: ImageTransform | None = None,
+    *,
+    fast: bool = False,
 ) -> VisualEncoder:
     """Load an image tower.
 
@@ -61,13 +69,14 @@ def load_visual(
         model_file: the graph to open, of whichever precision.
         open_session: opens it.
         transform: how pictures are prepared; by default what ``visual/preprocess_cfg.json`` says.
+        fast: nearly so, see `ImageTransform.fast`.
 
     Raises:
         Unavailable: a file is missing or the graph is not understood.
     """
     if transform is None:
         transform = read_transform(folder / "visual" / "preprocess_cfg.json")
-    return VisualEncoder(open_session(model_file), transform)
+    return VisualEncoder(open_session(model_file), replace(transform, fast=fast))
 
 
 def _image_input(session: Session, size: tuple[int, int]) -> str:
