@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import __version__, doctor, logs, models_command
+from . import __version__, doctor, logs, memory, models_command
 from .settings import Settings, SettingsError, switch_telemetry_off
 
 
@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    memory.use_one_heap()  # NumPy, which the server imports, starts threads
     from .server import serve
 
     return serve(settings)

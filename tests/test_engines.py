@@ -285,6 +285,14 @@ class TestSideBySide:
 
 
 class TestCpu:
+    def test_the_bytes_of_an_edited_graph_are_not_kept(self) -> None:
+        """ONNX Runtime would keep them as long as the session: 174 MB of a face recogniser."""
+        data = graph()
+        before = sys.getrefcount(data)
+        session = CpuEngine(Settings(intra_op_threads=1)).open(data, "bulk", 0)
+        assert session.inputs
+        assert sys.getrefcount(data) == before
+
     def test_description_and_threads(self) -> None:
         assert CpuEngine(Settings(intra_op_threads=3)).description.startswith("CPU, 3 threads (ONNX Runtime 1.")
         assert f"CPU, {usable_cores()} threads" in CpuEngine(Settings()).description

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 from immich_ml_cn import memory
 
 LOAD_AND_UNLOAD = """
-import asyncio, json, sys
+import asyncio, gc, json, sys
+import immich_ml_cn.cli
+from immich_ml_cn import memory
+assert memory.use_one_heap() or not sys.platform.startswith("linux")
 from pathlib import Path
 import numpy as np, onnx, onnxruntime
 from onnx import helper, numpy_helper
-from immich_ml_cn import memory
 from immich_ml_cn.engines import CpuEngine
 from immich_ml_cn.lanes import Lane
 from immich_ml_cn.registry import ModelSpec, Registry
@@ -56,13 +59,15 @@ async def main():
     await use(registry, small)
     await registry.unload_idle(at_once=True)
     memory.release()
-    figures = [memory.resident_bytes()]
+    idle, loaded, unloaded, objects = memory.resident_bytes(), [], [], []
     for _ in range(rounds):
         await use(registry, big)
-        figures.append(memory.resident_bytes())
+        loaded.append(memory.resident_bytes())
         await registry.unload_idle(at_once=True)
-        figures.append(memory.resident_bytes())
-    print(json.dumps([round(figure / 1e6, 1) for figure in figures]))
+        unloaded.append(memory.resident_bytes())
+        objects.append(len(gc.get_objects()))
+    over = [[round((figure - idle) / 1e6, 1) for figure in figures] for figures in (loaded, unloaded)]
+    print(json.dumps([*over, objects]))
     await registry.close()
     lanes[0].close()
     lanes[0].join(10)
@@ -86,17 +91,63 @@ def test_resident_bytes_follow_what_is_held() -> None:
     del held
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_unloading_gives_the_memory_of_a_session_back(tmp_path: Path) -> None:
-    """64 MB of weights take that and up to as much again while loaded.
+HEAPS_OF_THREADS = """
+import ctypes, sys, threading
+import immich_ml_cn.cli
+from immich_ml_cn import memory
 
-    Nearly all of it returns; now and then glibc keeps the top of one thread's heap, at most 64 MB, until the next time.
-    """
-    command = [sys.executable, "-c", LOAD_AND_UNLOAD, str(tmp_path), "3"]
+if sys.argv[2] == "one":
+    assert memory.use_one_heap()
+meeting = threading.Barrier(9)
+
+def work():
+    held = ctypes.create_string_buffer(100_000)
+    meeting.wait(30)
+
+for _ in range(8):
+    threading.Thread(target=work).start()
+library = ctypes.CDLL(None)
+library.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(library.fopen(sys.argv[1].encode(), b"w"))
+library.malloc_info(0, file)
+library.fclose(file)
+meeting.wait(30)
+"""
+
+
+def run(code: str, *arguments: str) -> str:
+    """What a fresh process prints."""
+    command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    before, *rounds = json.loads(done.stdout)
-    loaded, unloaded = rounds[::2], rounds[1::2]
-    assert all(megabytes - before > 64 for megabytes in loaded), rounds
-    assert min(unloaded) - before < 15, rounds
-    assert max(unloaded) - before < 75, rounds
+    return done.stdout
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no heaps of threads")
+def test_threads_share_one_heap(tmp_path: Path) -> None:
+    """Also after all that the command line imports: glibc counts heaps once and for all when the first is made."""
+    for asked in ("one", "usual"):
+        file = tmp_path / asked
+        run(HEAPS_OF_THREADS, str(file), asked)
+        heaps = file.read_text().count("<heap nr=")
+        assert (heaps == 1) is (asked == "one"), heaps
+
+
+def test_nothing_is_asked_of_other_c_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Musl:
+        def __init__(self, name: None) -> None:
+            """As `ctypes.CDLL`, without any function."""
+
+    monkeypatch.setattr(ctypes, "CDLL", Musl)
+    assert memory.use_one_heap() is False
+    memory.release()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_loading_and_unloading_time_and_again_leaves_nothing(tmp_path: Path) -> None:
+    """64 MB of weights take that and little more while loaded, and return; no Python object stays either."""
+    loaded, unloaded, objects = json.loads(run(LOAD_AND_UNLOAD, str(tmp_path), "10"))
+    assert all(megabytes > 60 for megabytes in loaded), loaded
+    assert max(unloaded) < 15, unloaded
+    assert max(unloaded[5:]) - max(unloaded[:5]) < 5, unloaded
+    assert objects[-1] - objects[1] < 200, objects

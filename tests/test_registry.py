@@ -15,7 +15,7 @@ from serving_fakes import PATIENCE_S, Clock, Doubler, FakeEngine, a_lane, happen
 
 from immich_ml_cn.engines import LoadError
 from immich_ml_cn.errors import DamagedModel, InferenceFailed, Unavailable
-from immich_ml_cn.registry import RETRY_AFTER_FAILURE_S, Loaded, ModelSpec, Registry
+from immich_ml_cn.registry import QUIET_S, RETRY_AFTER_FAILURE_S, Loaded, ModelSpec, Registry
 from immich_ml_cn.session import OpenSession
 
 pytestmark = pytest.mark.anyio
@@ -381,6 +381,27 @@ class TestUnloading:
         await until(lambda: registry.sweeps >= 2)
         task.cancel()
         assert "broken sweep" in caplog.text
+
+
+class TestTidying:
+    async def test_memory_is_given_back_once_after_a_time_of_work(self) -> None:
+        async with house() as h:
+            assert not await h.registry.tidy_up()
+            for _ in range(2):
+                await double(h.registry, spec(Builder()))
+                assert not await h.registry.tidy_up()
+                h.clock.now += QUIET_S
+                assert await h.registry.tidy_up()
+                h.clock.now += QUIET_S
+                assert not await h.registry.tidy_up()
+
+    async def test_not_while_somebody_holds_a_model(self) -> None:
+        async with house() as h:
+            async with h.registry.lease(spec(Builder())):
+                h.clock.now += 2 * QUIET_S
+                assert not await h.registry.tidy_up()
+            h.clock.now += QUIET_S
+            assert await h.registry.tidy_up()
 
 
 class TestClosing:

@@ -146,6 +146,7 @@ def _open(onnxruntime: Any, graph: Path | bytes, options: Any, providers: list[A
         name = "an edited graph" if isinstance(graph, bytes) else str(graph)
         raise LoadError(f"{name} cannot be loaded: {error}") from error
     session.disable_fallback()  # an error on the GPU is an error, not a silent second run on the CPU
+    session._model_bytes = None  # an edited graph, which it would keep for that fallback alone
     return OnnxSession(session)
 
 
