@@ -60,6 +60,7 @@ class Connection(HttpToolsProtocol):
         self._unanswered: deque[RequestResponseCycle] = deque()
         self._held = b""
         self._header_bytes = 0
+        self._body_left = 0
         self._got_on = False
         self._watch: asyncio.TimerHandle | None = None
         self._unread = 0
@@ -94,12 +95,14 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Bytes have arrived: of the request at hand, of one that begins, or of one that is answered already.
 
-        Read piece by piece: thousands of requests may have come at once, and only the first of them is worked on.
+        Read piece by piece: thousands of requests may have come at once, and only the first of them is worked on. What
+        is known to be body is one piece.
         """
         rest = memoryview(self._held + data if self._held else data)
         while rest and not self.pipeline and not self.transport.is_closing():
-            self._read(rest[:_PIECE_BYTES])
-            rest = rest[_PIECE_BYTES:]
+            size = max(_PIECE_BYTES, self._body_left)
+            self._read(rest[:size])
+            rest = rest[size:]
         self._held = b"" if self.transport.is_closing() else bytes(rest)
         if self._held:
             self.flow.pause_reading()
@@ -131,15 +134,19 @@ class Connection(HttpToolsProtocol):
         self.app = self._admitted_app if self._room.work(self) else _answer_full
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
+        # httptools has refused what is no number, and hands on this many bytes of body.
+        self._body_left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
 
     def on_body(self, body: bytes) -> None:
         """Some of a body has arrived."""
         self._got_on = True
+        self._body_left = max(0, self._body_left - len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A request has arrived as a whole."""
         self._got_on = True
+        self._body_left = 0
         super().on_message_complete()
 
     def _is_between_requests(self) -> bool:
