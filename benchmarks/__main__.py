@@ -20,12 +20,12 @@ from .machine import describe
 from .measurements import Measurements
 from .requests import Names
 from .server import OurServer, Server
-from .stages import Bench, Plan
-from .targets import ALL, CLIP_VISUAL, FACES, OCR_DENSE, OCR_SPARSE, TEXT_LONG, TEXT_SHORT
+from .stages import FAST_SETTING, Bench, Plan
+from .targets import ALL, CLIP_VISUAL, FACES, FAST, OCR_DENSE, OCR_SPARSE, TEXT_LONG, TEXT_SHORT
 
 IMAGE_TASKS = (CLIP_VISUAL, FACES, OCR_DENSE, OCR_SPARSE, ALL)
-STAGES = ("throughput", "text", "http", "start", "memory", "int8", "scaling", "against")
-NEED_OURS = ("http", "start", "memory", "int8")
+STAGES = ("throughput", "fast", "text", "http", "start", "memory", "int8", "scaling", "against")
+NEED_OURS = ("fast", "http", "start", "memory", "int8")
 
 FULL = Plan(
     rounds=3,
@@ -96,6 +96,8 @@ def _measure(
         attempt(stage, alone)
     with ExitStack() as stack:
         bench.servers = [stack.enter_context(server) for server in _servers(options)]
+        if "fast" in options.only and not options.url:
+            bench.fast = stack.enter_context(_fast_server(options))
         attempt("throughput", lambda: bench.throughput(options.tasks))
         attempt("text", bench.text)
         attempt("scaling", bench.scaling)
@@ -117,6 +119,10 @@ def _needed(options: argparse.Namespace) -> list[str]:
 def _servers(options: argparse.Namespace) -> list[Server]:
     first = Server("ours", options.url) if options.url else OurServer(options.models, environ=dict(options.set))
     return [first, Server("theirs", options.vs)] if options.vs else [first]
+
+
+def _fast_server(options: argparse.Namespace) -> Server:
+    return OurServer(options.models, name=FAST, environ={**dict(options.set), **FAST_SETTING})
 
 
 def _plan(options: argparse.Namespace) -> Plan:
