@@ -27,7 +27,7 @@ def use_one_heap() -> bool:
 def release() -> None:
     """Collect garbage and return the heap's free pages (glibc's ``malloc_trim``; elsewhere only the collection).
 
-    Dropped ONNX sessions leave hundreds of MB in glibc's heap until it is trimmed. A first trim takes about 0.1 s per
+    Dropped ONNX sessions leave hundreds of MB in glibc's heap until it is trimmed. A first trim takes about 0.06 s per
     GB that returns, and threads that allocate wait for it.
     """
     gc.collect()

@@ -363,7 +363,7 @@ def _graph_bytes(graph: Path | bytes) -> int:
 
 
 def _built(spec: ModelSpec, open_session: OpenSession) -> Model[Any, Any]:
-    """Build a model on the loader thread, and give back what only that needed: about two thirds of a graph's size."""
+    """Build a model on the loader thread, and give back what only that needed: over half of a graph's size."""
     model = spec.build(open_session)
     memory.release()
     return model
