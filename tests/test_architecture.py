@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("settings",),
     ("clip_names", "fetch"),
     ("sources",),
-    ("concurrency", "faults", "heic", "memory", "metrics", "onnx_schema", "protobuf", "results", "room"),
+    ("concurrency", "faults", "heic", "memory", "metrics", "results", "room"),
     ("errors",),
     ("__init__",),
 )

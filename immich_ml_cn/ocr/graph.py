@@ -1,26 +1,13 @@
-"""The edit of a text recogniser's graph, in memory: the user's file is never rewritten."""
+"""Edits of ONNX graphs, in memory: the user's file is never rewritten."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from immich_ml_cn.graphs import dimensions_of, graph_of, integers, is_outside, new_node, read
-from immich_ml_cn.onnx_schema import (
-    DataType,
-    Dimension,
-    Graph,
-    Model,
-    Opset,
-    Shape,
-    TensorType,
-    Type,
-    Value,
-)
-from immich_ml_cn.protobuf import Malformed, Message
+import onnx
+from onnx import TensorProto, helper
 
 BEST_INDEX = "best_index"
 BEST_PROBABILITY = "best_probability"
-_AXIS = "best_path_axis"
 
 
 @dataclass(frozen=True)
@@ -43,39 +30,36 @@ def with_best_path(path: Path) -> EditedGraph | None:
         file: the engine opens it as it is, or says what is wrong with it.
     """
     try:
-        return _edited(read(path))
-    except Malformed:
+        model = onnx.load(path, load_external_data=False)
+    except Exception:  # protobuf's DecodeError, whose home depends on its version
         return None
-
-
-def _edited(model: Message) -> EditedGraph | None:
-    graph = graph_of(model)
-    outputs = graph.messages(Graph.OUTPUT)
-    opsets = [entry for entry in model.messages(Model.OPSET_IMPORT) if entry.text(Opset.DOMAIN) in ("", "ai.onnx")]
-    if len(outputs) != 1 or not opsets or any(map(is_outside, graph.messages(Graph.INITIALIZER))):
+    graph = model.graph
+    if len(graph.output) != 1 or any(weight.data_location == TensorProto.EXTERNAL for weight in graph.initializer):
         return None
-    dimensions = dimensions_of(outputs[0])
-    if len(dimensions) != 3:
+    output = graph.output[0]
+    dims = output.type.tensor_type.shape.dim
+    if len(dims) != 3:
         return None
-    opset = opsets[0].integer(Opset.VERSION)
-    for made in _best_path_nodes(outputs[0].text(Value.NAME), opset):
-        graph.add(Graph.NODE, made)
-    graph.remove(Graph.OUTPUT)
-    graph.add(Graph.OUTPUT, _output(BEST_INDEX, DataType.INT64, dimensions[:2]))
-    graph.add(Graph.OUTPUT, _output(BEST_PROBABILITY, DataType.FLOAT, dimensions[:2]))
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    graph.node.extend(_best_path_nodes(output.name, opset))
+    shape = [dim.dim_param or dim.dim_value or None for dim in dims[:2]]
+    classes = dims[2].dim_value or None
+    del graph.output[:]
+    graph.output.extend(
+        [
+            helper.make_tensor_value_info(BEST_INDEX, TensorProto.INT64, shape),
+            helper.make_tensor_value_info(BEST_PROBABILITY, TensorProto.FLOAT, shape),
+        ]
+    )
     if opset >= 18:
-        graph.add(Graph.INITIALIZER, integers(_AXIS, [2]))
-    return EditedGraph(bytes(model), dimensions[2].integer(Dimension.DIM_VALUE) or None)
+        graph.initializer.append(helper.make_tensor("best_path_axis", TensorProto.INT64, [1], [2]))
+    return EditedGraph(model.SerializeToString(), classes)
 
 
-def _output(name: str, kind: DataType, dimensions: Sequence[Message]) -> Message:
-    shape = Message(*((Shape.DIM, dimension) for dimension in dimensions))
-    tensor = Message((TensorType.ELEM_TYPE, kind), (TensorType.SHAPE, shape))
-    return Message((Value.NAME, name), (Value.TYPE, Message((Type.TENSOR_TYPE, tensor))))
-
-
-def _best_path_nodes(probabilities: str, opset: int) -> list[Message]:
-    index = new_node("ArgMax", [probabilities], [BEST_INDEX], axis=2, keepdims=0)
+def _best_path_nodes(probabilities: str, opset: int) -> list[onnx.NodeProto]:
+    index = helper.make_node("ArgMax", [probabilities], [BEST_INDEX], axis=2, keepdims=0)
     if opset >= 18:
-        return [index, new_node("ReduceMax", [probabilities, _AXIS], [BEST_PROBABILITY], keepdims=0)]
-    return [index, new_node("ReduceMax", [probabilities], [BEST_PROBABILITY], axes=[2], keepdims=0)]
+        inputs = [probabilities, "best_path_axis"]
+        return [index, helper.make_node("ReduceMax", inputs, [BEST_PROBABILITY], keepdims=0)]
+    best = helper.make_node("ReduceMax", [probabilities], [BEST_PROBABILITY], axes=[2], keepdims=0)
+    return [index, best]
