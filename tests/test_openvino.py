@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 import ocr_session
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 from server import FACE_TASK, OCR_TASK, ROOT, TEXTUAL, VISUAL, RunningServer, fill_cache
 from test_engines import graph, install
 
@@ -28,7 +29,7 @@ from immich_ml_cn.engines import CpuEngine, Engine, EngineError, OpenVinoEngine,
 from immich_ml_cn.engines.metadata import read_metadata
 from immich_ml_cn.engines.self_test import DOUBLING
 from immich_ml_cn.images import decode
-from immich_ml_cn.session import Session
+from immich_ml_cn.session import ParallelSession, Session
 from immich_ml_cn.settings import Settings
 
 DETECTOR = ocr_session.bundled("PP-OCRv6_det_small")
@@ -380,6 +381,199 @@ assert not failures, failures
 """
 
 
+def model_of(nodes: Sequence[Any], result: Any, shape: Sequence[Any], **weights: NDArray[Any]) -> bytes:
+    """x → `result`, opset 13."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    initializers = [numpy_helper.from_array(values, name) for name, values in weights.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [x], [result], initializers),
+        opset_imports=[helper.make_opsetid("", 13)],
+        ir_version=8,
+    )
+    return bytes(model.SerializeToString())
+
+
+def arg_max(axis: int, *, keepdims: int, size: int | str = 300) -> bytes:
+    rank = 3 if keepdims else 2
+    y = helper.make_tensor_value_info("y", TensorProto.INT64, [None] * rank)
+    node = helper.make_node("ArgMax", ["x"], ["y"], axis=axis, keepdims=keepdims)
+    shape: list[int | str] = ["n", "t", "c"]
+    shape[axis] = size
+    return model_of([node], y, shape)
+
+
+def upsampling_head(*, biased: bool = True, kernel: int = 2, channels: int = 1) -> bytes:
+    """The end of a DB detector: x, (n, 6, h, w), to four times the height and width."""
+    rng = np.random.default_rng(5)
+    weights = {
+        "w1": rng.standard_normal((6, 5, 2, 2)).astype(np.float32),
+        "w2": rng.standard_normal((5, channels, kernel, kernel)).astype(np.float32),
+        "b1": rng.standard_normal((1, 5, 1, 1)).astype(np.float32),
+        "b2": rng.standard_normal((1, channels, 1, 1)).astype(np.float32),
+    }
+    nodes = []
+
+    def step(number: int, given: str, activation: str, wanted: str) -> None:
+        up = helper.make_node("ConvTranspose", [given, f"w{number}"], [f"up{number}"], strides=[2, 2])
+        same = helper.make_node("Identity", [f"up{number}"], [f"same{number}"])
+        add = helper.make_node("Add", [f"same{number}", f"b{number}"], [f"sum{number}"])
+        last = helper.make_node(activation, [f"sum{number}" if biased else f"same{number}"], [wanted])
+        nodes.extend([up, same, *([add] if biased else []), last])
+
+    step(1, "x", "Relu", "between")
+    step(2, "between", "Sigmoid", "y")
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", channels, None, None])
+    return model_of(nodes, y, ["n", 6, "h", "w"], **weights)
+
+
+def recognizer_session(engine: Engine, *, side_by_side: bool = False) -> Session:
+    """Of the graph as it is edited to answer the best class of each time step."""
+    return ocr.load_recognizer(
+        RECOGNIZER, lambda edited: engine.open(edited, "bulk", 0, side_by_side=side_by_side)
+    ).session
+
+
+def operations(session: Session) -> set[str]:
+    """The types of a compiled graph's nodes."""
+    compiled: Any = session
+    while not hasattr(compiled, "get_runtime_model"):
+        compiled = compiled._compiled
+    return {node.get_rt_info()["layerType"].astype(str) for node in compiled.get_runtime_model().get_ops()}
+
+
+@needs_openvino
+class TestRewrites:
+    """What is computed in another way gives the same answers; ONNX Runtime computes it as it was written."""
+
+    @staticmethod
+    def both(cache: Path, source: Path | bytes, x: NDArray[np.float32]) -> tuple[set[str], NDArray[Any], NDArray[Any]]:
+        """The types of the nodes that OpenVINO runs, its answer and ONNX Runtime's."""
+        session = engine_in(cache).open(source, "bulk", 0)
+        (ours,), (theirs,) = session.run({"x": x}), CpuEngine(Settings()).open(source, "bulk", 0).run({"x": x})
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        return operations(session), ours, theirs
+
+    @pytest.mark.parametrize("axis", [1, 2, -1])
+    @pytest.mark.parametrize("keepdims", [0, 1])
+    def test_the_largest_of_many_is_found_without_sorting(self, tmp_path: Path, axis: int, keepdims: int) -> None:
+        shape = [2, 3, 4]
+        shape[axis] = 300
+        x = np.random.default_rng(0).standard_normal(shape).astype(np.float32) - 10
+        done, ours, theirs = self.both(tmp_path, arg_max(axis, keepdims=keepdims), x)
+        assert "TopK" not in done
+        np.testing.assert_array_equal(ours, theirs)
+
+    @pytest.mark.parametrize("size", [2, 16, 300])
+    def test_whatever_the_number_of_rows(self, tmp_path: Path, size: int) -> None:
+        """OpenVINO finds the largest of integers wrongly where the middle axis is 1."""
+        source = arg_max(2, keepdims=0, size=size)
+        ours, theirs = (engine.open(source, "bulk", 0) for engine in (engine_in(tmp_path), CpuEngine(Settings())))
+        rng = np.random.default_rng(2)
+        for rows in [(1, 1), (1, 2), (2, 1), (3, 7), (5, 40)]:
+            x = {"x": rng.standard_normal((*rows, size)).astype(np.float32)}
+            np.testing.assert_array_equal(ours.run(x)[0], theirs.run(x)[0])
+
+    def test_of_equals_it_is_the_first(self, tmp_path: Path) -> None:
+        x = np.zeros((1, 3, 300), np.float32)
+        x[0, 1, [7, 299]] = 1
+        x[0, 2, :5] = -1
+        _, ours, theirs = self.both(tmp_path, arg_max(2, keepdims=0), x)
+        assert ours.tolist() == theirs.tolist() == [[0, 7, 5]]
+
+    def test_of_an_unknown_number_it_is_left_to_openvino(self, tmp_path: Path) -> None:
+        x = np.random.default_rng(0).random((2, 3, 40), np.float32)
+        done, ours, theirs = self.both(tmp_path, arg_max(2, keepdims=0, size="c"), x)
+        assert "TopK" in done
+        np.testing.assert_array_equal(ours, theirs)
+
+    def test_an_index_is_exact_in_bf16(self, tmp_path: Path) -> None:
+        """bf16 has three digits."""
+        x = np.zeros((1, 4, 18710), np.float32)
+        places = [0, 12345, 18707, 18709]
+        x[0, range(4), places] = 1
+        session = engine_in(tmp_path, openvino_precision="auto").open(arg_max(2, keepdims=0, size=18710), "bulk", 0)
+        assert session.run({"x": x})[0].tolist() == [places]
+
+    def test_the_recogniser_and_the_detector_have_their_slow_parts_no_more(self, tmp_path: Path) -> None:
+        engine = engine_in(tmp_path)
+        assert "TopK" not in operations(recognizer_session(engine))
+        assert "Deconvolution" not in operations(engine.open(DETECTOR, "bulk", 0))
+
+    @pytest.mark.parametrize("biased", [True, False])
+    def test_a_detectors_end_is_upsampled_at_once(self, tmp_path: Path, biased: bool) -> None:
+        x = np.random.default_rng(0).standard_normal((2, 6, 7, 9)).astype(np.float32)
+        done, ours, theirs = self.both(tmp_path, upsampling_head(biased=biased), x)
+        assert "Deconvolution" not in done
+        assert ours.shape == (2, 1, 28, 36)
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+    @pytest.mark.parametrize("other", [{"kernel": 3}, {"channels": 2}])
+    def test_another_end_is_left_as_it_is(self, tmp_path: Path, other: dict[str, Any]) -> None:
+        x = np.random.default_rng(0).standard_normal((1, 6, 7, 9)).astype(np.float32)
+        done, ours, theirs = self.both(tmp_path, upsampling_head(**other), x)
+        assert "Deconvolution" in done
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@needs_openvino
+class TestSideBySide:
+    @staticmethod
+    def session(cache: Path, source: Path | bytes, threads: int = 2, **settings: Any) -> ParallelSession:
+        engine = engine_in(cache, intra_op_threads=threads, **settings)
+        session = engine.open(source, "bulk", 0, side_by_side=True)
+        assert isinstance(session, ParallelSession)
+        return session
+
+    @pytest.mark.parametrize("threads", [1, 2, 3])
+    @pytest.mark.parametrize("keep_memory", [True, False])
+    def test_each_is_answered_with_its_own(self, tmp_path: Path, threads: int, keep_memory: bool) -> None:
+        session = self.session(tmp_path, graph(), threads, model_arena=keep_memory)
+        feeds = [{"x": np.full((1, 3), number, np.float32)} for number in range(7)]
+        for _ in range(2):
+            assert [y.tolist() for (y,) in session.run_each(feeds)] == [[[n] * 3] for n in range(7)]
+        assert session.run_each([]) == []
+        assert session.metadata == {"character": "一\n二"}
+
+    def test_lines_of_any_width_are_read_as_one_by_one(self, tmp_path: Path) -> None:
+        session = recognizer_session(engine_in(tmp_path, intra_op_threads=2), side_by_side=True)
+        assert isinstance(session, ParallelSession)
+        rng = np.random.default_rng(1)
+        widths = [320, 64, 192, 64, 416, 96, 320]
+        feeds = [{"x": rng.standard_normal((1, 3, 48, width)).astype(np.float32)} for width in widths]
+        for feed, together in zip(feeds, session.run_each(feeds), strict=True):
+            for mine, alone in zip(together, session.run(feed), strict=True):
+                assert mine.dtype == alone.dtype
+                np.testing.assert_allclose(mine, alone, rtol=1e-3, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("wrong", "error"),
+        [({"y": np.ones((1, 3), np.float32)}, ValueError), ({"x": np.ones((1, 4), np.float32)}, RuntimeError)],
+    )
+    @pytest.mark.parametrize("keep_memory", [True, False])
+    def test_the_failure_of_one_is_told_and_harms_no_later_run(
+        self, tmp_path: Path, wrong: dict[str, Any], error: type[Exception], keep_memory: bool
+    ) -> None:
+        session = self.session(tmp_path, graph(), model_arena=keep_memory)
+        right = {"x": np.ones((1, 3), np.float32)}
+        for _ in range(3):
+            with pytest.raises(error):
+                session.run_each([right, wrong, right, wrong])
+        assert [y.tolist() for (y,) in session.run_each([right] * 4)] == [[[1, 1, 1]]] * 4
+
+    def test_a_graph_of_large_batches_is_compiled_once(self, tmp_path: Path) -> None:
+        assert not isinstance(engine_in(tmp_path).open(graph(), "bulk", 0), ParallelSession)
+
+    def test_a_compiled_form_on_disk_serves_both_ways(self, tmp_path: Path) -> None:
+        path = tmp_path / "model.onnx"
+        path.write_bytes(CLASSIFIER.read_bytes())
+        feeds = [{"x": np.full((1, 3, 48, 192), value, np.float32)} for value in (0, 0.5, 1)]
+        first = self.session(tmp_path, path).run_each(feeds)
+        kept = blobs(tmp_path)
+        again = self.session(tmp_path, path).run_each(feeds)
+        assert blobs(tmp_path) == kept
+        np.testing.assert_array_equal([y for (y,) in again], [y for (y,) in first])
+
+
 def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (a, b))
     cosine: NDArray[Any] = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
@@ -435,33 +629,47 @@ class TestParity:
         reader = Reader(parity_engine)
         assert {path.name: reader.read(path) for path in PICTURES} == texts_of_onnx_runtime()
 
+    def test_ocr_reads_the_same_text_side_by_side(self, parity_engine: OpenVinoEngine) -> None:
+        reader = Reader(parity_engine, side_by_side=True)
+        assert {path.name: reader.read(path) for path in PICTURES} == texts_of_onnx_runtime(side_by_side=True)
+
 
 @cache
-def texts_of_onnx_runtime() -> dict[str, list[str]]:
-    reader = Reader(CpuEngine(Settings()))
+def texts_of_onnx_runtime(*, side_by_side: bool = False) -> dict[str, list[str]]:
+    reader = Reader(CpuEngine(Settings()), side_by_side=side_by_side)
     return {path.name: reader.read(path) for path in PICTURES}
 
 
 class Reader:
     """What the pipeline does of OCR on an engine's sessions, without lanes."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, side_by_side: bool = False) -> None:
         def open_session(graph: Path | bytes) -> Session:
             return engine.open(graph, "bulk", 0)
 
+        def open_lines(graph: Path | bytes) -> Session:
+            return engine.open(graph, "bulk", 0, side_by_side=side_by_side)
+
+        self.at_once = side_by_side
         self.detector = ocr.load_detector(DETECTOR, open_session)
-        self.classifier = ocr.load_classifier(CLASSIFIER, open_session)
-        self.recognizer = ocr.load_recognizer(RECOGNIZER, open_session)
+        self.classifier = ocr.load_classifier(CLASSIFIER, open_lines)
+        self.recognizer = ocr.load_recognizer(RECOGNIZER, open_lines)
 
     def read(self, path: Path) -> list[str]:
         item = self.detector.prepare(decode(path.read_bytes(), 10**8), 736)
         boxes = self.detector.boxes(item, self.detector.infer([item])[0], 0.5).boxes
         crops = [ocr.crop_line(item.image, box) for box in boxes]
         classify, recognize = self.classifier, self.recognizer
-        upside_down = ocr.upside_down_lines([classify.infer([classify.prepare(crop)])[0] for crop in crops])
+        turned = self.answers(classify.infer, [classify.prepare(crop) for crop in crops])
+        upside_down = ocr.upside_down_lines(turned)
         lines = [ocr.turned(crop) if flag else crop for crop, flag in zip(crops, upside_down, strict=True)]
-        read = [recognize.decode(recognize.infer([recognize.prepare(line)])[0]) for line in lines]
+        paths = self.answers(recognize.infer, [recognize.prepare(line) for line in lines])
+        read = [recognize.decode(path) for path in paths]
         return [text for text, score in read if ocr.is_text(text, score, 0.5)]
+
+    def answers(self, infer: Callable[[Sequence[Any]], list[Any]], items: Sequence[Any]) -> list[Any]:
+        """All lines at once where they run side by side, else one by one."""
+        return infer(items) if self.at_once and items else [infer([item])[0] for item in items]
 
 
 @needs_openvino

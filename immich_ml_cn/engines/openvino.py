@@ -4,9 +4,10 @@ import hashlib
 import logging
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -22,7 +23,9 @@ from . import self_test
 from .cores import threads_for
 from .engine import EngineError, LoadError
 from .metadata import read_metadata
+from .openvino_rewrites import rewrite
 from .packages import version
+from .side_by_side import SideBySideSession
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,10 @@ CACHE_FOLDER: Final = "openvino"
 
 SHAPES_REMEMBERED: Final = 512
 """Kernels that a session keeps for the shapes it has met. OpenVINO's own bound is 5,000: 400 MB after 96 OCR shapes."""
+
+REWRITTEN_BYTES: Final = 128 << 20
+"""Of graphs up to this size the slow parts are rewritten. Those of CLIP, which have none, stay files that need not be
+read where their compiled form is kept."""
 
 _DAMAGE: Final = ("Unable to read the model", "Model can't be parsed", "Error during import of ONNX model")
 """What OpenVINO says of a file that is no ONNX graph, or half of one."""
@@ -80,13 +87,21 @@ class OpenVinoEngine:
         return f"GPU {', '.join(names)}, {self.precision} ({runtime})"
 
     def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
-        """See `Engine.open`; a CPU has no device numbers."""
-        del side_by_side
+        """See `Engine.open`; a CPU has no device numbers, graphics take batches."""
         if isinstance(graph, Path) and not graph.is_file():
             raise LoadError(f"{graph} cannot be loaded: there is no such file")
-        name = f"GPU.{device_id}" if self.on_gpu else "CPU"
-        compiled = self._compile(graph, name, self._config(kind))
-        return OpenVinoSession(compiled, _metadata(graph), keep_memory=self._settings.model_arena)
+        if self.on_gpu:
+            return self._session(graph, f"GPU.{device_id}", self._shared_config())
+        threads = threads_for(self._settings, kind)
+        whole = self._session(graph, "CPU", self._cpu_config(threads))
+        if not side_by_side:
+            return whole
+        single = self._session(graph, "CPU", self._cpu_config(threads, threads), threads) if threads > 1 else whole
+        return OpenVinoSideBySide(whole, single, threads)
+
+    def _session(self, graph: Path | bytes, name: str, config: dict[str, Any], requests: int = 1) -> "OpenVinoSession":
+        compiled = self._compile(graph, name, config)
+        return OpenVinoSession(compiled, _metadata(graph), requests, keep_memory=self._settings.model_arena)
 
     def _test(self) -> None:
         for number, name in enumerate(self._names):
@@ -123,14 +138,15 @@ class OpenVinoEngine:
     def _property(self, name: str, key: str) -> Any:
         return self._core.get_property(name, key)
 
-    def _config(self, kind: LaneKind) -> dict[str, Any]:
-        shared = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self.precision}
-        if self.on_gpu:
-            return shared
+    def _shared_config(self) -> dict[str, Any]:
+        return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self.precision}
+
+    def _cpu_config(self, threads: int, streams: int = 1) -> dict[str, Any]:
+        """For `streams` runs at once that share `threads`."""
         return {
-            **shared,
-            "INFERENCE_NUM_THREADS": threads_for(self._settings, kind),
-            "NUM_STREAMS": 1,
+            **self._shared_config(),
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams,
             "ENABLE_CPU_PINNING": False,  # or every session sits on the same cores
             "CPU_RUNTIME_CACHE_CAPACITY": SHAPES_REMEMBERED,
         }
@@ -155,8 +171,18 @@ class OpenVinoEngine:
             memory.release()
 
     def _compiled(self, graph: Path | bytes, name: str, config: dict[str, Any]) -> Any:
-        source = str(graph) if isinstance(graph, Path) else self._core.read_model(graph)
-        return self._core.compile_model(source, name, config)
+        return self._core.compile_model(self._source(graph), name, config)
+
+    def _source(self, graph: Path | bytes) -> Any:
+        """What OpenVINO compiles: the path of a file that is not to be rewritten, else the graph that was read."""
+        if isinstance(graph, Path) and (self.on_gpu or graph.stat().st_size > REWRITTEN_BYTES):
+            return str(graph)
+        model = self._core.read_model(str(graph) if isinstance(graph, Path) else graph)
+        if not self.on_gpu and graph != self_test.DOUBLING:
+            from openvino import opset13
+
+            rewrite(model, opset13)
+        return model
 
     def _cache_folder(self, graph: Path | bytes) -> Path | None:
         """Where a graph's compiled form is kept; None where nothing can be written.
@@ -199,14 +225,21 @@ class OpenVinoEngine:
 class OpenVinoSession:
     """`Session` on OpenVINO."""
 
-    def __init__(self, compiled: Any, metadata: Mapping[str, str], *, keep_memory: bool = True) -> None:
+    def __init__(
+        self, compiled: Any, metadata: Mapping[str, str], requests: int = 1, *, keep_memory: bool = True
+    ) -> None:
         """
         Args:
             metadata: of the graph; OpenVINO does not keep it.
-            keep_memory: from one run to the next, for what is computed on the way.
+            requests: how many threads may call `run` at once.
+            keep_memory: from one run to the next, for what is computed on the way; several at once keep theirs until
+                `release`.
         """
         self._compiled = compiled
-        self._request = compiled.create_infer_request()
+        self._requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(requests):
+            self._requests.put(compiled.create_infer_request())
+        self._alone = requests == 1
         self._keep_memory = keep_memory
         self.inputs = tuple(_tensor_info(port) for port in compiled.inputs)
         self.outputs = tuple(_tensor_info(port) for port in compiled.outputs)
@@ -224,14 +257,43 @@ class OpenVinoSession:
         if given != self._dtypes:
             raise ValueError(f"the graph takes {self._dtypes}, not {given}")
         arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        request = self._requests.get()
         try:
-            results = self._request.infer(arrays, share_inputs=True, share_outputs=False)
+            results = request.infer(arrays, share_inputs=True, share_outputs=False)
         except RuntimeError as error:
             raise RuntimeError(f"OpenVINO failed: {_reason(error)}") from error
+        finally:
+            self._requests.put(request)
         outputs: list[NDArray[Any]] = [results[index] for index in range(len(self.outputs))]
+        if self._alone:
+            self.release()
+        return outputs
+
+    def release(self) -> None:
+        """Give back what is not to be kept; nothing may be running."""
         if not self._keep_memory:
             self._compiled.release_memory()
-        return outputs
+
+
+class OpenVinoSideBySide(SideBySideSession):
+    """`ParallelSession` on the CPU: as many runs at once as there are threads, in streams of one compiled model, which
+    share its weights."""
+
+    def __init__(self, whole: OpenVinoSession, single: OpenVinoSession, threads: int) -> None:
+        """See `SideBySideSession`."""
+        super().__init__(whole, single, threads)
+        self._streams = single
+
+    def run_each(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
+        """See `ParallelSession.run_each`.
+
+        Raises:
+            ValueError, RuntimeError: as `OpenVinoSession.run`, for one of them; the others ran or never will.
+        """
+        try:
+            return super().run_each(feeds)
+        finally:
+            self._streams.release()
 
 
 def graphics() -> list[str]:
