@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from . import graphs, memory
+from . import graph_process, memory
 from .errors import Unavailable
 from .fetch.checksums import record
 from .fetch.failure import writing
@@ -57,7 +57,7 @@ def split_joint(folder: Path, load: Callable[[Path], object]) -> tuple[Path, ...
 
 
 def _require_towers(joint: Path) -> None:
-    outputs = graphs.outputs_of(joint)
+    outputs = graph_process.outputs_of(joint)
     if not set(_TOWERS.values()) <= set(outputs):
         raise Unavailable(
             f"{joint} is no CLIP with both towers in one graph: expected the outputs image_embeds and text_embeds, "
@@ -67,7 +67,7 @@ def _require_towers(joint: Path) -> None:
 
 def _write_tower(joint: Path, output: str, target: Path) -> None:
     try:
-        graph = graphs.part_for(joint, output)
+        graph = graph_process.part_for(joint, output)
     except ValueError as error:
         raise Unavailable(str(error)) from error
     target.parent.mkdir(parents=True, exist_ok=True)

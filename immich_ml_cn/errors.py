@@ -80,6 +80,7 @@ class DamagedModel(Unavailable):
         """
         super().__init__(f"{path} cannot be loaded: {reason}")
         self.path = path
+        self.reason = reason
 
 
 class InferenceFailed(ServiceError):

@@ -26,11 +26,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("delivery", "registry"),
     ("batching", "conversions", "engines", "inventory", "pool"),
     ("clip", "faces", "lanes", "ocr"),
-    ("forms", "graphs", "images", "logs", "protocol", "session"),
+    ("forms", "graph_process", "images", "logs", "protocol", "session"),
     ("settings",),
     ("clip_names", "fetch"),
     ("sources",),
-    ("concurrency", "faults", "heic", "memory", "metrics", "results", "room"),
+    ("concurrency", "faults", "graphs", "heic", "memory", "metrics", "results", "room"),
     ("errors",),
     ("__init__",),
 )

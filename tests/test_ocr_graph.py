@@ -6,7 +6,7 @@ import pytest
 from ocr_session import bundled, open_session
 from onnx import TensorProto, helper, numpy_helper
 
-from immich_ml_cn.ocr.graph import BEST_INDEX, BEST_PROBABILITY, with_best_path
+from immich_ml_cn.graphs import BEST_INDEX, BEST_PROBABILITY, with_best_path
 
 NOISE = np.random.default_rng(0).normal(size=(2, 3, 48, 128)).astype(np.float32)
 

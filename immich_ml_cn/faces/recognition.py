@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from immich_ml_cn import graphs
+from immich_ml_cn import graph_process
 from immich_ml_cn.errors import InferenceFailed, Unavailable
 from immich_ml_cn.images import Picture
 from immich_ml_cn.session import OpenSession, Session
@@ -81,7 +81,7 @@ def load_recognizer(path: Path, open_session: OpenSession) -> FaceRecognizer:
         Unavailable: the file is no face recogniser this server can run.
         OSError: it cannot be read.
     """
-    facts = graphs.inspect(path)
+    facts = graph_process.inspect(path)
     session = _open_batched(path, open_session) if facts.fixed_batch else None
     if session is not None:
         return FaceRecognizer(session, facts.normalises_input, batched=True)
@@ -93,7 +93,7 @@ def load_recognizer(path: Path, open_session: OpenSession) -> FaceRecognizer:
 
 def _open_batched(path: Path, open_session: OpenSession) -> Session | None:
     try:
-        session = open_session(graphs.with_batch_axis(path))
+        session = open_session(graph_process.with_batch_axis(path))
         _check_signature(path, session)
         return session if _batches_rightly(session) else None
     except (Unavailable, OSError):

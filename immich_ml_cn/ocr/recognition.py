@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from immich_ml_cn import graph_process
 from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.session import OpenSession, ParallelSession, Session
 
 from . import ctc
-from .graph import with_best_path
 from .pixels import to_tensor
 
 HEIGHT = 48
@@ -108,7 +108,7 @@ def load_recognizer(path: Path, open_session: OpenSession) -> TextRecognizer:
     Raises:
         Unavailable: there is no alphabet, or it does not belong to the graph.
     """
-    edited = with_best_path(path)
+    edited = graph_process.with_best_path(path)
     session = open_session(path if edited is None else edited.data)
     classes = session.outputs[0].shape[-1] if edited is None else edited.classes
     try:
