@@ -27,6 +27,7 @@ from test_engines import graph, install
 from immich_ml_cn import memory, ocr
 from immich_ml_cn.engines import CpuEngine, Engine, EngineError, OpenVinoEngine, checking_engine, select_engine
 from immich_ml_cn.engines.metadata import read_metadata
+from immich_ml_cn.engines.openvino import OpenVinoSession
 from immich_ml_cn.engines.self_test import DOUBLING
 from immich_ml_cn.images import decode
 from immich_ml_cn.session import ParallelSession, Session
@@ -533,6 +534,35 @@ class TestSideBySide:
             assert [y.tolist() for (y,) in session.run_each(feeds)] == [[[n] * 3] for n in range(7)]
         assert session.run_each([]) == []
         assert session.metadata == {"character": "一\n二"}
+
+    def test_those_of_one_shape_are_run_as_batches_of_bounded_size(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("immich_ml_cn.engines.openvino.BATCH", 3)
+        session = self.session(tmp_path, graph())
+        sizes: list[int] = []
+        run = OpenVinoSession.run
+
+        def counting(one: OpenVinoSession, feeds: Any) -> Any:
+            sizes.append(len(feeds["x"]))
+            return run(one, feeds)
+
+        monkeypatch.setattr(OpenVinoSession, "run", counting)
+        feeds = [{"x": np.full((1, 3), number, np.float32)} for number in range(8)]
+        outputs = session.run_each(feeds)
+        assert sorted(sizes) == [2, 3, 3]
+        assert [y.tolist() for (y,) in outputs] == [[[n] * 3] for n in range(8)]
+
+    def test_large_ones_are_run_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("immich_ml_cn.engines.openvino.SMALL", 2)
+        session = self.session(tmp_path, graph())
+        feeds = [{"x": np.full((1, 3), number, np.float32)} for number in range(5)]
+        assert [y.tolist() for (y,) in session.run_each(feeds)] == [[[n] * 3] for n in range(5)]
+
+    def test_a_graph_for_batches_of_one_gets_no_larger_ones(self, tmp_path: Path) -> None:
+        session = self.session(tmp_path, graph(shape=(1, 3)))
+        feeds = [{"x": np.full((1, 3), number, np.float32)} for number in range(5)]
+        assert [y.tolist() for (y,) in session.run_each(feeds)] == [[[n] * 3] for n in range(5)]
 
     def test_lines_of_any_width_are_read_as_one_by_one(self, tmp_path: Path) -> None:
         session = recognizer_session(engine_in(tmp_path, intra_op_threads=2), side_by_side=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 Device = Literal["CPU", "GPU"]
 
+Feeds: TypeAlias = Mapping[str, NDArray[Any]]
+
 CACHE_FOLDER: Final = "openvino"
 """Beside a model: its compiled form, as in Immich's cache."""
 
@@ -40,6 +42,12 @@ SHAPES_REMEMBERED: Final = 512
 REWRITTEN_BYTES: Final = 128 << 20
 """Of graphs up to this size the slow parts are rewritten. Those of CLIP, which have none, stay files that need not be
 read where their compiled form is kept."""
+
+SMALL: Final = 1 << 15
+"""Numbers of an input that is run in a batch with others of its shape rather than alone: the line classifier's crops,
+and lines up to 224 px. Longer lines gain nothing, and leave a thread waiting at the end."""
+
+BATCH: Final = 8
 
 _DAMAGE: Final = ("Unable to read the model", "Model can't be parsed", "Error during import of ONNX model")
 """What OpenVINO says of a file that is no ONNX graph, or half of one."""
@@ -277,23 +285,55 @@ class OpenVinoSession:
 
 class OpenVinoSideBySide(SideBySideSession):
     """`ParallelSession` on the CPU: as many runs at once as there are threads, in streams of one compiled model, which
-    share its weights."""
+    share its weights. Small inputs of one shape are run as a batch, where the graph takes any number."""
 
     def __init__(self, whole: OpenVinoSession, single: OpenVinoSession, threads: int) -> None:
         """See `SideBySideSession`."""
         super().__init__(whole, single, threads)
         self._streams = single
+        self._takes_batches = all(info.shape[:1] == (None,) for info in (*single.inputs, *single.outputs))
 
-    def run_each(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
-        """See `ParallelSession.run_each`.
+    def run_each(self, feeds: Sequence[Feeds]) -> list[list[NDArray[Any]]]:
+        """See `ParallelSession.run_each`; each of `feeds` is a batch of one where the graph takes any number.
 
         Raises:
             ValueError, RuntimeError: as `OpenVinoSession.run`, for one of them; the others ran or never will.
         """
+        batches = _batches(feeds) if self._takes_batches else [[feed] for feed in feeds]
         try:
-            return super().run_each(feeds)
+            outputs = super().run_each([_joined(batch) for batch in batches])
         finally:
             self._streams.release()
+        if len(batches) == len(feeds):
+            return outputs
+        counts = [len(batch) for batch in batches]
+        return [
+            [output[index : index + 1] for output in of_batch]
+            for of_batch, count in zip(outputs, counts, strict=True)
+            for index in range(count)
+        ]
+
+
+def _batches(feeds: Sequence[Feeds]) -> list[list[Feeds]]:
+    """Neighbours of equal names, types and shapes together, if they are `SMALL`, up to `BATCH`."""
+    batches: list[list[Feeds]] = []
+    for feed in feeds:
+        small = all(array.size <= SMALL for array in feed.values())
+        if small and batches and len(batches[-1]) < BATCH and _form(batches[-1][0]) == _form(feed):
+            batches[-1].append(feed)
+        else:
+            batches.append([feed])
+    return batches
+
+
+def _form(feed: Feeds) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    return {name: (array.dtype, array.shape) for name, array in feed.items()}
+
+
+def _joined(batch: Sequence[Feeds]) -> Feeds:
+    if len(batch) == 1:
+        return batch[0]
+    return {name: np.concatenate([feed[name] for feed in batch]) for name in batch[0]}
 
 
 def graphics() -> list[str]:
