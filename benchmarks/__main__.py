@@ -25,7 +25,9 @@ from .targets import ALL, CLIP_VISUAL, FACES, FAST, OCR_DENSE, OCR_SPARSE, TEXT_
 
 IMAGE_TASKS = (CLIP_VISUAL, FACES, OCR_DENSE, OCR_SPARSE, ALL)
 STAGES = ("throughput", "fast", "text", "http", "start", "memory", "int8", "scaling", "against")
-NEED_OURS = ("fast", "http", "start", "memory", "int8")
+SHAPES = "shapes"
+"""For GPUs: on a CPU it takes half an hour, so that it runs only where it is asked for."""
+NEED_OURS = ("fast", "http", "start", "memory", "int8", SHAPES)
 
 FULL = Plan(
     rounds=3,
@@ -34,6 +36,7 @@ FULL = Plan(
     many=(32, 64),
     starts=5,
     probes=100,
+    shapes=1000,
 )
 QUICK = Plan(
     rounds=1,
@@ -42,6 +45,7 @@ QUICK = Plan(
     many=(16,),
     starts=2,
     probes=24,
+    shapes=8,
 )
 
 
@@ -92,8 +96,9 @@ def _measure(
             say(f"{failures[-1]}\n{traceback.format_exc()}")
 
     # Alone on the machine first; then with the servers that stay for the rest.
-    for stage, alone in (("start", bench.start), ("memory", bench.memory), ("http", bench.http), ("int8", bench.int8)):
-        attempt(stage, alone)
+    alone = {"start": bench.start, "memory": bench.memory, "http": bench.http, "int8": bench.int8, SHAPES: bench.shapes}
+    for stage, run in alone.items():
+        attempt(stage, run)
     with ExitStack() as stack:
         bench.servers = [stack.enter_context(server) for server in _servers(options)]
         if "fast" in options.only and not options.url:
@@ -140,7 +145,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="about two minutes, to see that everything works")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder for the results (%(default)s)")
-    parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE", help=f"of {STAGES}")
+    parser.add_argument(
+        "--only", nargs="+", choices=(*STAGES, SHAPES), default=list(STAGES), metavar="STAGE", help=_STAGES_HELP
+    )
     parser.add_argument("--tasks", nargs="+", choices=IMAGE_TASKS, default=list(IMAGE_TASKS), metavar="TASK")
     parser.add_argument("--clients", nargs="+", type=int, help="numbers of clients, for every task")
     parser.add_argument("--rounds", type=int, help="how often each figure is measured")
@@ -155,6 +162,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--faces", default=models.FACES, help="what they call the face pack (%(default)s)")
     parser.add_argument("--ocr", default=models.OCR, help="what they call the OCR model (%(default)s)")
     return parser
+
+
+_STAGES_HELP = f"of {STAGES}, which are the default, and {SHAPES}"
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from .models import TINY
 from .rapid import RapidLoop
 from .requests import Names, Task
 from .server import OurServer, Server, cpu_seconds, process_count, resident_mb
+from .shapes import memory_over_shapes
 from .targets import (
     ALL,
     BARE,
@@ -63,6 +64,7 @@ class Plan:
         many: numbers of clients that are tried once, for the scaling.
         starts: how often the server is started for the start-up time.
         probes: text queries in one round of the text probe.
+        shapes: of pictures, over which memory is watched.
     """
 
     rounds: int
@@ -71,6 +73,7 @@ class Plan:
     many: Sequence[int]
     starts: int
     probes: int
+    shapes: int
 
 
 class Bench:
@@ -247,6 +250,15 @@ class Bench:
             loaded = resident_mb(server.pid)
             self.measured.add(Key("memory", "", "loaded"), loaded)
             self.measured.add(Key("memory", "", "unloaded"), _settled_memory(server.pid))
+
+    def shapes(self) -> None:
+        """Memory over many shapes, of the GPUs where there are some: its highest in either half of the run."""
+        ocr, faces = (self._local(self.tasks[name]) for name in (OCR_DENSE, FACES))
+        for name, values in memory_over_shapes(self.cache, ocr, faces, self.plan.shapes, self.environ).items():
+            middle = len(values) // 2
+            for half, part in (("first", values[:middle]), ("second", values[middle:])):
+                self.measured.add(Key("memory", name, f"highest of the {half} half of {len(values)} shapes"), max(part))
+        self.say("shapes measured")
 
     def against(self, environ: Mapping[str, str]) -> None:
         """The bare sessions under other settings, such as another engine, in turns with the usual ones."""
