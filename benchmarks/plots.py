@@ -46,7 +46,7 @@ def _throughput(figure: Any, measured: Measurements) -> bool:
         axes.set_ylim(bottom=0)
         axes.set_xticks(sorted({key.clients for key in served}), labels=sorted({key.clients for key in served}))
         axes.minorticks_off()
-        axes.legend(fontsize=7, loc="lower right")
+        axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)  # off the points
     return bool(tasks)
 
 
