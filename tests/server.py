@@ -229,6 +229,12 @@ class RunningServer:
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     @property
+    def peak_resident_mb(self) -> float:
+        """The most resident memory that the process ever had, in MB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+
+    @property
     def open_files(self) -> int:
         """How many file descriptors the process holds."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))  # noqa: PTH208 - of another process, read at once
