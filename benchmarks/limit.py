@@ -85,6 +85,10 @@ class _RecordingParallelSession(_RecordingSession):
 
     session: ParallelSession
 
+    @property
+    def width(self) -> int:
+        return self.session.width
+
     def run_each(self, feeds: Sequence[Feeds]) -> list[list[NDArray[Any]]]:
         self.calls.append(ParallelCall(self.session, [dict(feed) for feed in feeds]))
         return self.session.run_each(feeds)
@@ -152,6 +156,15 @@ class BareSessions:
         chosen = [inputs[number % len(inputs)].feeds for number in range(size)]
         feeds = {name: np.concatenate([feed[name] for feed in chosen]) for name in chosen[0]}
         return size * repeats / self._quietly(_seconds, [Call(inputs[0].session, feeds)] * repeats)
+
+    def side_by_side_rate(self, task: str, size: int, repeats: int) -> float | None:
+        """Items per second of a task of one session, `size` of its inputs side by side; None where it does not."""
+        inputs = self._single_calls(task)
+        session = inputs[0].session
+        if not isinstance(session, ParallelSession):
+            return None
+        feeds = [inputs[number % len(inputs)].feeds for number in range(size)]
+        return size * repeats / self._quietly(_seconds, [ParallelCall(session, feeds)] * repeats)
 
     def latencies(self, task: str, repeats: int, length: int = 0) -> list[float]:
         """Seconds of each run of a text task's session.

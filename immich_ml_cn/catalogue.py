@@ -211,6 +211,7 @@ class Catalogue:
             set_aside=self._delivery.set_aside,
             device=self._devices.get("clip"),
             dimension=LISTED_DIMENSIONS.get(asked),
+            side_by_side=kind == "visual",
         )
 
     def _known(self, task: str, name: str) -> str:

@@ -12,8 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
-from . import graphs
+from . import children, graphs
 from .errors import DamagedModel, Unavailable
+from .graph_files import graph_bytes
 from .graphs import EditedGraph, GraphFacts
 
 SMALL_BYTES: Final = 4_000_000
@@ -76,10 +77,9 @@ def _call(name: str, path: Path, *arguments: str) -> tuple[Any, bytes]:
         Unavailable: the other process ended without an answer, as it does when memory is short.
         DamagedModel, ValueError, OSError: as the function does.
     """
-    if _bytes_of(path) <= SMALL_BYTES:
+    if graph_bytes(path) <= SMALL_BYTES:
         return _made(name, path, *arguments)
-    program = f"import sys; sys.path[:] = {sys.path!r}; from immich_ml_cn import graph_process; graph_process.main()"
-    command = [sys.executable, "-c", program, name, str(path), *arguments]
+    command = children.command("immich_ml_cn.graph_process", "main", name, str(path), *arguments)
     # Unbuffered: a buffer would be joined to what follows it, which is a copy of all.
     with subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE) as process:  # noqa: S603 - ours
         output = cast(IO[bytes], process.stdout)
@@ -113,12 +113,3 @@ def _made(name: str, path: Path, *arguments: str) -> tuple[Any, bytes]:
     if isinstance(result, EditedGraph):
         return {"classes": result.classes}, result.data
     return (asdict(result) if isinstance(result, GraphFacts) else result), b""
-
-
-def _bytes_of(path: Path) -> int:
-    """Of a graph's file, with the weights beside it.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    return path.stat().st_size + sum(file.stat().st_size for file in path.parent.glob(f"{path.name}?*"))

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,6 +17,7 @@ from . import memory
 from .batching import Batcher, Replica
 from .engines import Engine, LoadError
 from .errors import DamagedModel, ServiceError, Unavailable
+from .graph_files import graph_bytes
 from .lanes import Lane, LaneKind
 from .metrics import Metrics
 from .session import Model, OpenSession, Session
@@ -311,7 +312,8 @@ class Registry:
     def _opener(self, spec: ModelSpec, lane: Lane, sizes: list[int]) -> OpenSession:
         def open_session(graph: Path | bytes) -> Session:
             session = self._engine.open(graph, lane.kind, lane.device_id, side_by_side=spec.side_by_side)
-            sizes.append(_graph_bytes(graph))
+            with suppress(OSError):  # the file may be gone by now
+                sizes.append(graph_bytes(graph))
             return session
 
         return open_session
@@ -350,16 +352,6 @@ def _detail(entry: _Entry, now: float) -> dict[str, Any]:
         "secondsIdle": 0 if entry.leases else round(now - entry.last_used, 1),
         "kept": entry.pinned,
     }
-
-
-def _graph_bytes(graph: Path | bytes) -> int:
-    """Bytes of a graph, with the weights beside it that bear its name; 0 where the file is not there any more."""
-    if isinstance(graph, bytes):
-        return len(graph)
-    try:
-        return sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*") if file.is_file())
-    except OSError:
-        return 0
 
 
 def _built(spec: ModelSpec, open_session: OpenSession) -> Model[Any, Any]:

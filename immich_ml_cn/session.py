@@ -53,6 +53,11 @@ class ParallelSession(Session, Protocol):
     """A session on a device that does several small runs side by side faster than one of them, or their batch, on all
     of it: a CPU, of which each core takes one."""
 
+    @property
+    def width(self) -> int:
+        """How many runs go side by side."""
+        ...
+
     def run_each(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
         """Run the graph once for each of `feeds`, several at a time; the outputs of each, in order."""
         ...

@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("settings",),
     ("clip_names", "fetch"),
     ("sources",),
-    ("concurrency", "faults", "graphs", "heic", "memory", "metrics", "results", "room"),
+    ("children", "concurrency", "faults", "graph_files", "graphs", "heic", "memory", "metrics", "results", "room"),
     ("errors",),
     ("__init__",),
 )

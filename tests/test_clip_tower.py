@@ -1,6 +1,6 @@
 """The adaptation to graphs, on a fake session that answers what it is told."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,49 @@ class FakeSession:
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         return [self.answer for _ in self.outputs]
+
+
+class EchoSession:
+    """Answers what it is fed, side by side for three at a time; notes the batches."""
+
+    metadata: Mapping[str, str] = {}
+    width = 3
+
+    def __init__(self, batch: int | None) -> None:
+        self.inputs = (TensorInfo("x", "float32", (batch, 2)),)
+        self.outputs = (TensorInfo("embedding", "float32", (batch, 2)),)
+        self.alone: list[int] = []
+        self.together: list[int] = []
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        self.together.append(len(feeds["x"]))
+        return [feeds["x"]]
+
+    def run_each(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
+        self.alone += [len(feed["x"]) for feed in feeds]
+        return [[feed["x"]] for feed in feeds]
+
+
+@pytest.mark.parametrize(
+    ("batch", "count", "alone", "together"),
+    [
+        (None, 1, 0, [1]),
+        (None, 2, 0, [2]),
+        (None, 3, 3, []),
+        (None, 8, 6, [2]),
+        (1, 5, 3, [1, 1]),
+        (4, 6, 0, [4, 4]),
+    ],
+)
+def test_items_run_side_by_side_as_long_as_each_core_gets_one(
+    batch: int | None, count: int, alone: int, together: list[int]
+) -> None:
+    session = EchoSession(batch)
+    angles = np.arange(count, dtype=np.float32)
+    items = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    found = Tower(session).encode({"x": items})
+    np.testing.assert_allclose([embedding.vector for embedding in found], items, atol=1e-6)
+    assert (session.alone, session.together) == ([1] * alone, together)
 
 
 FEED = {"x": np.zeros((2, 2), np.float32)}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from immich_ml_cn.errors import InferenceFailed, Unavailable
-from immich_ml_cn.session import Session, TensorInfo
+from immich_ml_cn.session import ParallelSession, Session, TensorInfo
 
 _EMBEDDINGS = (
     "embedding",
@@ -63,7 +63,7 @@ class Tower:
         return self._session.outputs[self._vector].shape[-1]
 
     def encode(self, feeds: Mapping[str, NDArray[Any]]) -> list[Embedding]:
-        """Run the graph on N items, on the calling thread.
+        """Run the graph on N items, from the calling thread.
 
         Args:
             feeds: input name → array (N, …), cast here to the input's element type.
@@ -77,23 +77,40 @@ class Tower:
         """
         typed = {k: v.astype(self._inputs[k].dtype, copy=False) for k, v in feeds.items()}
         count = len(next(iter(typed.values())))
+        alone = self._count_alone(count)
+        found = self._side_by_side(typed, alone)
         size = self._batch or count
-        found: list[Embedding] = []
-        for start in range(0, count, size):
-            chunk = {name: array[start : start + size] for name, array in typed.items()}
-            found += self._run(chunk)
+        for start in range(alone, count, size):
+            found += self._run(_part(typed, start, start + size))
         return found
+
+    def _count_alone(self, count: int) -> int:
+        """How many of so many items are run one by one, side by side: those that give each core as many as the next."""
+        if not isinstance(self._session, ParallelSession) or (self._batch or 1) > 1:
+            return 0
+        return count - count % self._session.width
+
+    def _side_by_side(self, feeds: Mapping[str, NDArray[Any]], count: int) -> list[Embedding]:
+        """The embeddings of the first `count` items."""
+        if not isinstance(self._session, ParallelSession) or not count:
+            return []
+        runs = self._session.run_each([_part(feeds, index, index + 1) for index in range(count)])
+        return [embedding for outputs in runs for embedding in self._embeddings(outputs, 1)]
 
     def _run(self, feeds: Mapping[str, NDArray[Any]]) -> list[Embedding]:
         count = len(next(iter(feeds.values())))
-        if self._batch and count < self._batch:
-            feeds = {name: _repeat_last(array, self._batch) for name, array in feeds.items()}
-        outputs = self._session.run(feeds)
-        vectors = normalise(_rows(outputs[self._vector], feeds))
+        size = self._batch or count
+        if count < size:
+            feeds = {name: _repeat_last(array, size) for name, array in feeds.items()}
+        return self._embeddings(self._session.run(feeds), size)[:count]
+
+    def _embeddings(self, outputs: Sequence[NDArray[Any]], count: int) -> list[Embedding]:
+        """One embedding for each of `count` items that were run."""
+        vectors = normalise(_rows(outputs[self._vector], count))
         if self._features is None:
-            return [Embedding(vector, None) for vector in vectors[:count]]
-        features = _rows(outputs[self._features], feeds)
-        return [Embedding(*pair) for pair in zip(vectors[:count], features[:count], strict=True)]
+            return [Embedding(vector, None) for vector in vectors]
+        features = _rows(outputs[self._features], count)
+        return [Embedding(*pair) for pair in zip(vectors, features, strict=True)]
 
 
 def normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -145,8 +162,11 @@ def _repeat_last(array: NDArray[Any], count: int) -> NDArray[Any]:
     return np.concatenate([array, np.repeat(array[-1:], count - len(array), axis=0)])
 
 
-def _rows(output: NDArray[Any], feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-    count = len(next(iter(feeds.values())))
+def _part(feeds: Mapping[str, NDArray[Any]], start: int, stop: int) -> dict[str, NDArray[Any]]:
+    return {name: array[start:stop] for name, array in feeds.items()}
+
+
+def _rows(output: NDArray[Any], count: int) -> NDArray[np.float32]:
     if output.ndim != 2 or len(output) != count:
         raise InferenceFailed(f"the CLIP model answered {output.shape} for {count} items")
     return output.astype(np.float32, copy=False)

@@ -1,25 +1,32 @@
 """Sessions of ONNX Runtime, on the CPU and on NVIDIA GPUs. The only importer of onnxruntime."""
 
+import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, Final
 
 from numpy.typing import NDArray
 
 from immich_ml_cn.errors import DamagedModel
+from immich_ml_cn.graph_files import graph_bytes
 from immich_ml_cn.lanes import LaneKind
 from immich_ml_cn.session import Session, TensorInfo
 from immich_ml_cn.settings import Settings
 
 from .cores import threads_for
 from .engine import LoadError
-from .packages import version
+from .packages import runtime_version, version
+from .prepacked import GRAPH, WEIGHTS, PrepackedGraphs, as_file
 from .side_by_side import SideBySideSession
+
+logger = logging.getLogger(__name__)
+
+COPIED_BYTES: Final = 128 << 20
+"""Of a graph that is opened twice, to run side by side, where its weights cannot be shared."""
 
 _DAMAGE: Final = ("InvalidProtobuf", "InvalidGraph")
 """ONNX Runtime's exceptions for a file that will not load anywhere, whatever the device."""
@@ -37,27 +44,44 @@ class CpuEngine:
     provider = "CPUExecutionProvider"
     on_gpu = False
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, prepacked: PrepackedGraphs | None = None) -> None:
+        """
+        Args:
+            prepacked: where packed weights are kept, None where each session packs its own.
+        """
         self._settings = settings
+        self._prepacked = prepacked
 
     @property
     def description(self) -> str:
-        runtime = version("onnxruntime") or version("onnxruntime-gpu")
-        return f"CPU, {threads_for(self._settings, 'interactive')} threads (ONNX Runtime {runtime})"
+        return f"CPU, {threads_for(self._settings, 'interactive')} threads (ONNX Runtime {runtime_version()})"
 
     def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
         """See `Engine.open`; a CPU has no device numbers."""
         del device_id
         threads = threads_for(self._settings, kind)
-        whole = self._session(graph, threads)
-        if not side_by_side:
-            return whole
-        return SideBySideSession(whole, self._session(graph, 1) if threads > 1 else whole, threads)
+        prepacked = self._prepacked
+        packed = prepacked.path(graph) if prepacked else None
+        if prepacked and packed:
+            try:
+                return _sessions(partial(self._open_packed, packed), threads, side_by_side=side_by_side)
+            except (DamagedModel, LoadError) as error:
+                logger.warning("packed weights are thrown away: %s", error)
+                prepacked.discard(graph)
+        copied = side_by_side and _is_copied(graph)
+        return _sessions(partial(self._open, graph), threads, side_by_side=copied)
 
-    def _session(self, graph: Path | bytes, threads: int) -> "OnnxSession":
+    def _open(self, graph: Path | bytes, threads: int) -> "OnnxSession":
         import onnxruntime
 
         return _open(onnxruntime, graph, _session_options(self._settings, threads), [self.provider])
+
+    def _open_packed(self, graph: Path, threads: int) -> "OnnxSession":
+        import onnxruntime
+
+        options = _session_options(self._settings, threads)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimised
+        return _open(onnxruntime, graph, options, [self.provider])
 
 
 class CudaEngine:
@@ -118,6 +142,39 @@ class OnnxSession:
         return outputs
 
 
+def write_prepacked() -> None:
+    """A process of its own: write the graph of the first argument into the folder of the second, optimised for this
+    CPU and with its weights packed. Needs as much memory as a session of it."""
+    import onnxruntime
+
+    graph, folder = sys.argv[1], Path(sys.argv[2])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    options.optimized_model_filepath = str(folder / GRAPH)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+    onnxruntime.InferenceSession(graph, options, providers=[CpuEngine.provider])
+    for file in folder.iterdir():
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+
+
+def _sessions(open_on: Callable[[int], "OnnxSession"], threads: int, *, side_by_side: bool) -> Session:
+    whole = open_on(threads)
+    if not side_by_side:
+        return whole
+    return SideBySideSession(whole, open_on(1) if threads > 1 else whole, threads)
+
+
+def _is_copied(graph: Path | bytes) -> bool:
+    try:
+        return graph_bytes(graph) <= COPIED_BYTES
+    except OSError:
+        return False  # opening it says why
+
+
 def _gpu_name(number: int) -> str:
     folders = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     if number >= len(folders):
@@ -142,7 +199,7 @@ def _session_options(settings: Settings, threads: int) -> Any:
 
 def _open(onnxruntime: Any, graph: Path | bytes, options: Any, providers: list[Any]) -> OnnxSession:
     try:
-        with _as_file(graph) as path:
+        with as_file(graph) as (path, _):
             session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:
         if isinstance(graph, Path) and type(error).__name__ in _DAMAGE:
@@ -151,22 +208,6 @@ def _open(onnxruntime: Any, graph: Path | bytes, options: Any, providers: list[A
         raise LoadError(f"{name} cannot be loaded: {error}") from error
     session.disable_fallback()  # an error on the GPU is an error, not a silent second run on the CPU
     return OnnxSession(session)
-
-
-@contextmanager
-def _as_file(graph: Path | bytes) -> Iterator[str]:
-    """The path of a graph's file; an edited graph has one in memory for the time being.
-
-    Handed over as bytes, ONNX Runtime would keep them, and read them while no other thread of Python runs: 129 ms for
-    256 MB instead of 7.
-    """
-    if isinstance(graph, Path):
-        yield str(graph)
-        return
-    with TemporaryFile() if sys.platform != "linux" else os.fdopen(os.memfd_create("graph"), "wb") as file:
-        file.write(graph)
-        file.flush()
-        yield f"/dev/fd/{file.fileno()}"
 
 
 def _tensor_info(node: Any) -> TensorInfo:

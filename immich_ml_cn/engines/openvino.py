@@ -1,8 +1,6 @@
 """Sessions of OpenVINO, on the CPU and on Intel graphics. The only importer of openvino."""
 
-import hashlib
 import logging
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from immich_ml_cn import memory
 from immich_ml_cn.errors import DamagedModel
+from immich_ml_cn.graph_files import graph_bytes
 from immich_ml_cn.lanes import LaneKind
 from immich_ml_cn.session import Session, TensorInfo
 from immich_ml_cn.settings import Settings
@@ -25,6 +24,7 @@ from .engine import EngineError, LoadError
 from .metadata import read_metadata
 from .openvino_rewrites import rewrite
 from .packages import version
+from .shelf import Shelf
 from .side_by_side import SideBySideSession
 
 logger = logging.getLogger(__name__)
@@ -102,8 +102,8 @@ class OpenVinoEngine:
             return self._session(graph, f"GPU.{device_id}", self._shared_config())
         threads = threads_for(self._settings, kind)
         whole = self._session(graph, "CPU", self._cpu_config(threads))
-        if not side_by_side:
-            return whole
+        if not side_by_side or graph_bytes(graph) > REWRITTEN_BYTES:
+            return whole  # images gain nothing from it
         single = self._session(graph, "CPU", self._cpu_config(threads, threads), threads) if threads > 1 else whole
         return OpenVinoSideBySide(whole, single, threads)
 
@@ -202,7 +202,7 @@ class OpenVinoEngine:
             return None
         try:
             if isinstance(graph, Path):
-                return self._folder_of(graph.absolute())
+                return self._folder_of(graph)
             folder = self._settings.cache_folder / CACHE_FOLDER / self._kind
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -215,14 +215,10 @@ class OpenVinoEngine:
 
         OpenVINO's own test for a changed file misses some: it looks at the path, the size and whole seconds.
         """
-        inside = graph.is_relative_to(self._settings.cache_folder.absolute())
-        home = (graph.parent if inside else self._settings.cache_folder) / CACHE_FOLDER
-        stem = f"{graph.stem}-{self._kind}-"
-        folder = home / (stem + _state_of(graph))
+        shelf = Shelf(self._settings.cache_folder, CACHE_FOLDER, self._kind, version("openvino"))
+        folder = shelf.place(graph)
         folder.mkdir(parents=True, exist_ok=True)
-        for older in home.glob(f"{stem}*"):
-            if inside and older != folder:
-                shutil.rmtree(older, ignore_errors=True)
+        shelf.remove_older(graph)
         return folder
 
     @property
@@ -362,16 +358,6 @@ def _core() -> Any:
     finally:
         if hidden:
             del sys.modules[tools]
-
-
-def _state_of(graph: Path) -> str:
-    """Names a graph file as it is now, with what lies beside it, where its weights may be, and OpenVINO's version."""
-    digest = hashlib.sha256(f"{version('openvino')} {graph}".encode())
-    for file in sorted(graph.parent.iterdir()):
-        if file.is_file() and not file.name.startswith("."):
-            state = file.stat()
-            digest.update(f"\0{file.name}\0{state.st_size}\0{state.st_mtime_ns}".encode())
-    return digest.hexdigest()[:12]
 
 
 def _metadata(graph: Path | bytes) -> Mapping[str, str]:

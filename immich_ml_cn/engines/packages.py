@@ -18,3 +18,8 @@ def version(package: str) -> str:
 def runtimes() -> list[str]:
     """The installed packages of ONNX Runtime."""
     return [name for name in RUNTIME_PACKAGES if version(name)]
+
+
+def runtime_version() -> str:
+    """The version of ONNX Runtime, "" where there is none."""
+    return next(map(version, runtimes()), "")

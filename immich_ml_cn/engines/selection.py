@@ -10,7 +10,8 @@ from . import self_test
 from .engine import Engine, EngineError
 from .onnx_runtime import CpuEngine, CudaEngine
 from .openvino import OpenVinoEngine, graphics
-from .packages import runtimes, version
+from .packages import runtime_version, runtimes, version
+from .prepacked import PrepackedGraphs
 
 logger = logging.getLogger(__name__)
 
@@ -65,21 +66,26 @@ def checking_engine(settings: Settings) -> Engine:
 
 def _plain_cpu(settings: Settings, installed: list[str]) -> Engine:
     if installed:
-        return CpuEngine(settings)
+        return _cpu_engine(settings)
     logger.warning("ONNX Runtime is not installed: OpenVINO runs everything, on the CPU")
     return OpenVinoEngine(settings)
 
 
 def _without_cuda(settings: Settings, installed: list[str]) -> Engine:
     if not version("openvino"):
-        return CpuEngine(settings)
+        return _cpu_engine(settings)
     try:
         return _openvino(settings)
     except EngineError as error:
         if not installed:
             raise
         logger.error("OpenVINO cannot be used, everything runs on ONNX Runtime, on the CPU: %s", error)
-        return CpuEngine(settings)
+        return _cpu_engine(settings)
+
+
+def _cpu_engine(settings: Settings) -> CpuEngine:
+    prepacked = PrepackedGraphs(settings.cache_folder, runtime_version()) if settings.prepack else None
+    return CpuEngine(settings, prepacked)
 
 
 def _openvino(settings: Settings) -> OpenVinoEngine:

@@ -25,7 +25,7 @@ class SideBySideSession:
         """
         self._whole = whole
         self._single = single
-        self._threads = threads
+        self.width = threads
         self.inputs, self.outputs, self.metadata = whole.inputs, whole.outputs, whole.metadata
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
@@ -34,8 +34,8 @@ class SideBySideSession:
 
     def run_each(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
         """See `ParallelSession.run_each`; too few to give each thread one go one after the other on all of them."""
-        if len(feeds) < self._threads or self._threads == 1:
+        if len(feeds) < self.width or self.width == 1:
             return [self._whole.run(feed) for feed in feeds]
         # The threads are started here, so that they have the priority of the lane.
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="run") as threads:
+        with ThreadPoolExecutor(self.width, thread_name_prefix="run") as threads:
             return list(threads.map(self._single.run, feeds))

@@ -1,0 +1,184 @@
+"""Graphs with their weights as this CPU's kernels want them, kept on disk.
+
+ONNX Runtime packs the weights of products and convolutions anew for each session, into memory of the process. Written
+out once, they are mapped from the file instead: a load takes a fifth of the time, sessions of one graph share them, and
+the system may take the memory back as it may with any file's.
+"""
+
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Final
+
+from immich_ml_cn import children
+from immich_ml_cn.graph_files import graph_bytes
+
+from .shelf import Shelf
+
+logger = logging.getLogger(__name__)
+
+FOLDER: Final = "prepacked"
+
+GRAPH: Final = "graph.onnx"
+WEIGHTS: Final = "weights.bin"
+
+LEAST_BYTES: Final = 32 << 20
+"""Of a graph and its weights; those of a smaller one are packed in a tenth of a second."""
+
+ROOM: Final = 3
+"""Times a graph's bytes that must be free on the disk: the weights are written as they were and as they are packed."""
+
+PATIENCE_S: Final = 120.0
+"""Well under the time after which a load counts as hung. It takes 4 s for 350 MB on two cores."""
+
+_MAKING: Final = ".making-"
+_ABANDONED_S: Final = 3600
+
+
+class PrepackedGraphs:
+    """Finds a graph's packed form, and has it made where there is none."""
+
+    def __init__(self, cache: Path, runtime: str, *, least_bytes: int = LEAST_BYTES) -> None:
+        """
+        Args:
+            cache: the cache folder.
+            runtime: the version of ONNX Runtime.
+            least_bytes: of graphs that are worth it.
+        """
+        self._shelf = Shelf(cache, FOLDER, _cpu(), runtime)
+        self._least_bytes = least_bytes
+        self._one_at_a_time = threading.Lock()
+        self._given_up: set[Path] = set()
+
+    def path(self, graph: Path | bytes) -> Path | None:
+        """The file of a graph's packed form, None where there can be none. Making it takes seconds, once."""
+        try:
+            size = graph_bytes(graph)
+            folder = self._shelf.place(graph)
+        except OSError:
+            return None  # whoever opens the graph hears of it
+        if size < self._least_bytes or folder in self._given_up:
+            return None
+        with self._one_at_a_time:
+            if not (folder / GRAPH).is_file() and not self._made(graph, folder, size):
+                self._given_up.add(folder)
+                return None
+        with suppress(OSError):  # not ours to write
+            os.utime(folder)
+        return folder / GRAPH
+
+    def discard(self, graph: Path | bytes) -> None:
+        """Delete a packed form that cannot be used, and do without."""
+        folder = self._shelf.place(graph)
+        shutil.rmtree(folder, ignore_errors=True)
+        self._given_up.add(folder)
+
+    def _made(self, graph: Path | bytes, folder: Path, size: int) -> bool:
+        """Make a packed form; whether that could be done."""
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            making = Path(tempfile.mkdtemp(prefix=_MAKING, dir=folder.parent))
+            _remove_abandoned(making)
+            self._shelf.remove_older(graph)
+        except OSError as error:
+            logger.debug("%s is not packed: %s", _name(graph), error)
+            return False
+        try:
+            return _packed(graph, making, size) and _placed(making, folder)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+
+
+def _packed(graph: Path | bytes, folder: Path, size: int) -> bool:
+    free = shutil.disk_usage(folder).free
+    if free < ROOM * size:
+        told = "%s is not packed: that takes up to %d MB of disk, %d are free; it loads slowly and takes more memory"
+        logger.warning(told, _name(graph), ROOM * size >> 20, free >> 20)
+        return False
+    logger.info("packing the weights of %s for this CPU, once", _name(graph))
+    fault = _fault_of_packing(graph, folder)
+    if fault:
+        logger.warning("%s cannot be packed, it loads slowly and takes more memory: %s", _name(graph), fault)
+    return not fault
+
+
+def _fault_of_packing(graph: Path | bytes, folder: Path) -> str:
+    """Pack in another process, which may run out of memory; what went wrong, "" if nothing did."""
+    with as_file(graph) as (path, files):
+        command = children.command("immich_ml_cn.engines.onnx_runtime", "write_prepacked", path, str(folder))
+        try:
+            done = subprocess.run(  # noqa: S603 - ours
+                command,
+                check=False,
+                pass_fds=files,
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=PATIENCE_S,
+            )
+        except subprocess.TimeoutExpired:
+            return f"it took over {PATIENCE_S:g} s"
+    if not done.returncode:
+        return ""
+    return (done.stderr.splitlines() or [f"the process for it ended with {done.returncode}"])[-1]
+
+
+def _placed(made: Path, folder: Path) -> bool:
+    """Give a folder its name, unless another process was faster."""
+    try:
+        made.chmod(0o755)
+        made.rename(folder)
+    except OSError:
+        return (folder / GRAPH).is_file()
+    return True
+
+
+@contextmanager
+def as_file(graph: Path | bytes) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The path of a graph's file, and the open files that it needs; an edited graph has one in memory for the time
+    being.
+
+    Handed over as bytes, ONNX Runtime would keep them, and read them while no other thread of Python runs: 129 ms for
+    256 MB instead of 7.
+    """
+    if isinstance(graph, Path):
+        yield str(graph), ()
+        return
+    with TemporaryFile() if sys.platform != "linux" else os.fdopen(os.memfd_create("graph"), "wb") as file:
+        file.write(graph)
+        file.flush()
+        yield f"/dev/fd/{file.fileno()}", (file.fileno(),)
+
+
+def _remove_abandoned(making: Path) -> None:
+    """Delete what processes left that were killed while they packed, long before the folder that is being filled."""
+    old = making.stat().st_mtime - _ABANDONED_S
+    for left in making.parent.glob(f"{_MAKING}*"):
+        if left.stat().st_mtime < old:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _cpu() -> str:
+    """Names the CPU: each packs in its own way, and a cache folder may move or be shared."""
+    told = [platform.machine(), platform.processor()]
+    try:
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+    except OSError:
+        first = []
+    kept = ("model name", "flags", "Features", "CPU implementer", "CPU architecture", "CPU variant", "CPU part")
+    told += [line for line in first if line.startswith(kept)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]
+
+
+def _name(graph: Path | bytes) -> str:
+    return "an edited graph" if isinstance(graph, bytes) else str(graph)

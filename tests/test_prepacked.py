@@ -1,0 +1,239 @@
+"""Packed weights on disk: the same answers, mapped instead of made, and never the wrong ones."""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import face_models
+import numpy as np
+import pytest
+
+from immich_ml_cn.engines import CpuEngine, LoadError, checking_engine, select_engine
+from immich_ml_cn.engines.onnx_runtime import OnnxSession
+from immich_ml_cn.engines.prepacked import LEAST_BYTES, PrepackedGraphs
+from immich_ml_cn.engines.shelf import UNUSED_S, Shelf
+from immich_ml_cn.errors import DamagedModel
+from immich_ml_cn.session import ParallelSession, Session
+from immich_ml_cn.settings import Settings
+
+FACE = np.random.default_rng(0).random((1, 3, 112, 112), np.float32)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """An ArcFace in the cache folder."""
+    path = tmp_path / "facial-recognition" / "small" / "recognition" / "model.onnx"
+    path.parent.mkdir(parents=True)
+    return face_models.build_recognizer(path, seed=1)
+
+
+def engine_in(cache: Path, *, least_bytes: int = 0, runtime: str = "1", threads: int = 1) -> CpuEngine:
+    return CpuEngine(Settings(intra_op_threads=threads), PrepackedGraphs(cache, runtime, least_bytes=least_bytes))
+
+
+def embedding(session: Session) -> np.ndarray:
+    return session.run({session.inputs[0].name: FACE})[0]
+
+
+def forms(cache: Path) -> list[Path]:
+    """The folders of packed graphs, finished or not."""
+    return sorted(path for folder in cache.rglob("prepacked") for path in folder.iterdir())
+
+
+def plain(graph: Path | bytes) -> Session:
+    return CpuEngine(Settings(intra_op_threads=1)).open(graph, "bulk", 0)
+
+
+def mapped(path: Path) -> bool:
+    return str(path) in Path("/proc/self/maps").read_text()
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("as_bytes", [False, True])
+    def test_are_those_of_the_graph_to_the_bit(self, tmp_path: Path, model: Path, as_bytes: bool) -> None:
+        graph = model.read_bytes() if as_bytes else model
+        session = engine_in(tmp_path).open(graph, "bulk", 0)
+        expected = plain(graph)
+        (form,) = forms(tmp_path)
+        assert mapped(form / "weights.bin")
+        assert (session.inputs, session.outputs, session.metadata) == (
+            expected.inputs,
+            expected.outputs,
+            expected.metadata,
+        )
+        np.testing.assert_array_equal(embedding(session), embedding(expected))
+
+    def test_side_by_side_as_well(self, tmp_path: Path, model: Path) -> None:
+        session = engine_in(tmp_path, threads=2).open(model, "bulk", 0, side_by_side=True)
+        assert isinstance(session, ParallelSession)
+        feeds = {session.inputs[0].name: FACE}
+        expected = embedding(plain(model))
+        for (answer,) in session.run_each([feeds] * 3):
+            np.testing.assert_array_equal(answer, expected)
+
+    def test_are_those_of_a_file_that_took_its_place(self, tmp_path: Path, model: Path) -> None:
+        before = embedding(engine_in(tmp_path).open(model, "bulk", 0))
+        face_models.build_recognizer(model, seed=2)
+        after = embedding(engine_in(tmp_path).open(model, "bulk", 0))
+        np.testing.assert_array_equal(after, embedding(plain(model)))
+        assert not np.allclose(before, after)
+        assert len(forms(tmp_path)) == 1
+
+    def test_are_right_while_another_process_replaces_the_form(self, tmp_path: Path, model: Path) -> None:
+        session = engine_in(tmp_path).open(model, "bulk", 0)
+        face_models.build_recognizer(model, seed=2)
+        engine_in(tmp_path).open(model, "bulk", 0)
+        face_models.build_recognizer(model, seed=1)
+        np.testing.assert_array_equal(embedding(session), embedding(plain(model)))
+
+
+class TestMaking:
+    def test_it_is_made_once(self, tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        for _ in range(3):
+            engine_in(tmp_path).open(model, "bulk", 0)
+        assert caplog.text.count("packing the weights") == 1
+        assert forms(tmp_path)[0].parent == model.parent / "prepacked"
+
+    def test_small_graphs_are_left_as_they_are(self, tmp_path: Path, model: Path) -> None:
+        engine_in(tmp_path, least_bytes=model.stat().st_size + 1).open(model, "bulk", 0)
+        assert not forms(tmp_path)
+        assert LEAST_BYTES == 32 << 20
+
+    def test_every_cpu_and_every_onnx_runtime_has_its_own(
+        self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine_in(tmp_path, runtime="1").open(model, "bulk", 0)
+        (old,) = forms(tmp_path)
+        engine_in(tmp_path, runtime="2").open(model, "bulk", 0)
+        (new,) = forms(tmp_path)
+        assert old != new
+        monkeypatch.setattr("immich_ml_cn.engines.prepacked.platform.machine", lambda: "another")
+        engine_in(tmp_path, runtime="2").open(model, "bulk", 0)
+        assert len(forms(tmp_path)) == 2
+
+    def test_a_form_that_is_cut_short_is_thrown_away(
+        self, tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        expected = embedding(engine_in(tmp_path).open(model, "bulk", 0))
+        (form,) = forms(tmp_path)
+        weights = form / "weights.bin"
+        os.truncate(weights, weights.stat().st_size // 3)
+        engine = engine_in(tmp_path)
+        np.testing.assert_array_equal(embedding(engine.open(model, "bulk", 0)), expected)
+        assert "packed weights are thrown away" in caplog.text
+        assert not forms(tmp_path)
+        np.testing.assert_array_equal(embedding(engine.open(model, "bulk", 0)), expected)
+        assert not forms(tmp_path), "this process does without"
+        engine_in(tmp_path).open(model, "bulk", 0)
+        assert len(forms(tmp_path)) == 1, "the next one makes it anew"
+
+    def test_a_damaged_file_is_reported_as_such(self, tmp_path: Path, model: Path) -> None:
+        model.write_bytes(b"not a graph")
+        with pytest.raises(DamagedModel):
+            engine_in(tmp_path).open(model, "bulk", 0)
+        assert not forms(tmp_path)
+
+    def test_a_missing_file_is_reported_as_such(self, tmp_path: Path) -> None:
+        with pytest.raises(LoadError, match="no-model"):
+            engine_in(tmp_path).open(tmp_path / "no-model.onnx", "bulk", 0)
+
+    def test_a_full_disk_is_said_and_done_without(
+        self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        full = SimpleNamespace(free=2 * model.stat().st_size)
+        monkeypatch.setattr("immich_ml_cn.engines.prepacked.shutil.disk_usage", lambda _: full)
+        engine = engine_in(tmp_path)
+        for _ in range(2):
+            assert isinstance(engine.open(model, "bulk", 0), OnnxSession)
+        assert caplog.text.count("is not packed: that takes up to") == 1
+        assert not forms(tmp_path)
+
+    def test_a_folder_that_cannot_be_written_is_enough(
+        self, tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (model.parent / "prepacked").write_text("no folder")
+        assert isinstance(engine_in(tmp_path).open(model, "bulk", 0), OnnxSession)
+        assert not caplog.records
+
+    def test_a_process_that_dies_is_said_and_done_without(
+        self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+        monkeypatch.setattr("immich_ml_cn.engines.prepacked.children.command", lambda *_: killed)
+        engine = engine_in(tmp_path)
+        for _ in range(2):
+            assert isinstance(engine.open(model, "bulk", 0), OnnxSession)
+        assert caplog.text.count("cannot be packed") == 1
+        assert "the process for it ended with -9" in caplog.text
+        assert not forms(tmp_path)
+
+    def test_one_that_hangs_is_said_and_done_without(
+        self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        hanging = [sys.executable, "-c", "import time; time.sleep(600)"]
+        monkeypatch.setattr("immich_ml_cn.engines.prepacked.children.command", lambda *_: hanging)
+        monkeypatch.setattr("immich_ml_cn.engines.prepacked.PATIENCE_S", 0.2)
+        assert isinstance(engine_in(tmp_path).open(model, "bulk", 0), OnnxSession)
+        assert "it took over 0.2 s" in caplog.text
+        assert not forms(tmp_path)
+
+    def test_what_a_killed_process_left_is_removed(self, tmp_path: Path, model: Path) -> None:
+        folder = model.parent / "prepacked"
+        for name, age_s in (("old", 7200), ("new", 60)):
+            left = folder / f".making-{name}"
+            left.mkdir(parents=True)
+            os.utime(left, (time.time() - age_s,) * 2)
+        engine_in(tmp_path).open(model, "bulk", 0)
+        assert next(path.name for path in forms(tmp_path)) == ".making-new"
+        assert len(forms(tmp_path)) == 2
+
+    def test_another_process_that_was_faster_is_no_failure(
+        self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place = Shelf(tmp_path, "prepacked", PrepackedGraphs(tmp_path, "1")._shelf.kind, "1").place(model)
+        run = subprocess.run
+
+        def beaten(command: list[str], **options: object) -> object:
+            (folder,) = place.parent.glob(".making-*")
+            place.mkdir()
+            done = run(command, **options)  # type: ignore[call-overload]
+            for file in folder.iterdir():
+                (place / file.name).write_bytes(file.read_bytes())
+            return done
+
+        monkeypatch.setattr("immich_ml_cn.engines.prepacked.subprocess.run", beaten)
+        session = engine_in(tmp_path).open(model, "bulk", 0)
+        assert forms(tmp_path) == [place]
+        assert mapped(place / "weights.bin")
+        np.testing.assert_array_equal(embedding(session), embedding(plain(model)))
+
+
+class TestShelf:
+    def test_files_of_others_have_their_place_in_the_cache(self, tmp_path: Path, model: Path) -> None:
+        shelf = Shelf(tmp_path / "cache", "forms", "cpu", "1")
+        assert shelf.place(model).parent == tmp_path / "cache" / "forms"
+        assert Shelf(tmp_path, "forms", "cpu", "1").place(model).parent == model.parent / "forms"
+
+    def test_edited_graphs_are_kept_while_somebody_uses_them(self, tmp_path: Path) -> None:
+        shelf = Shelf(tmp_path, "forms", "cpu", "1")
+        used, unused, new = (shelf.place(data) for data in (b"used", b"unused", b"new"))
+        for folder in (used, unused, new):
+            folder.mkdir(parents=True)
+        os.utime(unused, (time.time() - UNUSED_S - 60,) * 2)
+        shelf.remove_older(b"new")
+        assert (used.exists(), unused.exists(), new.exists()) == (True, False, True)
+
+
+def test_the_settings_have_the_last_word(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("immich_ml_cn.engines.prepacked.graph_bytes", lambda _: LEAST_BYTES)
+    for settings in (Settings(provider="cpu", cache_folder=tmp_path, prepack=False), Settings(cache_folder=tmp_path)):
+        engine = checking_engine(settings) if settings.prepack else select_engine(settings)
+        engine.open(model, "bulk", 0)
+        assert not forms(tmp_path)
+    select_engine(Settings(provider="cpu", cache_folder=tmp_path)).open(model, "bulk", 0)
+    assert len(forms(tmp_path)) == 1
