@@ -145,9 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="about two minutes, to see that everything works")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder for the results (%(default)s)")
-    parser.add_argument(
-        "--only", nargs="+", choices=(*STAGES, SHAPES), default=list(STAGES), metavar="STAGE", help=_STAGES_HELP
-    )
+    stages: dict[str, Any] = {"nargs": "+", "choices": (*STAGES, SHAPES), "default": list(STAGES), "metavar": "STAGE"}
+    parser.add_argument("--only", **stages, help=f"of {STAGES}, which are the default, and {SHAPES}")
     parser.add_argument("--tasks", nargs="+", choices=IMAGE_TASKS, default=list(IMAGE_TASKS), metavar="TASK")
     parser.add_argument("--clients", nargs="+", type=int, help="numbers of clients, for every task")
     parser.add_argument("--rounds", type=int, help="how often each figure is measured")
@@ -162,9 +161,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--faces", default=models.FACES, help="what they call the face pack (%(default)s)")
     parser.add_argument("--ocr", default=models.OCR, help="what they call the OCR model (%(default)s)")
     return parser
-
-
-_STAGES_HELP = f"of {STAGES}, which are the default, and {SHAPES}"
 
 
 def _pair(text: str) -> tuple[str, str]:

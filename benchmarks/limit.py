@@ -6,8 +6,6 @@ become.
 """
 
 import asyncio
-import json
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +18,12 @@ from numpy.typing import NDArray
 
 from immich_ml_cn.engines import Engine, select_engine
 from immich_ml_cn.lanes import LOWEST_PRIORITY, LaneKind, lower_priority
-from immich_ml_cn.protocol import read_entries
 from immich_ml_cn.service import Service
 from immich_ml_cn.session import ParallelSession, Session, TensorInfo
 from immich_ml_cn.settings import Settings
 
 from .requests import Task
+from .service import answer, give_up, settings_for
 
 Feeds = Mapping[str, NDArray[Any]]
 
@@ -40,6 +38,10 @@ class Call:
     def __call__(self) -> None:
         self.session.run(self.feeds)
 
+    def in_turn(self) -> "Sequence[Call]":
+        """The same work, one run after the other."""
+        return (self,)
+
 
 @dataclass(frozen=True)
 class ParallelCall:
@@ -50,6 +52,10 @@ class ParallelCall:
 
     def __call__(self) -> None:
         self.session.run_each(self.feeds)
+
+    def in_turn(self) -> Sequence[Call]:
+        """The same work, one run after the other."""
+        return [Call(self.session, feeds) for feeds in self.feeds]
 
 
 AnyCall: TypeAlias = Call | ParallelCall
@@ -135,8 +141,7 @@ class BareSessions:
         Args:
             environ: settings beyond the defaults, as for the server.
         """
-        base = {"MACHINE_LEARNING_CACHE_FOLDER": str(cache), "MACHINE_LEARNING_PROVIDER": "cpu", "HF_HUB_OFFLINE": "1"}
-        settings = Settings.from_env({**base, "MACHINE_LEARNING_MODEL_TTL": "0", **(environ or {})})
+        settings = settings_for(cache, {"MACHINE_LEARNING_PROVIDER": "cpu", **(environ or {})})
         engine = _RecordingEngine(select_engine(settings))
         return cls(asyncio.run(_record(settings, engine, tasks)), engine.description)
 
@@ -144,10 +149,16 @@ class BareSessions:
         """For each input of a task the runs of sessions that answer it."""
         return self._recorded[task]
 
-    def seconds(self, task: str, repeats: int) -> float:
-        """Mean time of one request's sessions, one after the other, over all inputs `repeats` times."""
+    def seconds(self, task: str, repeats: int, *, in_turn: bool = False) -> float:
+        """Mean time of one request's sessions, one after the other, over all inputs `repeats` times.
+
+        Args:
+            in_turn: what the server has side by side goes one after the other as well.
+        """
         inputs = self._recorded[task]
-        calls = [call for calls in inputs for call in calls]
+        calls: list[AnyCall] = [call for calls in inputs for call in calls]
+        if in_turn:
+            calls = [single for call in calls for single in call.in_turn()]
         return self._quietly(_seconds, calls * repeats) / (repeats * len(inputs))
 
     def batch_rate(self, task: str, size: int, repeats: int) -> float:
@@ -199,26 +210,16 @@ def _filled(call: Call, length: int) -> Call:
 
 
 async def _record(settings: Settings, engine: _RecordingEngine, tasks: list[Task]) -> dict[str, list[list[AnyCall]]]:
-    service = Service(settings, engine, _give_up)
+    service = Service(settings, engine, give_up)
     recorded: dict[str, list[list[AnyCall]]] = {}
     async with service.running():
         for task in tasks:
-            await _answer(service, task, 0)  # loads the models, which run graphs of their own to see what they are
+            # Loads the models, which run graphs of their own to see what they are.
+            await answer(service, task, task.inputs[0])
             runs = []
-            for number in range(len(task.inputs)):
+            for given in task.inputs:
                 engine.calls.clear()
-                await _answer(service, task, number)
+                await answer(service, task, given)
                 runs.append(list(engine.calls))
             recorded[task.name] = runs
     return recorded
-
-
-async def _answer(service: Service, task: Task, number: int) -> None:
-    tasks = read_entries(json.dumps(task.entries))
-    image = task.images[number] if task.images else None
-    text = task.texts[number] if task.texts else None
-    await service.pipeline.predict(tasks, image, text)
-
-
-def _give_up(reason: str) -> None:
-    raise SystemExit(f"{threading.current_thread().name}: {reason}")

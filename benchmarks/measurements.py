@@ -13,6 +13,7 @@ UNITS = {
     "busy": "share of the cores",
     "generator": "share of one core",
     "start": "s",
+    "first": "s",
     "memory": "MB",
     "processes": "",
     "http": "ms of CPU",

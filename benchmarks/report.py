@@ -26,7 +26,11 @@ def write_markdown(path: Path, measured: Measurements, about: Mapping[str, Any],
         if any(measured.keys("rate", task)):
             parts += [f"## {task}", rates_table(measured, task)]
     parts += [*_section(measured, "Text queries", ("p50", "p95"), "clip-text")]
-    for title, quantities in (("HTTP", ("http",)), ("Start", ("start",)), ("Memory", ("memory", "processes"))):
+    for title, quantities in (
+        ("HTTP", ("http",)),
+        ("Start, and the first search", ("start", "first")),
+        ("Memory", ("memory", "processes")),
+    ):
         parts += _section(measured, title, quantities)
     parts += [f"![{plot.stem}]({plot.name})" for plot in plots]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -164,6 +164,12 @@ def resident_mb(pid: int) -> float:
     return own + sum(resident_mb(child) for child in _children(pid))
 
 
+def anonymous_mb(pid: int) -> float:
+    """What of a process's resident memory is mapped from no file, in MB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) * 1024 / 1e6
+
+
 def process_count(pid: int) -> int:
     """A process and its children."""
     return 1 + sum(process_count(child) for child in _children(pid))

@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import json
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,11 @@ from PIL import Image
 
 from immich_ml_cn import memory
 from immich_ml_cn.engines import select_engine
-from immich_ml_cn.protocol import read_entries
 from immich_ml_cn.service import Service
 from immich_ml_cn.settings import Settings
 
 from .requests import Task
+from .service import answer, give_up, settings_for
 
 MOST_AT_ONCE = 8
 """Requests with faces that are sent together: their crops make batches of every size."""
@@ -34,14 +33,12 @@ def memory_over_shapes(
     Returns:
         The values of each of the two tasks, by its name.
     """
-    base = {"MACHINE_LEARNING_CACHE_FOLDER": str(cache), "MACHINE_LEARNING_MODEL_TTL": "0", "HF_HUB_OFFLINE": "1"}
-    settings = Settings.from_env({**base, **environ})
-    return asyncio.run(_measure(settings, ocr, faces, count))
+    return asyncio.run(_measure(settings_for(cache, environ), ocr, faces, count))
 
 
 async def _measure(settings: Settings, ocr: Task, faces: Task, count: int) -> dict[str, list[float]]:
     engine = select_engine(settings)
-    service = Service(settings, engine, _give_up)
+    service = Service(settings, engine, give_up)
 
     def held() -> float:
         if engine.on_gpu:
@@ -49,11 +46,11 @@ async def _measure(settings: Settings, ocr: Task, faces: Task, count: int) -> di
         return memory.resident_bytes() / 1e6
 
     async def read(number: int) -> None:
-        await _answer(service, ocr, _cut(ocr.images[0], number))
+        await answer(service, ocr, _cut(ocr.images[0], number))
 
     async def look(number: int) -> None:
         together = (faces.images[index % len(faces.images)] for index in range(1 + number % MOST_AT_ONCE))
-        await asyncio.gather(*(_answer(service, faces, image) for image in together))
+        await asyncio.gather(*(answer(service, faces, image) for image in together))
 
     async with service.running():
         return {ocr.name: await _each(read, count, held), faces.name: await _each(look, count // 2, held)}
@@ -67,10 +64,6 @@ async def _each(work: Callable[[int], Coroutine[Any, Any, None]], count: int, he
     return values
 
 
-async def _answer(service: Service, task: Task, image: bytes) -> None:
-    await service.pipeline.predict(read_entries(json.dumps(task.entries)), image, None)
-
-
 def _cut(image: bytes, number: int) -> bytes:
     """The upper left of a picture: 32 widths, and a height for each of them that comes once in 1,000."""
     page = Image.open(io.BytesIO(image)).convert("RGB")
@@ -78,7 +71,3 @@ def _cut(image: bytes, number: int) -> bytes:
     stream = io.BytesIO()
     page.resize((page.width // 2, page.height // 2)).crop((0, 0, *size)).save(stream, "PNG")
     return stream.getvalue()
-
-
-def _give_up(reason: str) -> None:
-    raise SystemExit(reason)

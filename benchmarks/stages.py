@@ -19,7 +19,7 @@ from .measurements import Key, Measurements, percentile
 from .models import TINY
 from .rapid import RapidLoop
 from .requests import Names, Task
-from .server import OurServer, Server, cpu_seconds, process_count, resident_mb
+from .server import OurServer, Server, anonymous_mb, cpu_seconds, process_count, resident_mb
 from .shapes import memory_over_shapes
 from .targets import (
     ALL,
@@ -29,13 +29,16 @@ from .targets import (
     HTTP,
     IDLE,
     IMPORTING,
+    IN_TURN,
     INT8,
+    NOT_PACKED,
     OCR_DENSE,
     OCR_SPARSE,
     ONE_CORE,
     ONE_CORE_BARE,
     OURS,
     RAPID,
+    SIDE_BY_SIDE,
     TEXT_LONG,
     TEXT_SHORT,
 )
@@ -229,11 +232,16 @@ class Bench:
                 self.measured.add(Key("http", HTTP, "net"), 1000 * (used - work))
 
     def start(self) -> None:
-        """Seconds from the start of the process to the first /ping, with warm files."""
+        """Seconds from the start of the process to the first /ping, and of the first search, with warm files."""
+        task = self._local(self.tasks[TEXT_SHORT])
         for number in range(self.plan.starts + 1):
-            with OurServer(self.cache, environ=self.environ) as server:
-                if number:  # the first one warms the page cache
-                    self.measured.add(Key("start", "", OURS), server.started_in_s)
+            for series, packed in ((OURS, "true"), (NOT_PACKED, "false")):
+                with OurServer(self.cache, environ={**self.environ, "MACHINE_LEARNING_PREPACK": packed}) as server:
+                    begun = time.perf_counter()
+                    server.answer(task, 0)
+                    if number:  # the first one warms the page cache
+                        self.measured.add(Key("start", "", series), server.started_in_s)
+                        self.measured.add(Key("first", TEXT_SHORT, series), time.perf_counter() - begun)
         self.say("start measured")
 
     def memory(self) -> None:
@@ -247,8 +255,8 @@ class Bench:
             self.say("memory: loading everything")
             server.measure(self._local(self.tasks[ALL]), 4, 8)
             server.measure(self._local(self.tasks[TEXT_SHORT]), 1, 4)
-            loaded = resident_mb(server.pid)
-            self.measured.add(Key("memory", "", "loaded"), loaded)
+            self.measured.add(Key("memory", "", "loaded"), resident_mb(server.pid))
+            self.measured.add(Key("memory", "", "loaded, without mapped files"), anonymous_mb(server.pid))
             self.measured.add(Key("memory", "", "unloaded"), _settled_memory(server.pid))
 
     def shapes(self) -> None:
@@ -303,6 +311,11 @@ class Bench:
             for size in BATCHES:
                 rate = self.bare.batch_rate(name, size, math.ceil(repeats * inputs / size))
                 self.measured.add(Key("rate", name, f"{BARE}, batch {size}"), rate)
+            together = self.bare.side_by_side_rate(name, BATCHES[-1], math.ceil(repeats * inputs / BATCHES[-1]))
+            if together is not None:
+                self.measured.add(Key("rate", name, SIDE_BY_SIDE), together)
+        if name in (OCR_DENSE, OCR_SPARSE):
+            self.measured.add(Key("rate", name, IN_TURN), 1 / self.bare.seconds(name, repeats, in_turn=True))
         self.measured.add(Key("rate", name, BARE), 1 / self.bare.seconds(name, repeats))
 
     def _repeats(self, name: str) -> int:

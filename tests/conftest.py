@@ -1,8 +1,39 @@
-"""Fixtures of all tests: those marked `anyio` run on asyncio."""
+"""Fixtures of all tests: those marked `anyio` run on asyncio. A module may put its own in the place of any of them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
+from server import Client, RunningServer, fill_cache
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the server's models."""
+    return fill_cache(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def environ() -> Mapping[str, str]:
+    """The server's settings."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def server(cache: Path, environ: Mapping[str, str]) -> Iterator[RunningServer]:
+    """A server for the tests of a module; at their end nothing was unforeseen, and it stops in order."""
+    with RunningServer(cache, **environ) as running:
+        yield running
+        assert "Traceback" not in running.log
+        assert running.stop() == 0
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[Client]:
+    with server.client() as connected:
+        yield connected

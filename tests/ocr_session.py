@@ -19,7 +19,7 @@ from immich_ml_cn.ocr import (
     load_detector,
     load_recognizer,
 )
-from immich_ml_cn.session import Session, TensorInfo
+from immich_ml_cn.session import OpenSession, Session, TensorInfo
 from immich_ml_cn.settings import Settings
 
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
@@ -80,22 +80,15 @@ def detector() -> TextDetector:
 
 
 @cache
-def classifier() -> TextOrientation:
-    return load_classifier(bundled("ch_ppocr_mobile_v2.0_cls_mobile"), open_session)
+def classifier(*, parallel: bool = False) -> TextOrientation:
+    return load_classifier(bundled("ch_ppocr_mobile_v2.0_cls_mobile"), _opener(parallel))
 
 
 @cache
-def recognizer() -> TextRecognizer:
-    """As on a GPU: lines of one padded width in a batch."""
-    return load_recognizer(bundled("PP-OCRv6_rec_small"), open_session)
+def recognizer(*, parallel: bool = False) -> TextRecognizer:
+    """As on a GPU, lines of one padded width in a batch; `parallel` as on a CPU, each line alone, several at a time."""
+    return load_recognizer(bundled("PP-OCRv6_rec_small"), _opener(parallel))
 
 
-@cache
-def parallel_classifier() -> TextOrientation:
-    return load_classifier(bundled("ch_ppocr_mobile_v2.0_cls_mobile"), open_parallel_session)
-
-
-@cache
-def parallel_recognizer() -> TextRecognizer:
-    """As on a CPU: each line alone, several at a time."""
-    return load_recognizer(bundled("PP-OCRv6_rec_small"), open_parallel_session)
+def _opener(parallel: bool) -> OpenSession:
+    return open_parallel_session if parallel else open_session

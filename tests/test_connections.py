@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from server import VISUAL, Client, RunningServer, fill_cache, http_request, predict_form
+from server import VISUAL, Client, RunningServer, http_request, predict_form
 from test_server import SMALL
 
 from immich_ml_cn.connection import MAX_HEADER_BYTES
@@ -22,23 +22,19 @@ WHOLE = http_request(predict_form(VISUAL, SMALL))
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    environ = {
+def environ() -> dict[str, str]:
+    return {
         "MACHINE_LEARNING_MAX_CONNECTIONS": str(SEATS),
         "MACHINE_LEARNING_SEND_TIMEOUT": f"{SEND_TIMEOUT_S}",
     }
-    with RunningServer(fill_cache(tmp_path_factory.mktemp("cache")), **environ) as running:
-        with running.client() as warm:
-            assert warm.predict(VISUAL, SMALL).status == 200
-        yield running
-        assert "Traceback" not in running.log
-        assert running.stop() == 0
 
 
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[Client]:
-    with server.client() as connected:
-        yield connected
+@pytest.fixture(scope="module")
+def server(server: RunningServer) -> RunningServer:
+    """With its model loaded."""
+    with server.client() as warm:
+        assert warm.predict(VISUAL, SMALL).status == 200
+    return server
 
 
 @pytest.fixture

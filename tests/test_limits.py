@@ -3,7 +3,7 @@
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from server import (
@@ -13,7 +13,6 @@ from server import (
     VISUAL,
     Client,
     RunningServer,
-    fill_cache,
     http_request,
     node_form,
     predict_form,
@@ -25,24 +24,13 @@ PING_MS = 50.0
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    cache = fill_cache(tmp_path_factory.mktemp("cache"))
-    environ = {
+def environ() -> dict[str, str]:
+    return {
         "MACHINE_LEARNING_RECEIVE_TIMEOUT": f"{RECEIVE_TIMEOUT_S}",
         "MACHINE_LEARNING_MAX_FIELDS": "5",
         "MACHINE_LEARNING_MAX_TEXT_BYTES": "100000",
         "MACHINE_LEARNING_MAX_REQUEST_BYTES": str(8 << 20),
     }
-    with RunningServer(cache, **environ) as running:
-        yield running
-        assert "Traceback" not in running.log
-        assert running.stop() == 0
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[Client]:
-    with server.client() as connected:
-        yield connected
 
 
 def received(connection: socket.socket) -> bytes:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from make_ocr_pictures import ENGLISH, MIXED, NEWS, PICTURES, POEM, SAMPLE, STRIP
 from numpy.typing import NDArray
-from ocr_session import classifier, detector, parallel_classifier, parallel_recognizer, recognizer
+from ocr_session import classifier, detector, recognizer
 from rapidocr import RapidOCR
 
 from immich_ml_cn import ocr
@@ -50,9 +50,7 @@ def our_page(name: str, *, parallel: bool = True) -> Page:
     Args:
         parallel: its lines side by side, as on a CPU, and not in batches.
     """
-    orientation, recognition = parallel_classifier(), parallel_recognizer()
-    if not parallel:
-        orientation, recognition = classifier(), recognizer()
+    orientation, recognition = classifier(parallel=parallel), recognizer(parallel=parallel)
     item = detector().prepare(picture(name), MAX_RESOLUTION)
     found = detector().boxes(item, detector().infer([item])[0], MIN_SCORE)
     crops = [ocr.crop_line(item.image, box) for box in found.boxes]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from make_ocr_pictures import ENGLISH, NEWS, STRIP, page, sans
 from numpy.typing import NDArray
-from ocr_session import bundled, open_session, parallel_recognizer, recognizer
+from ocr_session import bundled, open_session, recognizer
 from rapidocr.ch_ppocr_rec.main import TextRecognizer as Reference
 
 from immich_ml_cn.errors import Unavailable
@@ -155,7 +155,7 @@ def test_lines_of_any_width_run_side_by_side_the_longest_first(every_class: bool
 def test_a_line_that_runs_alone_gets_less_padding(height: int, width: int) -> None:
     crop = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     shared = recognizer().prepare(crop).tensor
-    alone = parallel_recognizer().prepare(crop).tensor
+    alone = recognizer(parallel=True).prepare(crop).tensor
     assert alone.shape[2] <= shared.shape[2]
     np.testing.assert_array_equal(alone, shared[:, :, : alone.shape[2]])
     assert not shared[:, :, alone.shape[2] :].any()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,19 +74,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(cache: Path) -> Iterator[RunningServer]:
-    with RunningServer(
-        cache, MACHINE_LEARNING_MAX_REQUEST_BYTES=str(2 << 20), MACHINE_LEARNING_MAX_IMAGE_PIXELS="4000000"
-    ) as running:
-        yield running
-        assert "Traceback" not in running.log
-        assert running.stop() == 0
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[Client]:
-    with server.client() as connected:
-        yield connected
+def environ() -> dict[str, str]:
+    return {"MACHINE_LEARNING_MAX_REQUEST_BYTES": str(2 << 20), "MACHINE_LEARNING_MAX_IMAGE_PIXELS": "4000000"}
 
 
 # --- routes ---
