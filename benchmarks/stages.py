@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -44,6 +45,7 @@ from .targets import (
 )
 
 BATCHES = (1, 2, 4, 8)
+TEXT_TURNS = 5
 BESIDE = "usual settings, in turns with others"
 IMPORT_CLIENTS = 8
 UNLOAD_AFTER_S = 5
@@ -190,17 +192,23 @@ class Bench:
         self._warm([TEXT_SHORT, TEXT_LONG, CLIP_VISUAL])
         for number in range(self.plan.rounds):
             self.say(f"round {number + 1} of {self.plan.rounds}: text queries")
-            repeats = max(1, self.plan.probes // len(_SHORT_QUERIES))
             for name, inputs in ((TEXT_SHORT, len(_SHORT_QUERIES)), (TEXT_LONG, 1)):
-                count = max(1, self.plan.probes // inputs)
-                self._add_latencies(name, BARE, 0, self.bare.latencies(name, count))
-                for server in self.servers:
-                    outcome = server.measure(self.tasks[name], 1, count * inputs)
-                    self._add_latencies(name, server.name, 1, outcome.latencies_s)
-            untrimmed = self.bare.latencies(TEXT_SHORT, repeats, length=52)
-            self._add_latencies(TEXT_SHORT, "bare, untrimmed", 0, untrimmed)
+                self._text_round(name, inputs)
             for server in self.servers:
                 self._probe(server)
+
+    def _text_round(self, name: str, inputs: int) -> None:
+        """Alone, in turns of a second: the machine's speed changes from one to the next."""
+        repeats = max(1, self.plan.probes // inputs // TEXT_TURNS)
+        found: defaultdict[str, list[float]] = defaultdict(list)
+        for _ in range(TEXT_TURNS):
+            found[BARE] += self.bare.latencies(name, repeats)
+            for server in self.servers:
+                found[server.name] += server.measure(self.tasks[name], 1, repeats * inputs).latencies_s
+            if name == TEXT_SHORT:
+                found["bare, untrimmed"] += self.bare.latencies(name, repeats, length=52)
+        for series, latencies_s in found.items():
+            self._add_latencies(name, series, 0 if series.startswith(BARE) else 1, latencies_s)
 
     def int8(self) -> None:
         """CLIP images with 8-bit weights against fp32, both servers running, in turns."""

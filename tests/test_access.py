@@ -27,12 +27,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         assert "Traceback" not in running.log
 
 
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[Client]:
-    with server.client() as connected:
-        yield connected
-
-
 def post(client: Client, path: str, headers: Mapping[str, str]) -> int:
     return client.request("POST", path, BODY, {"content-type": CONTENT_TYPE, **headers}).status
 

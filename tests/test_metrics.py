@@ -1,11 +1,9 @@
 """What is counted: histograms, one request through the real server, and the form that Prometheus reads."""
 
 import io
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from server import CLIP, OCR_TASK, ROOT, TEXTUAL, VISUAL, Client, RunningServer, fill_cache
@@ -86,18 +84,6 @@ def test_gpu_memory_is_left_out_where_there_is_no_gpu() -> None:
     known = memory.gpu_bytes([0, 999])
     assert 999 not in known
     assert all(0 < used <= whole for used, whole in known.values())
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with RunningServer(fill_cache(tmp_path_factory.mktemp("cache"))) as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[Client]:
-    with server.client() as connected:
-        yield connected
 
 
 def small() -> bytes:

@@ -101,16 +101,8 @@ def graph(cache: Path, kind: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(cache: Path) -> Iterator[RunningServer]:
-    with RunningServer(cache, API_AUTH_KEY=KEY) as running:
-        yield running
-        assert "Traceback" not in running.log
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[Client]:
-    with server.client() as connected:
-        yield connected
+def environ() -> Mapping[str, str]:
+    return {"API_AUTH_KEY": KEY}
 
 
 @pytest.fixture
