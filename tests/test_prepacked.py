@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from immich_ml_cn.errors import DamagedModel
 from immich_ml_cn.session import ParallelSession, Session
 from immich_ml_cn.settings import Settings
 
+ROOT = Path(__file__).parent.parent
 FACE = np.random.default_rng(0).random((1, 3, 112, 112), np.float32)
 
 
@@ -41,7 +43,9 @@ def embedding(session: Session) -> np.ndarray:
 
 def forms(cache: Path) -> list[Path]:
     """The folders of packed graphs, finished or not."""
-    return sorted(path for folder in cache.rglob("prepacked") for path in folder.iterdir())
+    return sorted(
+        path for folder in cache.rglob("prepacked") if folder.is_dir() for path in folder.iterdir() if path.is_dir()
+    )
 
 
 def plain(graph: Path | bytes) -> Session:
@@ -183,34 +187,36 @@ class TestMaking:
         assert not forms(tmp_path)
 
     def test_what_a_killed_process_left_is_removed(self, tmp_path: Path, model: Path) -> None:
-        folder = model.parent / "prepacked"
-        for name, age_s in (("old", 7200), ("new", 60)):
-            left = folder / f".making-{name}"
-            left.mkdir(parents=True)
-            os.utime(left, (time.time() - age_s,) * 2)
+        left = model.parent / "prepacked" / ".making" / "weights.bin"
+        left.parent.mkdir(parents=True)
+        left.write_bytes(b"half of them")
         engine_in(tmp_path).open(model, "bulk", 0)
-        assert next(path.name for path in forms(tmp_path)) == ".making-new"
-        assert len(forms(tmp_path)) == 2
+        assert not left.exists()
+        assert len(forms(tmp_path)) == 1
 
-    def test_another_process_that_was_faster_is_no_failure(
-        self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        place = Shelf(tmp_path, "prepacked", PrepackedGraphs(tmp_path, "1")._shelf.kind, "1").place(model)
-        run = subprocess.run
+    def test_one_process_makes_it_for_all(self, tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        with ThreadPoolExecutor(3) as pool:  # each its own engine, as each process has
+            sessions = list(pool.map(lambda _: engine_in(tmp_path).open(model, "bulk", 0), range(3)))
+        assert caplog.text.count("packing the weights") == 1
+        (form,) = forms(tmp_path)
+        assert mapped(form / "weights.bin")
+        expected = embedding(plain(model))
+        for session in sessions:
+            np.testing.assert_array_equal(embedding(session), expected)
 
-        def beaten(command: list[str], **options: object) -> object:
-            (folder,) = place.parent.glob(".making-*")
-            place.mkdir()
-            done = run(command, **options)  # type: ignore[call-overload]
-            for file in folder.iterdir():
-                (place / file.name).write_bytes(file.read_bytes())
-            return done
-
-        monkeypatch.setattr("immich_ml_cn.engines.prepacked.subprocess.run", beaten)
-        session = engine_in(tmp_path).open(model, "bulk", 0)
-        assert forms(tmp_path) == [place]
-        assert mapped(place / "weights.bin")
-        np.testing.assert_array_equal(embedding(session), embedding(plain(model)))
+    def test_the_process_for_it_is_the_first_to_go_when_memory_ends(self, tmp_path: Path) -> None:
+        code = (
+            "import sys, onnxruntime\n"
+            "def stop(*_, **__): raise SystemExit(open('/proc/self/oom_score_adj').read())\n"
+            "onnxruntime.InferenceSession = stop\n"
+            "from immich_ml_cn.engines.onnx_runtime import write_prepacked\n"
+            "write_prepacked()"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, "graph", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.stderr.strip() == "1000"
 
 
 class TestShelf:

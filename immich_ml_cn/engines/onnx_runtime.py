@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -147,6 +148,8 @@ def write_prepacked() -> None:
     CPU and with its weights packed. Needs as much memory as a session of it."""
     import onnxruntime
 
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory ends, this process does, not the server
     graph, folder = sys.argv[1], Path(sys.argv[2])
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

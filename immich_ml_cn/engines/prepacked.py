@@ -12,8 +12,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,8 +39,8 @@ ROOM: Final = 3
 PATIENCE_S: Final = 120.0
 """Well under the time after which a load counts as hung. It takes 4 s for 350 MB on two cores."""
 
-_MAKING: Final = ".making-"
-_ABANDONED_S: Final = 3600
+_MAKING: Final = ".making"
+_LOCK: Final = ".lock"
 
 
 class PrepackedGraphs:
@@ -57,7 +55,6 @@ class PrepackedGraphs:
         """
         self._shelf = Shelf(cache, FOLDER, _cpu(), runtime)
         self._least_bytes = least_bytes
-        self._one_at_a_time = threading.Lock()
         self._given_up: set[Path] = set()
 
     def path(self, graph: Path | bytes) -> Path | None:
@@ -69,10 +66,9 @@ class PrepackedGraphs:
             return None  # whoever opens the graph hears of it
         if size < self._least_bytes or folder in self._given_up:
             return None
-        with self._one_at_a_time:
-            if not (folder / GRAPH).is_file() and not self._made(graph, folder, size):
-                self._given_up.add(folder)
-                return None
+        if not (folder / GRAPH).is_file() and not self._made(graph, folder, size):
+            self._given_up.add(folder)
+            return None
         with suppress(OSError):  # not ours to write
             os.utime(folder)
         return folder / GRAPH
@@ -84,19 +80,26 @@ class PrepackedGraphs:
         self._given_up.add(folder)
 
     def _made(self, graph: Path | bytes, folder: Path, size: int) -> bool:
-        """Make a packed form; whether that could be done."""
+        """Make a packed form, unless another process was faster; whether it is there."""
+        from filelock import FileLock
+
+        making = folder.parent / _MAKING
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            making = Path(tempfile.mkdtemp(prefix=_MAKING, dir=folder.parent))
-            _remove_abandoned(making)
-            self._shelf.remove_older(graph)
-        except OSError as error:
+            with FileLock(folder.parent / _LOCK, timeout=PATIENCE_S):
+                if (folder / GRAPH).is_file():
+                    return True
+                shutil.rmtree(making, ignore_errors=True)  # of a process that was killed
+                making.mkdir()
+                self._shelf.remove_older(graph)
+                if not _packed(graph, making, size):
+                    shutil.rmtree(making)
+                    return False
+                making.rename(folder)
+        except (OSError, NotImplementedError) as error:  # nothing can be written, or nothing locked
             logger.debug("%s is not packed: %s", _name(graph), error)
             return False
-        try:
-            return _packed(graph, making, size) and _placed(making, folder)
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
+        return True
 
 
 def _packed(graph: Path | bytes, folder: Path, size: int) -> bool:
@@ -133,16 +136,6 @@ def _fault_of_packing(graph: Path | bytes, folder: Path) -> str:
     return (done.stderr.splitlines() or [f"the process for it ended with {done.returncode}"])[-1]
 
 
-def _placed(made: Path, folder: Path) -> bool:
-    """Give a folder its name, unless another process was faster."""
-    try:
-        made.chmod(0o755)
-        made.rename(folder)
-    except OSError:
-        return (folder / GRAPH).is_file()
-    return True
-
-
 @contextmanager
 def as_file(graph: Path | bytes) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The path of a graph's file, and the open files that it needs; an edited graph has one in memory for the time
@@ -158,14 +151,6 @@ def as_file(graph: Path | bytes) -> Iterator[tuple[str, tuple[int, ...]]]:
         file.write(graph)
         file.flush()
         yield f"/dev/fd/{file.fileno()}", (file.fileno(),)
-
-
-def _remove_abandoned(making: Path) -> None:
-    """Delete what processes left that were killed while they packed, long before the folder that is being filled."""
-    old = making.stat().st_mtime - _ABANDONED_S
-    for left in making.parent.glob(f"{_MAKING}*"):
-        if left.stat().st_mtime < old:
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _cpu() -> str:
