@@ -27,12 +27,12 @@ class FakeSession:
 
 
 class EchoSession:
-    """Answers what it is fed, side by side for three at a time; notes the batches."""
+    """Answers what it is fed, side by side for `width` at a time; notes the batches."""
 
     metadata: Mapping[str, str] = {}
-    width = 3
 
-    def __init__(self, batch: int | None) -> None:
+    def __init__(self, batch: int | None, width: int = 3) -> None:
+        self.width = width
         self.inputs = (TensorInfo("x", "float32", (batch, 2)),)
         self.outputs = (TensorInfo("embedding", "float32", (batch, 2)),)
         self.alone: list[int] = []
@@ -67,6 +67,12 @@ def test_items_run_side_by_side_as_long_as_each_core_gets_one(
     found = Tower(session).encode({"x": items})
     np.testing.assert_allclose([embedding.vector for embedding in found], items, atol=1e-6)
     assert (session.alone, session.together) == ([1] * alone, together)
+
+
+def test_a_single_core_takes_batches() -> None:
+    session = EchoSession(None, width=1)
+    assert len(Tower(session).encode({"x": np.ones((4, 2), np.float32)})) == 4
+    assert (session.alone, session.together) == ([], [4])
 
 
 FEED = {"x": np.zeros((2, 2), np.float32)}

@@ -88,7 +88,8 @@ class Tower:
         """How many of so many items are run one by one, side by side: those that give each core as many as the next."""
         if not isinstance(self._session, ParallelSession) or (self._batch or 1) > 1:
             return 0
-        return count - count % self._session.width
+        width = self._session.width
+        return count - count % width if width > 1 else 0
 
     def _side_by_side(self, feeds: Mapping[str, NDArray[Any]], count: int) -> list[Embedding]:
         """The embeddings of the first `count` items."""
