@@ -164,10 +164,11 @@ def resident_mb(pid: int) -> float:
     return own + sum(resident_mb(child) for child in _children(pid))
 
 
-def anonymous_mb(pid: int) -> float:
-    """What of a process's resident memory is mapped from no file, in MB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("RssAnon:")[2].split()[0]) * 1024 / 1e6
+def loaded_mb(pid: int) -> tuple[float, float]:
+    """Resident memory of a process in MB, a page that is mapped twice counted once; and that which no file backs."""
+    told = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    whole, anonymous = (int(told.partition(f"\n{name}:")[2].split()[0]) for name in ("Pss", "Pss_Anon"))
+    return whole * 1024 / 1e6, anonymous * 1024 / 1e6
 
 
 def process_count(pid: int) -> int:

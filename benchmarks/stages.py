@@ -20,7 +20,7 @@ from .measurements import Key, Measurements, percentile
 from .models import TINY
 from .rapid import RapidLoop
 from .requests import Names, Task
-from .server import OurServer, Server, anonymous_mb, cpu_seconds, process_count, resident_mb
+from .server import OurServer, Server, cpu_seconds, loaded_mb, process_count, resident_mb
 from .shapes import memory_over_shapes
 from .targets import (
     ALL,
@@ -263,8 +263,8 @@ class Bench:
             self.say("memory: loading everything")
             server.measure(self._local(self.tasks[ALL]), 4, 8)
             server.measure(self._local(self.tasks[TEXT_SHORT]), 1, 4)
-            self.measured.add(Key("memory", "", "loaded"), resident_mb(server.pid))
-            self.measured.add(Key("memory", "", "loaded, without mapped files"), anonymous_mb(server.pid))
+            for what, value in zip(("loaded", "loaded, no files"), loaded_mb(server.pid), strict=True):
+                self.measured.add(Key("memory", "", what), value)
             self.measured.add(Key("memory", "", "unloaded"), _settled_memory(server.pid))
 
     def shapes(self) -> None:

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import mmap
 import platform
 import subprocess
 import sys
@@ -89,6 +90,28 @@ def test_resident_bytes_follow_what_is_held() -> None:
     grown = memory.resident_bytes() - before
     assert 45_000_000 < grown < 200_000_000
     del held
+
+
+def test_a_file_that_is_mapped_twice_counts_once(tmp_path: Path) -> None:
+    """Resident set size would count it twice: the weights of sessions that run side by side."""
+    size = 50_000_000
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(size))
+    before = memory.resident_bytes()
+    with path.open("rb") as file:
+        maps = [mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) for _ in range(2)]
+    assert [sum(m[::4096]) for m in maps] == [0, 0]
+    assert 0.9 * size < memory.resident_bytes() - before < 1.5 * size
+    for mapped in maps:
+        mapped.close()
+
+
+def test_old_kernels_tell_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    def older(*parts: str) -> Path:
+        return Path("/nowhere") if "smaps_rollup" in parts else Path(*parts)
+
+    monkeypatch.setattr("immich_ml_cn.memory.Path", older)
+    assert memory.resident_bytes() > 10_000_000
 
 
 HEAPS_OF_THREADS = """

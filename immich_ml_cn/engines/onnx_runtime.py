@@ -65,19 +65,19 @@ class CpuEngine:
         packed = prepacked.path(graph) if prepacked else None
         if prepacked and packed:
             try:
-                return _sessions(partial(self._open_packed, packed), threads, side_by_side=side_by_side)
+                return _sessions(partial(self._packed_session, packed), threads, side_by_side=side_by_side)
             except (DamagedModel, LoadError) as error:
                 logger.warning("packed weights are thrown away: %s", error)
                 prepacked.discard(graph)
         copied = side_by_side and _is_copied(graph)
-        return _sessions(partial(self._open, graph), threads, side_by_side=copied)
+        return _sessions(partial(self._session, graph), threads, side_by_side=copied)
 
-    def _open(self, graph: Path | bytes, threads: int) -> "OnnxSession":
+    def _session(self, graph: Path | bytes, threads: int) -> "OnnxSession":
         import onnxruntime
 
         return _open(onnxruntime, graph, _session_options(self._settings, threads), [self.provider])
 
-    def _open_packed(self, graph: Path, threads: int) -> "OnnxSession":
+    def _packed_session(self, graph: Path, threads: int) -> "OnnxSession":
         import onnxruntime
 
         options = _session_options(self._settings, threads)

@@ -155,7 +155,7 @@ def as_file(graph: Path | bytes) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def _cpu() -> str:
     """Names the CPU: each packs in its own way, and a cache folder may move or be shared."""
-    told = [platform.machine(), platform.processor()]
+    told = [platform.machine()]
     try:
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
     except OSError:
