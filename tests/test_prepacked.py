@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import face_models
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from immich_ml_cn.engines import CpuEngine, LoadError, checking_engine, select_engine
 from immich_ml_cn.engines.onnx_runtime import OnnxSession
@@ -217,6 +218,41 @@ class TestMaking:
             [sys.executable, "-c", code, "graph", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.stderr.strip() == "1000"
+
+
+class TestComparison:
+    """Of what was packed with what it was packed from, by the process that packs."""
+
+    def test_other_answers_are_found_and_said(
+        self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        spoiling = (
+            "from immich_ml_cn.engines import onnx_runtime\n"
+            "agree = onnx_runtime._agree\n"
+            "class Off:\n"
+            "    def __init__(self, right): self.right = right\n"
+            "    def run(self, feeds): return [y + 0.1 for y in self.right.run(feeds)]\n"
+            "onnx_runtime._agree = lambda session, packed: agree(session, Off(packed))\n"
+            "onnx_runtime.write_prepacked()"
+        )
+        monkeypatch.setattr(
+            "immich_ml_cn.engines.prepacked.children.command",
+            lambda module, function, *arguments: [sys.executable, "-c", spoiling, *arguments],
+        )
+        session = engine_in(tmp_path).open(model, "bulk", 0)
+        assert "cannot be packed" in caplog.text
+        assert "it would give other answers" in caplog.text
+        assert not forms(tmp_path)
+        np.testing.assert_array_equal(embedding(session), embedding(plain(model)))
+
+    def test_a_graph_that_takes_no_made_up_input_is_packed(self, tmp_path: Path) -> None:
+        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ("n", "m")) for name in ("x", "y")]
+        weights = numpy_helper.from_array(np.ones((3, 1000), np.float32), "w")  # 3 is not 64
+        graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weights])
+        data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+        session = engine_in(tmp_path).open(data, "bulk", 0)
+        assert len(forms(tmp_path)) == 1
+        assert session.run({"x": np.ones((2, 3), np.float32)})[0].tolist() == [[3.0] * 1000] * 2
 
 
 class TestShelf:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from immich_ml_cn.errors import DamagedModel
@@ -80,9 +81,7 @@ class CpuEngine:
     def _packed_session(self, graph: Path, threads: int) -> "OnnxSession":
         import onnxruntime
 
-        options = _session_options(self._settings, threads)
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimised
-        return _open(onnxruntime, graph, options, [self.provider])
+        return _open(onnxruntime, graph, _packed_options(self._settings, threads), [self.provider])
 
 
 class CudaEngine:
@@ -145,7 +144,7 @@ class OnnxSession:
 
 def write_prepacked() -> None:
     """A process of its own: write the graph of the first argument into the folder of the second, optimised for this
-    CPU and with its weights packed. Needs as much memory as a session of it."""
+    CPU and with its weights packed, and see that it answers the same. Needs as much memory as a session of it."""
     import onnxruntime
 
     with suppress(OSError):
@@ -158,10 +157,42 @@ def write_prepacked() -> None:
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
-    onnxruntime.InferenceSession(graph, options, providers=[CpuEngine.provider])
+    session = onnxruntime.InferenceSession(graph, options, providers=[CpuEngine.provider])
+    packed = _open(onnxruntime, folder / GRAPH, _packed_options(Settings(), 1), [CpuEngine.provider])
+    if not _agree(OnnxSession(session), packed):
+        raise SystemExit("it would give other answers")
     for file in folder.iterdir():
         with file.open("rb") as written:
             os.fsync(written.fileno())
+
+
+def _packed_options(settings: Settings, threads: int) -> Any:
+    import onnxruntime
+
+    options = _session_options(settings, threads)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimised
+    return options
+
+
+def _agree(session: Session, other: Session) -> bool:
+    """Whether two sessions of a graph answer the same, as far as a made-up input tells: not every graph takes one."""
+    try:
+        feeds = {info.name: _made_up(info) for info in session.inputs}
+        expected = session.run(feeds)
+    except Exception:  # of several kinds, none of which says anything about `other`
+        return True
+    answers = other.run(feeds)
+    return all(
+        np.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(np.abs(theirs).max(initial=0)), equal_nan=True)
+        for ours, theirs in zip(answers, expected, strict=True)
+    )
+
+
+def _made_up(info: TensorInfo) -> NDArray[Any]:
+    """Random numbers of 0 to 1, or ones: one item, and open axes of 64."""
+    shape = [size or (64 if axis else 1) for axis, size in enumerate(info.shape)]
+    dtype = np.dtype(info.dtype)
+    return np.random.default_rng(0).random(shape).astype(dtype) if dtype.kind == "f" else np.ones(shape, dtype)
 
 
 def _sessions(open_on: Callable[[int], "OnnxSession"], threads: int, *, side_by_side: bool) -> Session:
