@@ -13,6 +13,7 @@ import face_models
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from server import ROOT
 
 from immich_ml_cn.engines import CpuEngine, LoadError, checking_engine, select_engine
 from immich_ml_cn.engines.onnx_runtime import OnnxSession
@@ -22,7 +23,6 @@ from immich_ml_cn.errors import DamagedModel
 from immich_ml_cn.session import ParallelSession, Session
 from immich_ml_cn.settings import Settings
 
-ROOT = Path(__file__).parent.parent
 FACE = np.random.default_rng(0).random((1, 3, 112, 112), np.float32)
 
 
