@@ -26,6 +26,7 @@ class Page:
         cut_at: share of the file after which the connection breaks, for the first `cuts` requests.
         trickle: (bytes, seconds between them) instead of full speed.
         stall_after: bytes after which nothing more comes, though the connection stays.
+        gate: what the second half waits for.
         ranges: whether Range is honoured.
         range_slip: bytes before the asked one at which an answer to a Range begins.
     """
@@ -38,6 +39,7 @@ class Page:
     cuts: int = 1_000_000
     trickle: tuple[int, float] | None = None
     stall_after: int | None = None
+    gate: threading.Event | None = None
     ranges: bool = True
     range_slip: int = 0
     etag: str | None = None
@@ -221,6 +223,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif page.trickle is not None:
             self._trickle(data, *page.trickle)
+        elif page.gate is not None:
+            second_half = len(page.data) // 2
+            self._write(data[:-second_half])
+            page.gate.wait(60)
+            self._write(data[-second_half:])
         else:
             self._write(data)
 
