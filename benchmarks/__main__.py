@@ -24,10 +24,10 @@ from .stages import FAST_SETTING, Bench, Plan
 from .targets import ALL, CLIP_VISUAL, FACES, FAST, OCR_DENSE, OCR_SPARSE, TEXT_LONG, TEXT_SHORT
 
 IMAGE_TASKS = (CLIP_VISUAL, FACES, OCR_DENSE, OCR_SPARSE, ALL)
-STAGES = ("throughput", "fast", "text", "http", "start", "memory", "int8", "scaling", "against")
+STAGES = ("throughput", "fast", "text", "http", "start", "pause", "memory", "int8", "scaling", "against")
 SHAPES = "shapes"
 """For GPUs: on a CPU it takes half an hour, so that it runs only where it is asked for."""
-NEED_OURS = ("fast", "http", "start", "memory", "int8", SHAPES)
+NEED_OURS = ("fast", "http", "start", "pause", "memory", "int8", SHAPES)
 
 FULL = Plan(
     rounds=3,
@@ -96,7 +96,14 @@ def _measure(
             say(f"{failures[-1]}\n{traceback.format_exc()}")
 
     # Alone on the machine first; then with the servers that stay for the rest.
-    alone = {"start": bench.start, "memory": bench.memory, "http": bench.http, "int8": bench.int8, SHAPES: bench.shapes}
+    alone = {
+        "start": bench.start,
+        "pause": bench.pause,
+        "memory": bench.memory,
+        "http": bench.http,
+        "int8": bench.int8,
+        SHAPES: bench.shapes,
+    }
     for stage, run in alone.items():
         attempt(stage, run)
     with ExitStack() as stack:

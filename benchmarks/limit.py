@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from immich_ml_cn.engines import Engine, select_engine
+from immich_ml_cn.graph_files import Graph
 from immich_ml_cn.lanes import LOWEST_PRIORITY, LaneKind, lower_priority
 from immich_ml_cn.service import Service
 from immich_ml_cn.session import ParallelSession, Session, TensorInfo
@@ -110,7 +111,7 @@ class _RecordingEngine:
         self.description = engine.description
         self.calls: list[AnyCall] = []
 
-    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
+    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
         session = self._engine.open(graph, kind, device_id, side_by_side=side_by_side)
         if isinstance(session, ParallelSession):
             return _RecordingParallelSession(session, self.calls)

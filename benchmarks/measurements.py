@@ -14,6 +14,7 @@ UNITS = {
     "generator": "share of one core",
     "start": "s",
     "first": "s",
+    "pause": "s",
     "memory": "MB",
     "processes": "",
     "http": "ms of CPU",

@@ -29,6 +29,7 @@ def write_markdown(path: Path, measured: Measurements, about: Mapping[str, Any],
     for title, quantities in (
         ("HTTP", ("http",)),
         ("Start, and the first search", ("start", "first")),
+        ("After a pause", ("pause",)),
         ("Memory", ("memory", "processes")),
     ):
         parts += _section(measured, title, quantities)

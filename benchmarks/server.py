@@ -1,15 +1,17 @@
 """The servers that are measured: ours in a process of its own, or any at an address."""
 
 import http.client
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from .load import Outcome, Report, Stream, drive
@@ -74,6 +76,12 @@ class Server:
         if response.status != 200:
             raise RuntimeError(f"{self.name} answered {response.status}: {answer[:500]!r}")
         return answer
+
+    def status(self) -> Any:
+        """What /status says."""
+        with closing(http.client.HTTPConnection(self.host, self.port, timeout=5)) as connection:
+            connection.request("GET", "/status")
+            return json.loads(connection.getresponse().read())
 
     def is_up(self) -> bool:
         """Whether /ping is answered with 200."""

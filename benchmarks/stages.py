@@ -6,7 +6,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from . import requests as forms
 from .limit import BareSessions
 from .measurements import Key, Measurements, percentile
 from .models import TINY
+from .pauses import UNLOADING, seconds_after_pause
 from .rapid import RapidLoop
 from .requests import Names, Task
 from .server import OurServer, Server, cpu_seconds, loaded_mb, process_count, resident_mb
@@ -52,6 +53,7 @@ UNLOAD_AFTER_S = 15
 PREVIEW_BYTES = 300_000
 INT8_SETTING = {"MACHINE_LEARNING_CLIP_PRECISION": "int8"}
 FAST_SETTING = {"MACHINE_LEARNING_CLIP_PREPROCESSING": "fast"}
+NO_PACKING = {"MACHINE_LEARNING_PREPACK": "false"}
 _SHORT_QUERIES = ("海边日落时的小狗", "妈妈抱着小宝宝笑", "雪山下的蓝色湖泊", "朋友一起吃火锅呢")
 _LONG_QUERY = (
     "去年夏天我们全家人一起在海边的沙滩上看日落时拍下的照片里面有一只白色的小狗正在追着浪花奔跑远处还有几艘渔船"
@@ -243,14 +245,33 @@ class Bench:
         """Seconds from the start of the process to the first /ping, and of the first search, with warm files."""
         task = self._local(self.tasks[TEXT_SHORT])
         for number in range(self.plan.starts + 1):
-            for series, packed in ((OURS, "true"), (NOT_PACKED, "false")):
-                with OurServer(self.cache, environ={**self.environ, "MACHINE_LEARNING_PREPACK": packed}) as server:
+            for series, packing in ((OURS, {}), (NOT_PACKED, NO_PACKING)):
+                with OurServer(self.cache, environ={**self.environ, **packing}) as server:
                     begun = time.perf_counter()
                     server.answer(task, 0)
                     if number:  # the first one warms the page cache
                         self.measured.add(Key("start", "", series), server.started_in_s)
                         self.measured.add(Key("first", TEXT_SHORT, series), time.perf_counter() - begun)
         self.say("start measured")
+
+    def pause(self) -> None:
+        """How much longer the first answer of each task takes whose models were unloaded, with warm files."""
+        with ExitStack() as stack:
+            servers = [
+                stack.enter_context(
+                    OurServer(self.cache, name=series, environ={**self.environ, **UNLOADING, **packing})
+                )
+                for series, packing in ((OURS, {}), (NOT_PACKED, NO_PACKING))
+            ]
+            tasks = [self._local(self.tasks[name]) for name in (CLIP_VISUAL, TEXT_SHORT, FACES, OCR_SPARSE)]
+            for server in servers:
+                for task in tasks:
+                    server.answer(task)
+            for number in range(self.plan.rounds):
+                self.say(f"round {number + 1} of {self.plan.rounds}: after a pause")
+                for task in tasks:
+                    for server in servers:
+                        self.measured.add(Key("pause", task.name, server.name), seconds_after_pause(server, task))
 
     def memory(self) -> None:
         """Resident memory idle, with everything loaded and used, and after everything was unloaded."""

@@ -4,6 +4,7 @@ While the onnx package reads and writes hundreds of MB, no other thread of Pytho
 what it needs for that would stay in this process's heap.
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -14,10 +15,10 @@ from typing import IO, Any, Final, cast
 
 from . import children, graphs
 from .errors import DamagedModel, Unavailable
-from .graph_files import graph_bytes
-from .graphs import EditedGraph, GraphFacts
+from .graph_files import EditedGraph, graph_bytes
+from .graphs import GraphFacts
 
-SMALL_BYTES: Final = 4_000_000
+SMALL_BYTES: Final = 4 << 20
 """Of a graph and its weights, up to which the work takes milliseconds, and less than another process."""
 
 _LENGTH_BYTES: Final = 8
@@ -28,15 +29,14 @@ def inspect(path: Path) -> GraphFacts:
     return GraphFacts(**_call("inspect", path)[0])
 
 
-def with_batch_axis(path: Path) -> bytes:
-    """See `graphs.with_batch_axis`."""
-    return _call("with_batch_axis", path)[1]
+def with_batch_axis(path: Path) -> EditedGraph:
+    """See `graphs.with_batch_axis`, which is called when the graph is needed."""
+    return _edited("with_batch_axis", path)
 
 
-def with_best_path(path: Path) -> EditedGraph | None:
-    """See `graphs.with_best_path`."""
-    facts, data = _call("with_best_path", path)
-    return None if facts is None else EditedGraph(data, facts["classes"])
+def with_best_path(path: Path) -> EditedGraph:
+    """See `graphs.with_best_path`, which is called when the graph is needed."""
+    return _edited("with_best_path", path)
 
 
 def outputs_of(path: Path) -> tuple[str, ...]:
@@ -68,6 +68,11 @@ def main() -> None:
     with output:
         output.write(len(told).to_bytes(_LENGTH_BYTES) + told)
         output.write(data)
+
+
+def _edited(name: str, path: Path) -> EditedGraph:
+    version = hashlib.sha256(Path(graphs.__file__).read_bytes()).hexdigest()
+    return EditedGraph(path, name.removeprefix("with_").replace("_", "-"), version, lambda: _call(name, path)[1])
 
 
 def _call(name: str, path: Path, *arguments: str) -> tuple[Any, bytes]:
@@ -110,6 +115,4 @@ def _made(name: str, path: Path, *arguments: str) -> tuple[Any, bytes]:
     result = getattr(graphs, name)(path, *arguments)
     if isinstance(result, bytes):
         return None, result
-    if isinstance(result, EditedGraph):
-        return {"classes": result.classes}, result.data
     return (asdict(result) if isinstance(result, GraphFacts) else result), b""

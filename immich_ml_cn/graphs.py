@@ -16,6 +16,12 @@ FEATURES = "features"
 BEST_INDEX = "best_index"
 BEST_PROBABILITY = "best_probability"
 
+NORMALISES_INPUT = "immich-ml-cn.normalises-input"
+"""Key of an edited graph's metadata: see `GraphFacts`, ``True`` or ``False``."""
+
+CLASSES = "immich-ml-cn.classes"
+"""Key of an edited graph's metadata: how many classes it tells apart, if the file says so."""
+
 _BATCH = "batch"
 # These read a tensor's shape, not its values: what they give carries no batch axis.
 _SHAPE_READERS = frozenset({"Shape", "Size"})
@@ -36,14 +42,6 @@ class GraphFacts:
     normalises_input: bool
 
 
-@dataclass(frozen=True)
-class EditedGraph:
-    """A serialised graph and how many classes it tells apart; None if it does not say."""
-
-    data: bytes
-    classes: int | None
-
-
 def inspect(path: Path) -> GraphFacts:
     """Read what a graph declares; external weights are not touched.
 
@@ -52,12 +50,8 @@ def inspect(path: Path) -> GraphFacts:
         OSError: it cannot be read.
     """
     graph = _load(path, weights=False).graph
-    names = [node.name for node in graph.node[:8]]
-    return GraphFacts(
-        fixed_batch=any(_leading_dimension(value) == 1 for value in _ends(graph)),
-        normalises_input=any(name.startswith(("Sub", "_minus")) for name in names)
-        and any(name.startswith(("Mul", "_mul")) for name in names),
-    )
+    fixed_batch = any(_leading_dimension(value) == 1 for value in _ends(graph))
+    return GraphFacts(fixed_batch, _normalises_input(graph))
 
 
 def with_batch_axis(path: Path) -> bytes:
@@ -72,7 +66,7 @@ def with_batch_axis(path: Path) -> bytes:
         path: the graph; it may keep its weights in side files. It is not written to.
 
     Returns:
-        The edited graph, weights included.
+        The edited graph, weights included; its metadata has `NORMALISES_INPUT`.
 
     Raises:
         DamagedModel: the file is no ONNX graph.
@@ -87,6 +81,7 @@ def with_batch_axis(path: Path) -> bytes:
             dimensions[0].dim_param = _BATCH
     del graph.value_info[:]
     _free_reshapes(graph)
+    _note(model, NORMALISES_INPUT, _normalises_input(graph))
     return _serialised(model, path)
 
 
@@ -137,7 +132,7 @@ def part_for(path: Path, output: str) -> bytes:
     return _serialised(model, path)
 
 
-def with_best_path(path: Path) -> EditedGraph | None:
+def with_best_path(path: Path) -> bytes:
     """A CTC recogniser that answers its best path instead of every probability.
 
     Its one output, float32 [N, T, C], is replaced by `BEST_INDEX`, int64 [N, T], and
@@ -145,27 +140,28 @@ def with_best_path(path: Path) -> EditedGraph | None:
     leave the engine.
 
     Returns:
-        None if the file is no graph, the graph is of another form, or its weights lie outside the
-        file: the engine opens it as it is, or says what is wrong with it.
+        The edited graph; its metadata has `CLASSES`, if the file says how many they are.
+
+    Raises:
+        DamagedModel: the file is no ONNX graph.
+        ValueError: the graph is of another form, or its weights lie outside the file.
+        OSError: it cannot be read.
     """
-    import onnx
     from onnx import TensorProto, helper
 
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception:  # protobuf's DecodeError, whose home depends on its version
-        return None
+    model = _load(path, weights=False)
     graph = model.graph
-    if len(graph.output) != 1 or any(weight.data_location == TensorProto.EXTERNAL for weight in graph.initializer):
-        return None
-    output = graph.output[0]
-    dims = output.type.tensor_type.shape.dim
-    if len(dims) != 3:
-        return None
+    if any(weight.data_location == TensorProto.EXTERNAL for weight in graph.initializer):
+        raise ValueError(f"{path} has weights outside")
+    dims = [value.type.tensor_type.shape.dim for value in graph.output]
+    if [len(sizes) for sizes in dims] != [3]:
+        raise ValueError(f"{path} has other outputs than one [N, T, C]")
+    output, dims = graph.output[0], dims[0]
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     graph.node.extend(_best_path_nodes(output.name, opset))
     shape = [dim.dim_param or dim.dim_value or None for dim in dims[:2]]
-    classes = dims[2].dim_value or None
+    if dims[2].dim_value:
+        _note(model, CLASSES, dims[2].dim_value)
     del graph.output[:]
     graph.output.extend(
         [
@@ -175,7 +171,7 @@ def with_best_path(path: Path) -> EditedGraph | None:
     )
     if opset >= 18:
         graph.initializer.append(helper.make_tensor("best_path_axis", TensorProto.INT64, [1], [2]))
-    return EditedGraph(model.SerializeToString(), classes)
+    return _serialised(model, path)
 
 
 def _expose_features(graph: Any) -> None:
@@ -206,6 +202,18 @@ def _load(path: Path, *, weights: bool) -> Any:
     if weights:
         onnx.load_external_data_for_model(model, str(path.parent))
     return model
+
+
+def _normalises_input(graph: Any) -> bool:
+    names = [node.name for node in graph.node[:8]]
+    return any(name.startswith(("Sub", "_minus")) for name in names) and any(
+        name.startswith(("Mul", "_mul")) for name in names
+    )
+
+
+def _note(model: Any, key: str, value: object) -> None:
+    entry = model.metadata_props.add()
+    entry.key, entry.value = key, str(value)
 
 
 def _serialised(model: Any, path: Path) -> bytes:

@@ -10,14 +10,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from . import memory
 from .batching import Batcher, Replica
 from .engines import Engine, LoadError
 from .errors import DamagedModel, ServiceError, Unavailable
-from .graph_files import graph_bytes
+from .graph_files import Graph, graph_bytes
 from .lanes import Lane, LaneKind
 from .metrics import Metrics
 from .session import Model, OpenSession, Session
@@ -310,7 +309,7 @@ class Registry:
         return Loaded(replicas[0].model, batcher, spec.key, sum(sizes))
 
     def _opener(self, spec: ModelSpec, lane: Lane, sizes: list[int]) -> OpenSession:
-        def open_session(graph: Path | bytes) -> Session:
+        def open_session(graph: Graph) -> Session:
             session = self._engine.open(graph, lane.kind, lane.device_id, side_by_side=spec.side_by_side)
             with suppress(OSError):  # the file may be gone by now
                 sizes.append(graph_bytes(graph))

@@ -6,10 +6,11 @@ with fakes.
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from numpy.typing import NDArray
+
+from .graph_files import Graph
 
 ItemT = TypeVar("ItemT", contravariant=True)
 OutputT = TypeVar("OutputT", covariant=True)
@@ -63,8 +64,8 @@ class ParallelSession(Session, Protocol):
         ...
 
 
-OpenSession: TypeAlias = Callable[[Path | bytes], Session]
-"""Opens a graph from its file or from the bytes of an edited one; external weights need the file."""
+OpenSession: TypeAlias = Callable[[Graph], Session]
+"""Opens a graph; one with external weights as a file."""
 
 
 class Model(Protocol[ItemT, OutputT]):

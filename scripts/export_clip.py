@@ -35,6 +35,7 @@ from immich_ml_cn.clip_names import DEFAULT_ALIASES, DIRECT_NAMES
 from immich_ml_cn.delivery import fetch_options
 from immich_ml_cn.engines import CpuEngine
 from immich_ml_cn.errors import ServiceError
+from immich_ml_cn.graph_files import Graph
 from immich_ml_cn.images import Picture, decode
 from immich_ml_cn.session import Session
 from immich_ml_cn.settings import Settings
@@ -246,7 +247,7 @@ def compare(folder: Path, graph: str, reference: Reference) -> tuple[Checked, Ch
     """
     engine = CpuEngine(Settings())
 
-    def open_session(source: Path | bytes) -> Session:
+    def open_session(source: Graph) -> Session:
         return engine.open(source, "bulk", 0)
 
     visual = load_visual(folder, folder / "visual" / graph, open_session)

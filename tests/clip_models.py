@@ -12,6 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from immich_ml_cn import graph_files
 from immich_ml_cn.session import TensorInfo
 
 WIDTH = 24
@@ -33,12 +34,14 @@ _ELEMENTS = {
 class OrtSession:
     """`immich_ml_cn.session.Session` over ONNX Runtime on one CPU thread; records what it was fed."""
 
-    def __init__(self, source: Path | bytes) -> None:
+    def __init__(self, source: graph_files.Graph) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
-        model = source if isinstance(source, bytes) else str(source)
-        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        model = graph_files.file_or_data(source)
+        self.session = onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+        )
         self.runs: list[dict[str, tuple[int, ...]]] = []
         self.fed: dict[str, NDArray[Any]] = {}
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from immich_ml_cn.graph_files import Graph, file_or_data
 from immich_ml_cn.images import Picture
 from immich_ml_cn.session import TensorInfo
 
@@ -24,14 +25,15 @@ _LANDMARKS = (-1.0, -0.8, 1.0, -0.8, 0.0, 0.1, -0.8, 1.0, 0.8, 1.0)
 class OrtSession:
     """`immich_ml_cn.session.Session` over ONNX Runtime on the CPU; counts its runs' batch sizes."""
 
-    def __init__(self, source: Path | bytes) -> None:
+    def __init__(self, source: Graph) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
         self.source = source
         self.batches: list[int] = []
+        model = file_or_data(source)
         self.ort = onnxruntime.InferenceSession(
-            source if isinstance(source, bytes) else str(source), options, providers=["CPUExecutionProvider"]
+            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
         )
 
     @property
@@ -44,7 +46,7 @@ class OrtSession:
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        return {}
+        return dict(self.ort.get_modelmeta().custom_metadata_map)
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         self.batches.append(len(next(iter(feeds.values()))))

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 from server import RunningServer  # noqa: E402
 
 from immich_ml_cn.engines import CpuEngine  # noqa: E402
+from immich_ml_cn.graph_files import Graph  # noqa: E402
 from immich_ml_cn.lanes import LaneKind  # noqa: E402
 from immich_ml_cn.session import Session  # noqa: E402
 from immich_ml_cn.settings import Settings  # noqa: E402
@@ -90,8 +91,8 @@ class FaultyEngine(CpuEngine):
         self._fault = fault
         self._graph = graph
 
-    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
-        concerned = self._graph in (str(graph) if isinstance(graph, Path) else "edited")
+    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
+        concerned = self._graph in ("memory" if isinstance(graph, bytes) else str(graph))
         if concerned and self._fault == "load-hangs":
             _hang()
         if concerned and self._fault == "load-memory":

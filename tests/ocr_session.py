@@ -11,6 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from immich_ml_cn.engines import CpuEngine
+from immich_ml_cn.graph_files import Graph, file_or_data
 from immich_ml_cn.ocr import (
     TextDetector,
     TextOrientation,
@@ -49,14 +50,14 @@ class OrtSession:
         return outputs
 
 
-def open_session(source: Path | bytes) -> OrtSession:
+def open_session(source: Graph) -> OrtSession:
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    data = str(source) if isinstance(source, Path) else source
-    return OrtSession(onnxruntime.InferenceSession(data, options))
+    model = file_or_data(source)
+    return OrtSession(onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), options))
 
 
-def open_parallel_session(source: Path | bytes) -> Session:
+def open_parallel_session(source: Graph) -> Session:
     settings = Settings.from_env({"MACHINE_LEARNING_MODEL_INTRA_OP_THREADS": "2"})
     return CpuEngine(settings).open(source, "bulk", 0, side_by_side=True)
 

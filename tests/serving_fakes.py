@@ -5,8 +5,8 @@ import itertools
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
+from immich_ml_cn.graph_files import Graph
 from immich_ml_cn.lanes import Lane, LaneKind
 from immich_ml_cn.session import Session
 
@@ -58,7 +58,7 @@ class FakeEngine:
         self.on_gpu = on_gpu
         self.opened: list[tuple[LaneKind, int]] = []
 
-    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
+    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
         self.opened.append((kind, device_id))
         return NoSession()  # type: ignore[return-value]
 

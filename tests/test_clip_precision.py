@@ -9,6 +9,7 @@ from clip_models import OrtSession
 from immich_ml_cn.catalogue import Catalogue
 from immich_ml_cn.clip.precision import choose_graph
 from immich_ml_cn.delivery import Delivery
+from immich_ml_cn.graph_files import Graph
 from immich_ml_cn.settings import Settings
 
 SMALL = Path(__file__).parent / "golden" / "clip_parity" / "vit"
@@ -51,9 +52,9 @@ def test_the_setting_reaches_both_towers(tmp_path: Path, precision: str, opened:
         {"MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path), "MACHINE_LEARNING_CLIP_PRECISION": precision}
     )
     catalogue = Catalogue(settings, Delivery(settings), on_gpu=True)
-    files: list[Path | bytes] = []
+    files: list[Graph] = []
 
-    def open_session(graph: Path | bytes) -> OrtSession:
+    def open_session(graph: Graph) -> OrtSession:
         files.append(graph)
         return OrtSession(graph)
 

@@ -232,7 +232,7 @@ class TestSessions:
     def test_a_graph_of_unknown_operators_cannot_be_loaded(self, engine: Engine, tmp_path: Path) -> None:
         model = onnx.load_from_string(graph())
         model.graph.node[0].op_type = "NoSuchOperator"
-        with pytest.raises(LoadError, match="an edited graph cannot be loaded"):
+        with pytest.raises(LoadError, match="a graph in memory cannot be loaded"):
             engine.open(model.SerializeToString(), "bulk", 0)
 
 
@@ -462,7 +462,7 @@ def test_the_self_test_decides_whether_cuda_is_used(tmp_path: Path) -> None:
     why = "CUDA cannot be used, everything runs on the CPU: GPU 0: "
     assert found["refuses"] == [
         "CPUExecutionProvider",
-        why + "an edited graph cannot be loaded: no such device",
+        why + "a graph in memory cannot be loaded: no such device",
     ]
     assert found["falls back"][0] == "CPUExecutionProvider"
     assert found["falls back"][1].startswith(why + "CUDA was refused by ONNX Runtime")
@@ -470,7 +470,7 @@ def test_the_self_test_decides_whether_cuda_is_used(tmp_path: Path) -> None:
     assert found["computes nonsense"][1] == why + "the self-test computed [4.5] instead of [3.0]"
     assert "CUDA 13.0" in found["two"]
     assert "1: " in found["two"]
-    assert "GPU 5: an edited graph cannot be loaded: no such device" in found["missing"]
+    assert "GPU 5: a graph in memory cannot be loaded: no such device" in found["missing"]
 
 
 def test_the_self_tests_graph_doubles() -> None:

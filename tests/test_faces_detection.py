@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from immich_ml_cn.errors import BadImage, InferenceFailed, Unavailable
 from immich_ml_cn.faces import FaceDetector, load_detector
 from immich_ml_cn.faces.detection import suppress
+from immich_ml_cn.graph_files import Graph
 from immich_ml_cn.images import Picture
 from immich_ml_cn.results import Faces
 
@@ -206,7 +207,7 @@ class TestBatches:
 class FakeSession(OrtSession):
     """A session whose first output is replaced."""
 
-    def __init__(self, source: Path | bytes, first: NDArray[np.float32] | None = None) -> None:
+    def __init__(self, source: Graph, first: NDArray[np.float32] | None = None) -> None:
         super().__init__(source)
         self.first = first
 

@@ -10,8 +10,10 @@ import pytest
 from face_models import OrtSession, build_detector, build_recognizer, photo
 from numpy.typing import NDArray
 
+from immich_ml_cn import graphs
 from immich_ml_cn.errors import InferenceFailed, Unavailable
 from immich_ml_cn.faces import FaceRecognizer, load_detector, load_recognizer
+from immich_ml_cn.graph_files import EditedGraph, Graph
 from immich_ml_cn.images import Picture
 
 PHOTOS = ("astronaut", "coffee", "tall-rocket", "motorcycle_left", "chelsea", "t1")
@@ -134,10 +136,6 @@ class TestBatches:
         alone = np.stack([original.run({"input.1": crop[np.newaxis]})[0][0] for crop in crops])
         np.testing.assert_allclose(together, alone, rtol=0, atol=1e-4 * np.abs(alone).max())
 
-    def test_a_dynamic_graph_is_opened_from_its_file(self, tmp_path: Path) -> None:
-        path = build_recognizer(tmp_path / "model.onnx", batch=("batch", "batch"))
-        assert session_of(load_recognizer(path, OrtSession)).source == path
-
     def test_the_outputs_declared_size_is_freed_too(self, tmp_path: Path) -> None:
         """The stock packs declare a dynamic input and one row of output, at which ONNX Runtime warns on every run."""
         path = build_recognizer(tmp_path / "model.onnx", batch=("None", 1))
@@ -154,27 +152,44 @@ class TestBatches:
         ours = embed(recognizer, photo("t1"), landmarks["t1"])
         assert cosines(ours, embed_with_insightface(path, photo("t1"), landmarks["t1"])).min() >= 0.9999
 
-    def test_a_dynamic_graph_that_refuses_batches_runs_one_by_one(
-        self, tmp_path: Path, landmarks: dict[str, NDArray[np.float32]], caplog: pytest.LogCaptureFixture
+    @pytest.mark.parametrize("flatten", ["Flatten", "Reshape"])
+    def test_a_dynamic_graph_that_cannot_be_edited(
+        self,
+        tmp_path: Path,
+        landmarks: dict[str, NDArray[np.float32]],
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+        flatten: str,
     ) -> None:
-        path = build_recognizer(tmp_path / "model.onnx", batch=("batch", "batch"), flatten="Reshape")
+        """It is tried as it is: its own batches are right, or refused."""
+
+        def too_large(path: Path) -> bytes:
+            raise ValueError("too large")
+
+        monkeypatch.setattr(graphs, "with_batch_axis", too_large)
+        path = build_recognizer(tmp_path / "model.onnx", batch=("batch", "batch"), flatten=flatten)
         with caplog.at_level(logging.WARNING):
             recognizer = load_recognizer(path, OrtSession)
-        assert not recognizer.batched
-        assert "one at a time" in caplog.text
+        assert session_of(recognizer).source == path
+        assert recognizer.batched == (flatten == "Flatten")
+        assert ("refuses batches" in caplog.text) == (flatten == "Reshape")
         assert len(recognizer.infer(recognizer.prepare(photo("t1"), landmarks["t1"]))) == 4
 
+    def test_a_dynamic_graph_of_one_row_inside_is_mended(self, tmp_path: Path) -> None:
+        path = build_recognizer(tmp_path / "model.onnx", batch=("batch", "batch"), flatten="Reshape")
+        assert load_recognizer(path, OrtSession).batched
+
     def test_an_engine_that_refuses_the_edited_graph(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        def open_session(source: Path | bytes) -> OrtSession:
-            if isinstance(source, bytes):
-                raise RuntimeError("no bytes here")
+        def open_session(source: Graph) -> OrtSession:
+            if isinstance(source, EditedGraph):
+                raise RuntimeError("no edits here")
             return OrtSession(source)
 
         path = build_recognizer(tmp_path / "model.onnx")
         with caplog.at_level(logging.WARNING):
             recognizer = load_recognizer(path, open_session)
         assert not recognizer.batched
-        assert "no bytes here" in caplog.text
+        assert "no edits here" in caplog.text
 
 
 class TestBrokenGraphs:

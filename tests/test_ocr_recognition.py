@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,6 +179,18 @@ def test_the_alphabet_may_lie_beside_the_graph(tmp_path: Path) -> None:
     characters = "\n".join(recognizer().alphabet[1:-1])
     path.with_name("charset.txt").write_text(characters, encoding="utf-8")
     assert load_recognizer(path, open_session).alphabet == recognizer().alphabet
+
+
+def test_a_graph_that_is_not_edited_reads_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    model = onnx.load(bundled("PP-OCRv6_rec_small"))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="model.onnx.data", size_threshold=1 << 20)
+    loaded = load_recognizer(path, open_session)
+    assert "has weights outside" in caplog.text
+    assert loaded.alphabet == recognizer().alphabet
+    items = [recognizer().prepare(line(NEWS[0]))]
+    assert loaded.decode(loaded.infer(items)[0])[0] == recognizer().decode(recognizer().infer(items)[0])[0]
 
 
 @pytest.mark.parametrize("charset", [None, "a\nb\nc"])

@@ -29,6 +29,7 @@ from immich_ml_cn.engines import CpuEngine, Engine, EngineError, OpenVinoEngine,
 from immich_ml_cn.engines.metadata import read_metadata
 from immich_ml_cn.engines.openvino import OpenVinoSession
 from immich_ml_cn.engines.self_test import DOUBLING
+from immich_ml_cn.graph_files import Graph
 from immich_ml_cn.images import decode
 from immich_ml_cn.session import ParallelSession, Session
 from immich_ml_cn.settings import Settings
@@ -208,7 +209,7 @@ class TestSelection:
         with pytest.raises(EngineError, match="finds no graphics: pass /dev/dri"):
             select_engine(Settings(provider="openvino", openvino_device="gpu"))
         fake(FakeOpenVino(["CPU", "GPU.0"]), "onnxruntime-gpu")
-        with pytest.raises(EngineError, match=r"GPU\.3: an edited graph cannot be loaded: no such device$"):
+        with pytest.raises(EngineError, match=r"GPU\.3: a graph in memory cannot be loaded: no such device$"):
             select_engine(Settings(provider="openvino", openvino_device="gpu", device_ids=(3,)))
 
     @pytest.mark.parametrize(
@@ -447,7 +448,7 @@ class TestRewrites:
     """What is computed in another way gives the same answers; ONNX Runtime computes it as it was written."""
 
     @staticmethod
-    def both(cache: Path, source: Path | bytes, x: NDArray[np.float32]) -> tuple[set[str], NDArray[Any], NDArray[Any]]:
+    def both(cache: Path, source: Graph, x: NDArray[np.float32]) -> tuple[set[str], NDArray[Any], NDArray[Any]]:
         """The types of the nodes that OpenVINO runs, its answer and ONNX Runtime's."""
         session = engine_in(cache).open(source, "bulk", 0)
         (ours,), (theirs,) = session.run({"x": x}), CpuEngine(Settings()).open(source, "bulk", 0).run({"x": x})
@@ -519,7 +520,7 @@ class TestRewrites:
 @needs_openvino
 class TestSideBySide:
     @staticmethod
-    def session(cache: Path, source: Path | bytes, threads: int = 2, **settings: Any) -> ParallelSession:
+    def session(cache: Path, source: Graph, threads: int = 2, **settings: Any) -> ParallelSession:
         engine = engine_in(cache, intra_op_threads=threads, **settings)
         session = engine.open(source, "bulk", 0, side_by_side=True)
         assert isinstance(session, ParallelSession)
@@ -674,10 +675,10 @@ class Reader:
     """What the pipeline does of OCR on an engine's sessions, without lanes."""
 
     def __init__(self, engine: Engine, *, side_by_side: bool = False) -> None:
-        def open_session(graph: Path | bytes) -> Session:
+        def open_session(graph: Graph) -> Session:
             return engine.open(graph, "bulk", 0)
 
-        def open_lines(graph: Path | bytes) -> Session:
+        def open_lines(graph: Graph) -> Session:
             return engine.open(graph, "bulk", 0, side_by_side=side_by_side)
 
         self.at_once = side_by_side

@@ -5,21 +5,25 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import face_models
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from server import ROOT
 
 from immich_ml_cn.engines import CpuEngine, LoadError, checking_engine, select_engine
 from immich_ml_cn.engines.onnx_runtime import OnnxSession
-from immich_ml_cn.engines.prepacked import LEAST_BYTES, PrepackedGraphs
+from immich_ml_cn.engines.prepacked import LEAST_BYTES, LEAST_EDITED_BYTES, PrepackedGraphs
 from immich_ml_cn.engines.shelf import UNUSED_S, Shelf
 from immich_ml_cn.errors import DamagedModel
+from immich_ml_cn.graph_files import EditedGraph, Graph
+from immich_ml_cn.graph_process import SMALL_BYTES
 from immich_ml_cn.session import ParallelSession, Session
 from immich_ml_cn.settings import Settings
 
@@ -35,7 +39,10 @@ def model(tmp_path: Path) -> Path:
 
 
 def engine_in(cache: Path, *, least_bytes: int = 0, runtime: str = "1", threads: int = 1) -> CpuEngine:
-    return CpuEngine(Settings(intra_op_threads=threads), PrepackedGraphs(cache, runtime, least_bytes=least_bytes))
+    return CpuEngine(
+        Settings(intra_op_threads=threads),
+        PrepackedGraphs(cache, runtime, least_bytes=least_bytes, least_edited_bytes=least_bytes),
+    )
 
 
 def embedding(session: Session) -> np.ndarray:
@@ -49,8 +56,13 @@ def forms(cache: Path) -> list[Path]:
     )
 
 
-def plain(graph: Path | bytes) -> Session:
+def plain(graph: Graph) -> Session:
     return CpuEngine(Settings(intra_op_threads=1)).open(graph, "bulk", 0)
+
+
+def edited(model: Path, make: Callable[[], bytes] | None = None, version: str = "1") -> EditedGraph:
+    """A file's graph with an edit that changes nothing, unless it is given another."""
+    return EditedGraph(model, "edit", version, make or model.read_bytes)
 
 
 def mapped(path: Path) -> bool:
@@ -58,9 +70,9 @@ def mapped(path: Path) -> bool:
 
 
 class TestAnswers:
-    @pytest.mark.parametrize("as_bytes", [False, True])
-    def test_are_those_of_the_graph_to_the_bit(self, tmp_path: Path, model: Path, as_bytes: bool) -> None:
-        graph = model.read_bytes() if as_bytes else model
+    @pytest.mark.parametrize("is_edited", [False, True])
+    def test_are_those_of_the_graph_to_the_bit(self, tmp_path: Path, model: Path, is_edited: bool) -> None:
+        graph = edited(model) if is_edited else model
         session = engine_in(tmp_path).open(graph, "bulk", 0)
         expected = plain(graph)
         (form,) = forms(tmp_path)
@@ -104,10 +116,46 @@ class TestMaking:
         assert caplog.text.count("packing the weights") == 1
         assert forms(tmp_path)[0].parent == model.parent / "prepacked"
 
+    def test_an_edit_is_made_once(self, tmp_path: Path, model: Path) -> None:
+        made: list[Path] = []
+
+        def make() -> bytes:
+            made.append(model)
+            return model.read_bytes()
+
+        for _ in range(3):
+            engine_in(tmp_path).open(edited(model, make), "bulk", 0)
+        assert made == [model]
+        engine_in(tmp_path).open(model, "bulk", 0)
+        assert [form.name.partition("-")[0] for form in forms(tmp_path)] == ["model+edit", "model"]
+        engine_in(tmp_path).open(edited(model, make, "2"), "bulk", 0)
+        assert len(made) == 2, "by other code it may be another graph"
+        assert len(forms(tmp_path)) == 2
+        face_models.build_recognizer(model, seed=2)
+        session = engine_in(tmp_path).open(edited(model, make, "2"), "bulk", 0)
+        assert len(made) == 3
+        np.testing.assert_array_equal(embedding(session), embedding(plain(model)))
+
+    def test_an_edit_that_fails_says_so_and_leaves_nothing(self, tmp_path: Path, model: Path) -> None:
+        def make() -> bytes:
+            raise ValueError("of another form")
+
+        for _ in range(2):
+            with pytest.raises(ValueError, match="of another form"):
+                engine_in(tmp_path).open(edited(model, make), "bulk", 0)
+        assert not forms(tmp_path)
+
+    def test_what_is_in_memory_anyway_is_not_packed(self, tmp_path: Path, model: Path) -> None:
+        session = engine_in(tmp_path).open(model.read_bytes(), "bulk", 0)
+        np.testing.assert_array_equal(embedding(session), embedding(plain(model)))
+        assert not forms(tmp_path)
+
     def test_small_graphs_are_left_as_they_are(self, tmp_path: Path, model: Path) -> None:
         engine_in(tmp_path, least_bytes=model.stat().st_size + 1).open(model, "bulk", 0)
         assert not forms(tmp_path)
-        assert LEAST_BYTES == 32 << 20
+        engine_in(tmp_path, least_bytes=model.stat().st_size + 1).open(edited(model), "bulk", 0)
+        assert not forms(tmp_path)
+        assert (LEAST_BYTES, LEAST_EDITED_BYTES) == (32 << 20, SMALL_BYTES)
 
     def test_every_cpu_and_every_onnx_runtime_has_its_own(
         self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
@@ -249,8 +297,9 @@ class TestComparison:
         ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ("n", "m")) for name in ("x", "y")]
         weights = numpy_helper.from_array(np.ones((3, 1000), np.float32), "w")  # 3 is not 64
         graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weights])
-        data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
-        session = engine_in(tmp_path).open(data, "bulk", 0)
+        path = tmp_path / "model.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+        session = engine_in(tmp_path).open(path, "bulk", 0)
         assert len(forms(tmp_path)) == 1
         assert session.run({"x": np.ones((2, 3), np.float32)})[0].tolist() == [[3.0] * 1000] * 2
 
@@ -261,13 +310,20 @@ class TestShelf:
         assert shelf.place(model).parent == tmp_path / "cache" / "forms"
         assert Shelf(tmp_path, "forms", "cpu", "1").place(model).parent == model.parent / "forms"
 
-    def test_edited_graphs_are_kept_while_somebody_uses_them(self, tmp_path: Path) -> None:
-        shelf = Shelf(tmp_path, "forms", "cpu", "1")
-        used, unused, new = (shelf.place(data) for data in (b"used", b"unused", b"new"))
+    def test_forms_of_files_of_others_are_kept_while_somebody_uses_them(self, tmp_path: Path) -> None:
+        files = [tmp_path / "elsewhere" / name / "model.onnx" for name in ("used", "unused", "new")]
+        for file in files:
+            file.parent.mkdir(parents=True)
+            file.write_bytes(b"graph")
+        shelf = Shelf(tmp_path / "cache", "forms", "cpu", "1")
+        used, unused, new = (shelf.place(file) for file in files)
+        long_ago = time.time() - UNUSED_S - 60
         for folder in (used, unused, new):
             folder.mkdir(parents=True)
-        os.utime(unused, (time.time() - UNUSED_S - 60,) * 2)
-        shelf.remove_older(b"new")
+        for folder in (used, unused):
+            os.utime(folder, (long_ago, long_ago))
+        shelf.mark_used(files[0])
+        shelf.remove_older(files[2])
         assert (used.exists(), unused.exists(), new.exists()) == (True, False, True)
 
 

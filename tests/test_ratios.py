@@ -18,6 +18,7 @@ from benchmarks import models, pictures, requests
 from benchmarks.limit import BareSessions
 from benchmarks.load import Stream, drive
 from benchmarks.requests import Task
+from immich_ml_cn.graph_files import Graph
 from immich_ml_cn.lanes import LaneKind
 from immich_ml_cn.protocol import ClipVisual, Tasks
 from immich_ml_cn.service import Service
@@ -48,7 +49,7 @@ class SleepyEngine:
     on_gpu = False
     description = "sleep"
 
-    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> SleepySession:
+    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> SleepySession:
         return SleepySession()
 
 

@@ -1,8 +1,8 @@
 """What the server asks of an engine, and the two ways in which one fails."""
 
-from pathlib import Path
 from typing import Protocol
 
+from immich_ml_cn.graph_files import Graph
 from immich_ml_cn.lanes import LaneKind
 from immich_ml_cn.session import Session
 
@@ -31,7 +31,7 @@ class Engine(Protocol):
         """Device and versions for people, e.g. ``CPU, 8 threads (ONNX Runtime 1.32.0)``."""
         ...
 
-    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
+    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
         """Load a graph for a lane; called on that lane's loader thread.
 
         Args:
@@ -39,6 +39,7 @@ class Engine(Protocol):
 
         Raises:
             LoadError: the graph cannot run here.
+            Exception: what an edited graph's `make` raises.
             DamagedModel: the file is no whole graph.
         """
         ...

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from immich_ml_cn.errors import DamagedModel
-from immich_ml_cn.graph_files import graph_bytes
+from immich_ml_cn.graph_files import Graph, graph_bytes, graph_name
 from immich_ml_cn.lanes import LaneKind
 from immich_ml_cn.session import Session, TensorInfo
 from immich_ml_cn.settings import Settings
@@ -58,13 +58,13 @@ class CpuEngine:
     def description(self) -> str:
         return f"CPU, {threads_for(self._settings, 'interactive')} threads (ONNX Runtime {runtime_version()})"
 
-    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
+    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
         """See `Engine.open`; a CPU has no device numbers."""
         del device_id
         threads = threads_for(self._settings, kind)
         prepacked = self._prepacked
         packed = prepacked.path(graph) if prepacked else None
-        if prepacked and packed:
+        if prepacked and packed and not isinstance(graph, bytes):
             try:
                 return _sessions(partial(self._packed_session, packed), threads, side_by_side=side_by_side)
             except (DamagedModel, LoadError) as error:
@@ -73,7 +73,7 @@ class CpuEngine:
         copied = side_by_side and _is_copied(graph)
         return _sessions(partial(self._session, graph), threads, side_by_side=copied)
 
-    def _session(self, graph: Path | bytes, threads: int) -> "OnnxSession":
+    def _session(self, graph: Graph, threads: int) -> "OnnxSession":
         import onnxruntime
 
         return _open(onnxruntime, graph, _session_options(self._settings, threads), [self.provider])
@@ -103,7 +103,7 @@ class CudaEngine:
         versions = f"ONNX Runtime {onnxruntime.__version__}, CUDA {onnxruntime.cuda_version}, cuDNN {cudnn}"
         return f"GPU {names} ({versions})"
 
-    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
+    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
         """See `Engine.open`; a GPU takes batches. A session that silently fell back to the CPU is refused."""
         del kind, side_by_side
         import onnxruntime
@@ -202,7 +202,7 @@ def _sessions(open_on: Callable[[int], "OnnxSession"], threads: int, *, side_by_
     return SideBySideSession(whole, open_on(1) if threads > 1 else whole, threads)
 
 
-def _is_copied(graph: Path | bytes) -> bool:
+def _is_copied(graph: Graph) -> bool:
     try:
         return graph_bytes(graph) <= COPIED_BYTES
     except OSError:
@@ -231,15 +231,14 @@ def _session_options(settings: Settings, threads: int) -> Any:
     return options
 
 
-def _open(onnxruntime: Any, graph: Path | bytes, options: Any, providers: list[Any]) -> OnnxSession:
+def _open(onnxruntime: Any, graph: Graph, options: Any, providers: list[Any]) -> OnnxSession:
     try:
         with as_file(graph) as (path, _):
             session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:
         if isinstance(graph, Path) and type(error).__name__ in _DAMAGE:
             raise DamagedModel(graph, str(error)) from error
-        name = "an edited graph" if isinstance(graph, bytes) else str(graph)
-        raise LoadError(f"{name} cannot be loaded: {error}") from error
+        raise LoadError(f"{graph_name(graph)} cannot be loaded: {error}") from error
     session.disable_fallback()  # an error on the GPU is an error, not a silent second run on the CPU
     return OnnxSession(session)
 

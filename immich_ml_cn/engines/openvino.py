@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from immich_ml_cn import memory
 from immich_ml_cn.errors import DamagedModel
-from immich_ml_cn.graph_files import graph_bytes
+from immich_ml_cn.graph_files import Graph, file_or_data, graph_bytes, graph_name
 from immich_ml_cn.lanes import LaneKind
 from immich_ml_cn.session import Session, TensorInfo
 from immich_ml_cn.settings import Settings
@@ -94,8 +94,9 @@ class OpenVinoEngine:
         names = (f"{name.removeprefix('GPU.')}: {self._property(name, 'FULL_DEVICE_NAME')}" for name in self._names)
         return f"GPU {', '.join(names)}, {self.precision} ({runtime})"
 
-    def open(self, graph: Path | bytes, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
+    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
         """See `Engine.open`; a CPU has no device numbers, graphics take batches."""
+        graph = file_or_data(graph)
         if isinstance(graph, Path) and not graph.is_file():
             raise LoadError(f"{graph} cannot be loaded: there is no such file")
         if self.on_gpu:
@@ -173,8 +174,7 @@ class OpenVinoEngine:
         except RuntimeError as error:
             if isinstance(graph, Path) and any(words in str(error) for words in _DAMAGE):
                 raise DamagedModel(graph, "it is not a whole ONNX graph") from error
-            source = "an edited graph" if isinstance(graph, bytes) else str(graph)
-            raise LoadError(f"{source} cannot be loaded: {_reason(error)}") from error
+            raise LoadError(f"{graph_name(graph)} cannot be loaded: {_reason(error)}") from error
         finally:
             memory.release()
 
@@ -219,6 +219,7 @@ class OpenVinoEngine:
         folder = shelf.place(graph)
         folder.mkdir(parents=True, exist_ok=True)
         shelf.remove_older(graph)
+        shelf.mark_used(graph)
         return folder
 
     @property
@@ -366,7 +367,7 @@ def _metadata(graph: Path | bytes) -> Mapping[str, str]:
     except ValueError as error:
         if isinstance(graph, Path):
             raise DamagedModel(graph, f"it is {error}") from error
-        raise LoadError(f"an edited graph cannot be loaded: it is {error}") from error
+        raise LoadError(f"{graph_name(graph)} cannot be loaded: it is {error}") from error
 
 
 def _tensor_info(port: Any) -> TensorInfo:

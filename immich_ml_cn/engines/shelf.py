@@ -1,21 +1,23 @@
 """Where an engine keeps its own forms of graphs on disk."""
 
 import hashlib
+import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-UNUSED_S: Final = 30 * 86_400
-"""Seconds after which nobody is taken to need an edited graph's form any more: what it came from may be gone."""
+from immich_ml_cn.graph_files import EditedGraph
 
-_EDITED: Final = "edited"
+UNUSED_S: Final = 30 * 86_400
+"""Seconds after which nobody is taken to need the form of a file that lies elsewhere any more: it may be gone."""
 
 
 @dataclass(frozen=True)
 class Shelf:
     """A folder for each graph, named for the graph as it is now: beside its file, or in the cache folder for files
-    that lie elsewhere and for edited graphs.
+    that lie elsewhere.
 
     Attributes:
         cache: the cache folder.
@@ -29,49 +31,61 @@ class Shelf:
     kind: str
     maker: str
 
-    def place(self, graph: Path | bytes) -> Path:
+    def place(self, graph: Path | EditedGraph) -> Path:
         """The folder of a graph, which need not exist.
 
         Raises:
             OSError: the file cannot be read.
         """
-        if isinstance(graph, bytes):
-            stem = f"{_EDITED}-{hashlib.sha256(graph).hexdigest()[:12]}"
-            return self.cache / self.name / f"{stem}-{self.kind}-{_digest(self.maker)}"
-        return self._home(graph) / f"{graph.stem}-{self.kind}-{_state_of(graph.absolute(), self.maker)}"
+        source = _source(graph)
+        edit = (graph.edit, graph.version) if isinstance(graph, EditedGraph) else ()
+        return self._home(source) / f"{self._stem(graph)}-{_digest(self.maker, *edit, *_state_of(source))}"
 
-    def remove_older(self, graph: Path | bytes) -> None:
-        """Delete the forms of what was there before this graph, and of edited graphs that nobody used for a month; to
-        be called when a form is made.
+    def mark_used(self, graph: Path | EditedGraph) -> None:
+        """Somebody uses the form of a graph, which is there."""
+        with suppress(OSError):  # not ours to write
+            os.utime(self.place(graph))
+
+    def remove_older(self, graph: Path | EditedGraph) -> None:
+        """Delete the forms of what was there before this graph, and of files that lie elsewhere those that nobody used
+        for a month; to be called when a form is made.
 
         Raises:
             OSError: a folder cannot be read.
         """
         place = self.place(graph)
-        if isinstance(graph, bytes):
-            old = place.parent.stat().st_mtime - UNUSED_S  # by the disk's clock: when the last form was made
-            unused = [other for other in place.parent.glob(f"{_EDITED}-*") if other.stat().st_mtime < old]
+        if self._owns(_source(graph)):
+            unused = list(place.parent.glob(f"{self._stem(graph)}-*"))
         else:
-            unused = list(place.parent.glob(f"{graph.stem}-{self.kind}-*")) if self._owns(graph) else []
+            old = place.parent.stat().st_mtime - UNUSED_S  # by the disk's clock: when the last form was made
+            unused = [other for other in place.parent.glob(f"*-{self.kind}-*") if other.stat().st_mtime < old]
         for other in unused:
             if other != place:
                 shutil.rmtree(other, ignore_errors=True)
 
-    def _home(self, graph: Path) -> Path:
-        return (graph.absolute().parent if self._owns(graph) else self.cache) / self.name
+    def _stem(self, graph: Path | EditedGraph) -> str:
+        edit = f"+{graph.edit}" if isinstance(graph, EditedGraph) else ""
+        return f"{_source(graph).stem}{edit}-{self.kind}"
 
-    def _owns(self, graph: Path) -> bool:
-        return graph.absolute().is_relative_to(self.cache.absolute())
+    def _home(self, source: Path) -> Path:
+        return (source.parent if self._owns(source) else self.cache) / self.name
+
+    def _owns(self, source: Path) -> bool:
+        return source.is_relative_to(self.cache.absolute())
 
 
-def _state_of(graph: Path, maker: str) -> str:
-    """Names a graph's file as it is now, with what lies beside it, where its weights may be."""
-    told = [maker, str(graph)]
-    for file in sorted(graph.parent.iterdir()):
-        if file.is_file() and not file.name.startswith("."):
-            state = file.stat()
-            told.append(f"{file.name}\0{state.st_size}\0{state.st_mtime_ns}")
-    return _digest(*told)
+def _source(graph: Path | EditedGraph) -> Path:
+    return (graph.source if isinstance(graph, EditedGraph) else graph).absolute()
+
+
+def _state_of(file: Path) -> list[str]:
+    """A graph's file as it is now, with what lies beside it, where its weights may be."""
+    told = [str(file)]
+    for other in sorted(file.parent.iterdir()):
+        if other.is_file() and not other.name.startswith("."):
+            state = other.stat()
+            told.append(f"{other.name}\0{state.st_size}\0{state.st_mtime_ns}")
+    return told
 
 
 def _digest(*told: str) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from immich_ml_cn import graph_process
 from immich_ml_cn.errors import InferenceFailed, Unavailable
+from immich_ml_cn.graphs import NORMALISES_INPUT
 from immich_ml_cn.images import Picture
 from immich_ml_cn.session import OpenSession, Session
 
@@ -73,20 +74,19 @@ class FaceRecognizer:
 def load_recognizer(path: Path, open_session: OpenSession) -> FaceRecognizer:
     """Load an ArcFace graph of a pack (``w600k_r50``, ``w600k_mbf``, ``glintr100``).
 
-    A graph that declares batches of one is opened with a batch axis edited in, in memory. A batch of two then has to
-    give what its items give one by one, else the file is opened as it is and faces run one at a time. Runs the session:
-    call it where the session may run.
+    The graph is opened with a batch axis edited in: most declare batches of one. A batch of two then has to give what
+    its items give one by one, else the file is opened as it is. Runs the session: call it where the session may run.
 
     Raises:
         Unavailable: the file is no face recogniser this server can run.
         OSError: it cannot be read.
     """
-    facts = graph_process.inspect(path)
-    session = _open_batched(path, open_session) if facts.fixed_batch else None
+    session = _open_batched(path, open_session)
     if session is not None:
-        return FaceRecognizer(session, facts.normalises_input, batched=True)
+        return FaceRecognizer(session, session.metadata[NORMALISES_INPUT] == str(True), batched=True)
     session = open_session(path)
     _check_signature(path, session)
+    facts = graph_process.inspect(path)
     batched = not facts.fixed_batch and _batches_rightly(session)
     return FaceRecognizer(session, facts.normalises_input, batched)
 

@@ -1,5 +1,6 @@
 """What a line says: a CTC recogniser (PP-OCR's, any version) as a loaded model."""
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ from numpy.typing import NDArray
 
 from immich_ml_cn import graph_process
 from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.graphs import CLASSES
 from immich_ml_cn.session import OpenSession, ParallelSession, Session
 
 from . import ctc
 from .pixels import to_tensor
+
+_log = logging.getLogger(__name__)
 
 HEIGHT = 48
 # The narrowest step between two padded widths; above 512 px it is an eighth of the width's power
@@ -108,9 +112,14 @@ def load_recognizer(path: Path, open_session: OpenSession) -> TextRecognizer:
     Raises:
         Unavailable: there is no alphabet, or it does not belong to the graph.
     """
-    edited = graph_process.with_best_path(path)
-    session = open_session(path if edited is None else edited.data)
-    classes = session.outputs[0].shape[-1] if edited is None else edited.classes
+    try:
+        session = open_session(graph_process.with_best_path(path))
+        noted = session.metadata.get(CLASSES)
+        classes = int(noted) if noted else None
+    except ValueError as error:
+        _log.info("%s is run as it is: %s", path, error)
+        session = open_session(path)
+        classes = session.outputs[0].shape[-1]
     try:
         alphabet = ctc.complete_alphabet(_characters(path, session), classes)
     except (OSError, ValueError) as error:

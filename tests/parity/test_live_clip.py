@@ -23,6 +23,7 @@ from PIL import Image
 from immich_ml_cn.clip import WordPieceTokenizer, chinese_clip_transform, load_textual, load_visual
 from immich_ml_cn.conversions import split_joint
 from immich_ml_cn.engines import CpuEngine
+from immich_ml_cn.graph_files import Graph
 from immich_ml_cn.images import Picture, decode
 from immich_ml_cn.session import Session
 from immich_ml_cn.settings import Settings
@@ -30,7 +31,7 @@ from immich_ml_cn.settings import Settings
 PICTURES = Path(__file__).parent.parent / "golden" / "clip_parity" / "pictures"
 
 
-def open_session(graph: Path | bytes) -> Session:
+def open_session(graph: Graph) -> Session:
     return CpuEngine(Settings()).open(graph, "bulk", 0)
 
 
