@@ -489,8 +489,8 @@ class Settings:
         "MACHINE_LEARNING_PREPACK",
         True,
         _flag,
-        "Whether large models are also kept on disk as the CPU needs them: they take three times the disk, but load in "
-        "a fifth of the time, and the system may take their memory back. Only with ONNX Runtime on the CPU.",
+        "Whether large models are also kept on disk as the CPU needs them: they take three times the disk, but load "
+        "faster, and the system may take their memory back. Only with ONNX Runtime on the CPU.",
         shown="true",
     )
     max_queue: int = _setting(

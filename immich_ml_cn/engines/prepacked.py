@@ -1,8 +1,8 @@
 """Graphs with their weights as this CPU's kernels want them, kept on disk.
 
 ONNX Runtime packs the weights of products and convolutions anew for each session, into memory of the process. Written
-out once, they are mapped from the file instead: a load takes a fifth of the time, sessions of one graph share them, and
-the system may take the memory back as it may with any file's.
+out once, they are mapped from the file instead: a load takes half the time, sessions of one graph share them, and the
+system may take the memory back as it may with any file's.
 """
 
 import hashlib
@@ -41,6 +41,9 @@ ROOM: Final = 3
 
 PATIENCE_S: Final = 120.0
 """Well under the time after which a load counts as hung. It takes 4 s for 350 MB on two cores."""
+
+LATE: Final = "took-too-long"
+"""A file in place of a packed form: packing takes too long on this machine, and is not tried at each start."""
 
 _MAKING: Final = ".making"
 _LOCK: Final = ".lock"
@@ -83,7 +86,7 @@ class PrepackedGraphs:
         except OSError:
             return None  # whoever opens the graph hears of it
         least = self._least_edited_bytes if isinstance(graph, EditedGraph) else self._least_bytes
-        if size < least or folder in self._given_up:
+        if size < least or folder in self._given_up or (folder / LATE).exists():
             return None
         if not (folder / GRAPH).is_file() and not self._made(graph, folder, size):
             self._given_up.add(folder)
@@ -101,25 +104,32 @@ class PrepackedGraphs:
         """Make a packed form, unless another process was faster; whether it is there."""
         from filelock import FileLock
 
-        making = folder.parent / _MAKING
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(folder.parent / _LOCK, timeout=PATIENCE_S):
-                if (folder / GRAPH).is_file():
-                    return True
-                shutil.rmtree(making, ignore_errors=True)  # of a process that was killed
-                making.mkdir()
-                try:
+                if not folder.exists():
                     self._shelf.remove_older(graph)
-                    if not _packed(graph, making, size):
-                        return False
-                    making.rename(folder)
-                finally:
-                    shutil.rmtree(making, ignore_errors=True)
+                    _make(graph, folder, size)
         except (OSError, NotImplementedError) as error:  # nothing can be written, or nothing locked
             logger.debug("%s is not packed: %s", graph, error)
-            return False
-        return True
+        return (folder / GRAPH).is_file()
+
+
+def _make(graph: Path | EditedGraph, folder: Path, size: int) -> None:
+    """Make a packed form, or the note that it takes too long."""
+    making = folder.parent / _MAKING
+    shutil.rmtree(making, ignore_errors=True)  # of a process that was killed
+    making.mkdir()
+    try:
+        if _packed(graph, making, size):
+            making.rename(folder)
+    except subprocess.TimeoutExpired:
+        folder.mkdir()
+        (folder / LATE).touch()
+        told = "%s cannot be packed within %g s, which is not tried again; it loads slowly and takes more memory"
+        logger.warning(told, graph, PATIENCE_S)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
 
 
 def _packed(graph: Path | EditedGraph, folder: Path, size: int) -> bool:
@@ -136,21 +146,22 @@ def _packed(graph: Path | EditedGraph, folder: Path, size: int) -> bool:
 
 
 def _fault_of_packing(graph: Path | EditedGraph, folder: Path) -> str:
-    """Pack in another process, which may run out of memory; what went wrong, "" if nothing did."""
+    """Pack in another process, which may run out of memory; what went wrong, "" if nothing did.
+
+    Raises:
+        subprocess.TimeoutExpired: it takes too long.
+    """
     with as_file(graph) as (path, files):
         command = children.command("immich_ml_cn.engines.onnx_runtime", "write_prepacked", path, str(folder))
-        try:
-            done = subprocess.run(  # noqa: S603 - ours
-                command,
-                check=False,
-                pass_fds=files,
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                timeout=PATIENCE_S,
-            )
-        except subprocess.TimeoutExpired:
-            return f"it took over {PATIENCE_S:g} s"
+        done = subprocess.run(  # noqa: S603 - ours
+            command,
+            check=False,
+            pass_fds=files,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE_S,
+        )
     if not done.returncode:
         return ""
     return (done.stderr.splitlines() or [f"the process for it ended with {done.returncode}"])[-1]
