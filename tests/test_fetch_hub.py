@@ -43,7 +43,7 @@ def options(site: Site) -> FetchOptions:
         hf_endpoint=site.base,
         hf_token="hf_secret",
         connect_timeout_s=1,
-        stall_timeout_s=0.5,
+        stall_timeout_s=1.5,
         slowest_bytes_per_s=4000,
         resumes=3,
         patience_s=0.2,

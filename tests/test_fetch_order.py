@@ -102,7 +102,7 @@ def test_a_host_that_only_stalls_is_tried_last_from_then_on(tmp_path: Path) -> N
         slow.add("/one", Page(b"1" * 5000, stall_after=10))
         site.add("/one", Page(b"1" * 5000))
         site.add("/two", Page(b"2"))
-        options = FetchOptions(Preference(bases={MS: slow.base, GH: site.base}), stall_timeout_s=0.3)
+        options = FetchOptions(Preference(bases={MS: slow.base, GH: site.base}), stall_timeout_s=1.5)
         for name in ("one", "two"):
             fetch_model((source(MS, name), source(GH, name)), tmp_path / name, options, memory=memory)
 

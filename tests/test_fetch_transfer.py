@@ -32,7 +32,7 @@ def options(site: Site) -> FetchOptions:
     return FetchOptions(
         preference=Preference(bases={Kind.MODELSCOPE: site.base}),
         connect_timeout_s=1,
-        stall_timeout_s=0.5,
+        stall_timeout_s=1.5,
         slowest_bytes_per_s=4000,
         resumes=3,
         patience_s=0.3,
@@ -169,7 +169,7 @@ def test_cuts_without_end_are_given_up_but_kept_for_the_next_time(
 
 
 def test_a_slow_but_steady_source_is_waited_for(site: Site, options: FetchOptions, tmp_path: Path) -> None:
-    site.add(ADDRESS, Page(DATA, trickle=(len(DATA) // 40, 0.02)))
+    site.add(ADDRESS, Page(DATA, trickle=(len(DATA) // 40, 0.05)))
 
     assert fetch(tmp_path, options).seconds > options.stall_timeout_s
 
@@ -189,7 +189,7 @@ def test_a_stalled_connection_is_left_for_the_next_source(site: Site, options: F
     fetch_model((*one_file(), *one_file(address="/second")), tmp_path, options)
 
     assert (tmp_path / PATH).read_bytes() == DATA
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 8, "the connection stays for ten seconds"
     assert site.gets("/second")[0].start == 1000, "what the first source sent is not asked for again"
 
 
@@ -270,7 +270,7 @@ def test_a_host_that_never_accepts_costs_the_connect_timeout(options: FetchOptio
 
     with pytest.raises(Unavailable, match=r"did not answer within 1 s|cannot be reached"):
         fetch(tmp_path, options)
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - begun < 20
 
 
 def test_tls_expected_where_there_is_none(site: Site, options: FetchOptions, tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_stopping_keeps_what_has_arrived(site: Site, options: FetchOptions, tmp_
         fetch_model(one_file(), tmp_path, options, tally, cancelled)
 
     timer.join()
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 4, "the file takes five seconds"
     assert tally.now is None
     parts = list(tmp_path.rglob("*.part"))
     assert len(parts) == 1

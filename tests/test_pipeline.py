@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import pytest
 from PIL import Image
+from serving_fakes import settle, until
 
 from immich_ml_cn import images
 from immich_ml_cn.catalogue import Catalogue, Plan
@@ -417,12 +418,12 @@ def test_decoded_images_stay_within_the_budget() -> None:
 
     async def scene(house: House) -> None:
         asking = [asyncio.create_task(house.pipeline.predict(Tasks(VISUAL), PNG, None)) for _ in range(4)]
-        await asyncio.sleep(0.3)
+        await until(lambda: "2 waiting" in repr(house.budget) and len(house.world.leased) == 2)
+        await settle()
         assert house.world.leased == ["visual", "visual"]
-        assert "2 waiting" in repr(house.budget)
         asking[0].cancel()
-        await asyncio.sleep(0.3)
-        assert house.world.leased == ["visual"] * 3
+        await until(lambda: len(house.world.leased) == 3)
+        assert "1 waiting" in repr(house.budget)
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
