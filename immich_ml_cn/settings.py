@@ -10,10 +10,11 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar, get_args
-from urllib.parse import urlsplit
 
+from . import setting_values as values
 from .clip_names import DEFAULT_ALIASES, parse_aliases
 from .fetch import Preference
+from .setting_values import PILLOWS_LIMIT, OpenVinoPrecision
 
 T = TypeVar("T")
 Parse = Callable[[str], T]
@@ -21,7 +22,6 @@ Parse = Callable[[str], T]
 LogLevel = Literal["verbose", "debug", "log", "info", "warn", "error", "critical"]
 Provider = Literal["auto", "cuda", "openvino", "cpu"]
 OpenVinoDevice = Literal["auto", "cpu", "gpu"]
-OpenVinoPrecision = Literal["auto", "f32", "bf16", "f16"]
 Precision = Literal["auto", "fp32", "fp16", "int8"]
 Preprocessing = Literal["exact", "fast"]
 
@@ -40,12 +40,6 @@ INERT: Final[Mapping[str, str]] = {
 PROVIDERS_OF_DEVICE: Final = ("cuda", "cpu")
 """Values of DEVICE that name a provider; Immich's own images set others too."""
 
-TASKS: Final = ("clip", "facial-recognition", "ocr")
-"""Tasks that can be left to another server."""
-
-PILLOWS_LIMIT: Final = 178_956_970
-"""Pixels above which Pillow takes an image for a decompression bomb, whatever we set."""
-
 
 NO_TELEMETRY: Final[Mapping[str, str]] = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 """Libraries that would report to their makers: ONNX Runtime 1.32 sends events and keeps a database of them in ~."""
@@ -53,162 +47,6 @@ NO_TELEMETRY: Final[Mapping[str, str]] = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_
 
 class SettingsError(ValueError):
     """A variable has a value that cannot be used; the message names the variable, the value and what is allowed."""
-
-
-def _text(value: str) -> str:
-    return value
-
-
-def _integer(value: str) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise ValueError("a whole number") from None
-
-
-def _positive(value: str) -> int:
-    number = _integer(value)
-    if number < 1:
-        raise ValueError("a whole number of at least 1")
-    return number
-
-
-def _pixels(value: str) -> int:
-    number = _positive(value)
-    if number > PILLOWS_LIMIT:
-        raise ValueError(f"a number of pixels up to {PILLOWS_LIMIT}, above which Pillow refuses an image")
-    return number
-
-
-def _port(value: str) -> int:
-    number = _integer(value)
-    if not 0 <= number <= 65535:
-        raise ValueError("a port number from 0 to 65535")
-    return number
-
-
-def _seconds(value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = float("nan")
-    if not abs(number) < float("inf"):
-        raise ValueError("a number of seconds")
-    return number
-
-
-def _waiting_time(value: str) -> float:
-    number = _seconds(value)
-    if number <= 0:
-        raise ValueError("a number of seconds above 0")
-    return number
-
-
-def _score(value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = float("nan")
-    if not 0 <= number <= 1:
-        raise ValueError("a number from 0 to 1")
-    return number
-
-
-def _flag(value: str) -> bool:
-    word = value.strip().lower()
-    if word in {"1", "true", "yes", "on", "t", "y"}:
-        return True
-    if word in {"0", "false", "no", "off", "f", "n"}:
-        return False
-    raise ValueError("true or false")
-
-
-def _presence(value: str) -> bool:
-    return value.strip().lower() not in {"0", "false"}
-
-
-def _names(value: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in value.split(",") if name.strip())
-
-
-def _device_ids(value: str) -> tuple[int, ...]:
-    names = _names(value)
-    if not names or not all(name.isdecimal() for name in names):
-        raise ValueError("device numbers separated by commas, such as 0 or 0,1")
-    return tuple(int(name) for name in names)
-
-
-def _task_devices(value: str) -> Mapping[str, int]:
-    pairs = [word.partition("=") for word in _names(value)]
-    if not all(task.strip() in TASKS and number.strip().isdecimal() for task, _, number in pairs):
-        raise ValueError(f"pairs task=number separated by commas; the tasks are {', '.join(TASKS)}")
-    return MappingProxyType({task.strip(): int(number) for task, _, number in pairs})
-
-
-def _folder(value: str) -> Path:
-    return Path(value).expanduser()
-
-
-def _host(value: str) -> str:
-    return value.strip().removeprefix("[").removesuffix("]")
-
-
-def _root_path(value: str) -> str:
-    path = value.strip().strip("/")
-    return f"/{path}" if path else ""
-
-
-def _revision(value: str) -> str:
-    name = value.strip()
-    if not name or name in {".", ".."} or any(character in name for character in "/\\\0"):
-        raise ValueError("the name of a branch or tag, without slashes")
-    return name
-
-
-def _word(value: str) -> str:
-    return value.strip()
-
-
-def _device(value: str) -> str:
-    return value.strip().lower().partition(":")[0]
-
-
-def _address(value: str) -> str:
-    address = value.strip().rstrip("/")
-    try:
-        parts = urlsplit(address)
-        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        valid = False
-    if not valid or parts.query or parts.fragment:
-        raise ValueError("an address such as http://host:3003")
-    return address
-
-
-def _tasks(value: str) -> tuple[str, ...]:
-    tasks = _names(value)
-    if not set(tasks) <= set(TASKS):
-        raise ValueError("a comma list of " + ", ".join(TASKS))
-    return tasks
-
-
-def _openvino_precision(value: str) -> str:
-    """OpenVINO's name of a precision, or Immich's."""
-    word = value.strip().lower()
-    precision = {"fp32": "f32", "fp16": "f16"}.get(word, word)
-    if precision not in get_args(OpenVinoPrecision):
-        raise ValueError("one of FP32, FP16, BF16, auto")
-    return precision
-
-
-def _one_of(choices: tuple[str, ...]) -> Parse[str]:
-    def parse(value: str) -> str:
-        word = value.strip().lower()
-        if word not in choices:
-            raise ValueError("one of " + ", ".join(choices))
-        return word
-
-    return parse
 
 
 def _setting(
@@ -239,162 +77,175 @@ class Settings:
 
     # --- Immich's own variables, with Immich's meaning ---
     host: str = _setting(
-        "IMMICH_HOST", "::", _host, "Address to listen on. The default takes IPv6 and IPv4.", shown="[::]"
+        "IMMICH_HOST", "::", values.host, "Address to listen on. The default takes IPv6 and IPv4.", shown="[::]"
     )
-    port: int = _setting("IMMICH_PORT", 3003, _port, "Port to listen on.")
+    port: int = _setting("IMMICH_PORT", 3003, values.port, "Port to listen on.")
     log_level: LogLevel = _setting(
         "IMMICH_LOG_LEVEL",
         "log",
-        _one_of(get_args(LogLevel)),
+        values.one_of(get_args(LogLevel)),
         "How much is logged: verbose, debug, log, info, warn, error or critical.",
     )
-    no_color: bool = _setting("NO_COLOR", False, _presence, "Logs without colours.", shown="false")
-    source_ref: str = _setting("IMMICH_SOURCE_REF", "", _text, "Name of the build, shown at start; set by images.")
+    no_color: bool = _setting("NO_COLOR", False, values.presence, "Logs without colours.", shown="false")
+    source_ref: str = _setting(
+        "IMMICH_SOURCE_REF", "", values.text, "Name of the build, shown at start; set by images."
+    )
     model_ttl_s: float = _setting(
         "MACHINE_LEARNING_MODEL_TTL",
         300.0,
-        _seconds,
+        values.seconds,
         "Seconds without use after which a model is unloaded. 0 or less: never.",
         shown="300",
     )
     model_ttl_poll_s: float = _setting(
         "MACHINE_LEARNING_MODEL_TTL_POLL_S",
         10.0,
-        _seconds,
+        values.seconds,
         "Seconds between two looks for idle models. 0 or less: models are never unloaded.",
         shown="10",
     )
     cache_folder: Path = _setting(
         "MACHINE_LEARNING_CACHE_FOLDER",
         Path("~/.cache/immich_ml").expanduser(),
-        _folder,
+        values.folder,
         "Where the models are; images set it to /cache.",
         shown="~/.cache/immich_ml",
     )
     request_threads: int = _setting(
         "MACHINE_LEARNING_REQUEST_THREADS",
         os.cpu_count() or 1,
-        _integer,
+        values.integer,
         "Threads that decode images and prepare tensors. Less than 1 counts as 1: the event loop never decodes.",
         shown="CPU cores",
     )
     inter_op_threads: int = _setting(
-        "MACHINE_LEARNING_MODEL_INTER_OP_THREADS", 0, _integer, "Operators of one model that may run in parallel. 0: 1."
+        "MACHINE_LEARNING_MODEL_INTER_OP_THREADS",
+        0,
+        values.integer,
+        "Operators of one model that may run in parallel. 0: 1.",
     )
     intra_op_threads: int = _setting(
         "MACHINE_LEARNING_MODEL_INTRA_OP_THREADS",
         0,
-        _integer,
+        values.integer,
         "Threads inside one operator. 0: the CPU's cores divided by the bulk lanes on a CPU, 1 on a GPU.",
     )
     workers: int = _setting(
         "MACHINE_LEARNING_WORKERS",
         1,
-        _positive,
+        values.positive,
         "Copies of each image model that work side by side in this one process. More than 1 pays with several GPUs.",
     )
     http_keepalive_timeout_s: int = _setting(
         "MACHINE_LEARNING_HTTP_KEEPALIVE_TIMEOUT_S",
         75,
-        _positive,
+        values.positive,
         "Seconds an idle connection stays open. Immich closes it after 2, before its own client does: a lost job.",
     )
     worker_timeout_s: int = _setting(
         "MACHINE_LEARNING_WORKER_TIMEOUT",
         300,
-        _positive,
+        values.positive,
         "Seconds one batch may run before the process gives up and exits, so that it is started again.",
     )
     preload_clip_textual: tuple[str, ...] = _setting(
         "MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL",
         (),
-        _names,
+        values.names,
         "Text models to load before the port opens and to keep.",
         shown="",
     )
     preload_clip_visual: tuple[str, ...] = _setting(
         "MACHINE_LEARNING_PRELOAD__CLIP__VISUAL",
         (),
-        _names,
+        values.names,
         "Image models to load before the port opens and to keep.",
         shown="",
     )
     preload_face_detection: tuple[str, ...] = _setting(
-        "MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__DETECTION", (), _names, "The same for face detection.", shown=""
+        "MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__DETECTION",
+        (),
+        values.names,
+        "The same for face detection.",
+        shown="",
     )
     preload_face_recognition: tuple[str, ...] = _setting(
         "MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__RECOGNITION",
         (),
-        _names,
+        values.names,
         "The same for face recognition.",
         shown="",
     )
     preload_ocr_detection: tuple[str, ...] = _setting(
-        "MACHINE_LEARNING_PRELOAD__OCR__DETECTION", (), _names, "The same for text detection.", shown=""
+        "MACHINE_LEARNING_PRELOAD__OCR__DETECTION", (), values.names, "The same for text detection.", shown=""
     )
     preload_ocr_recognition: tuple[str, ...] = _setting(
-        "MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION", (), _names, "The same for text recognition.", shown=""
+        "MACHINE_LEARNING_PRELOAD__OCR__RECOGNITION", (), values.names, "The same for text recognition.", shown=""
     )
     preload_ocr_max_resolution: int = _setting(
         "MACHINE_LEARNING_PRELOAD__OCR__MAX_RESOLUTION",
         736,
-        _positive,
+        values.positive,
         "Side in pixels of the picture that a preloaded text detector is warmed up with.",
     )
     preload_clip: tuple[str, ...] = _setting(
-        "MACHINE_LEARNING_PRELOAD__CLIP", (), _names, "Old name (Immich 2): both halves of a CLIP model.", shown=""
+        "MACHINE_LEARNING_PRELOAD__CLIP",
+        (),
+        values.names,
+        "Old name (Immich 2): both halves of a CLIP model.",
+        shown="",
     )
     preload_faces: tuple[str, ...] = _setting(
         "MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION",
         (),
-        _names,
+        values.names,
         "Old name (Immich 2): both halves of a face model.",
         shown="",
     )
     device_ids: tuple[int, ...] = _setting(
         "MACHINE_LEARNING_DEVICE_IDS",
         (0,),
-        _device_ids,
+        values.device_ids,
         "GPUs to use, by number, separated by commas: one bulk lane on each.",
         shown="0",
     )
     max_batch_faces: int | None = _setting(
         "MACHINE_LEARNING_MAX_BATCH_SIZE__FACIAL_RECOGNITION",
         None,
-        _positive,
+        values.positive,
         "Face crops embedded in one batch, over all requests. Always bounded: unset means 16.",
         shown="",
     )
     max_batch_ocr: int = _setting(
         "MACHINE_LEARNING_MAX_BATCH_SIZE__OCR",
         6,
-        _positive,
+        values.positive,
         "Text lines recognised in one batch, over all requests. Not on a CPU: there each core takes a line.",
         aliases=("MACHINE_LEARNING_MAX_BATCH_SIZE__TEXT_RECOGNITION",),
     )
     model_arena: bool = _setting(
         "MACHINE_LEARNING_MODEL_ARENA",
         True,
-        _flag,
+        values.flag,
         "Whether memory is kept for the next run; false saves memory.",
         shown="true",
     )
     model_revision: str = _setting(
         "MACHINE_LEARNING_MODEL_REVISION",
         "main",
-        _revision,
+        values.revision,
         "Revision of Immich's own models; other than main adds a folder to the cache.",
     )
     model_organization: str = _setting(
         "MACHINE_LEARNING_MODEL_ORGANIZATION",
         "immich-app",
-        _revision,
+        values.revision,
         "Hugging Face organisation that Immich's own models come from.",
     )
     openvino_precision: OpenVinoPrecision = _setting(
         "MACHINE_LEARNING_OPENVINO_PRECISION",
         "f32",
-        _openvino_precision,
+        values.openvino_precision,
         "What OpenVINO computes in: FP32, FP16, BF16, or auto (the fastest that the device can: FP16 on graphics, BF16 "
         "on a CPU that has it). FP32 where the device cannot.",
         shown="FP32",
@@ -404,40 +255,40 @@ class Settings:
     provider: Provider = _setting(
         "MACHINE_LEARNING_PROVIDER",
         "auto",
-        _one_of(get_args(Provider)),
+        values.one_of(get_args(Provider)),
         "What runs the models: auto (CUDA if it works, else OpenVINO if it is installed, else the CPU), cuda or "
         "openvino (exit if it does not work) or cpu.",
     )
     openvino_device: OpenVinoDevice = _setting(
         "MACHINE_LEARNING_OPENVINO_DEVICE",
         "auto",
-        _one_of(get_args(OpenVinoDevice)),
+        values.one_of(get_args(OpenVinoDevice)),
         "Where OpenVINO computes: auto (on Intel graphics if there are any that work, else on the CPU), cpu or gpu.",
     )
     task_devices: Mapping[str, int] = _setting(
         "MACHINE_LEARNING_TASK_DEVICES",
         MappingProxyType({}),
-        _task_devices,
+        values.task_devices,
         "Tasks that keep to one of the GPUs of MACHINE_LEARNING_DEVICE_IDS, such as clip=0,ocr=1; the others use all.",
         shown="",
     )
     max_batch_clip: int | None = _setting(
         "MACHINE_LEARNING_MAX_BATCH_SIZE__CLIP",
         None,
-        _positive,
+        values.positive,
         "Images or texts embedded in one batch. Unset: 4 on a CPU, 16 on a GPU.",
         shown="",
     )
     max_request_bytes: int = _setting(
         "MACHINE_LEARNING_MAX_REQUEST_BYTES",
         134_217_728,
-        _positive,
+        values.positive,
         "Largest request body in bytes; above it the answer is 413.",
     )
     receive_timeout_s: float = _setting(
         "MACHINE_LEARNING_RECEIVE_TIMEOUT",
         120.0,
-        _waiting_time,
+        values.waiting_time,
         "Seconds in which a request must have arrived, and as many for its header alone; above it the answer is 408 "
         "and the connection is closed.",
         shown="120",
@@ -445,7 +296,7 @@ class Settings:
     send_timeout_s: float = _setting(
         "MACHINE_LEARNING_SEND_TIMEOUT",
         60.0,
-        _waiting_time,
+        values.waiting_time,
         "Seconds in which a client must have read something of an answer that waits for it, before the connection is "
         "closed.",
         shown="60",
@@ -453,42 +304,42 @@ class Settings:
     max_connections: int = _setting(
         "MACHINE_LEARNING_MAX_CONNECTIONS",
         4096,
-        _positive,
+        values.positive,
         "Connections at work at once; above it the answer is 503 with Retry-After. Of those that only wait, the one "
         "that has waited longest is closed when there are more. Less where the system allows fewer open files.",
     )
     max_fields: int = _setting(
-        "MACHINE_LEARNING_MAX_FIELDS", 100, _positive, "Fields of one form; above it the answer is 413."
+        "MACHINE_LEARNING_MAX_FIELDS", 100, values.positive, "Fields of one form; above it the answer is 413."
     )
     max_text_bytes: int = _setting(
         "MACHINE_LEARNING_MAX_TEXT_BYTES",
         1_048_576,
-        _positive,
+        values.positive,
         "Largest text field of a form (entries, text) in bytes; above it the answer is 413.",
     )
     max_image_pixels: int = _setting(
         "MACHINE_LEARNING_MAX_IMAGE_PIXELS",
         PILLOWS_LIMIT,
-        _pixels,
+        values.pixels,
         "Largest image in pixels (width x height), checked before decoding; above it the answer is 413.",
     )
     max_decoded_bytes: int = _setting(
         "MACHINE_LEARNING_MAX_DECODED_BYTES",
         1_073_741_824,
-        _positive,
+        values.positive,
         "Memory for decoded images in bytes; requests beyond it wait.",
     )
     model_wait_s: float = _setting(
         "MACHINE_LEARNING_MODEL_WAIT",
         240.0,
-        _seconds,
+        values.seconds,
         "Seconds a request waits for a model that is still being fetched or loaded, before the answer is 503.",
         shown="240",
     )
     prepack: bool = _setting(
         "MACHINE_LEARNING_PREPACK",
         True,
-        _flag,
+        values.flag,
         "Whether large models are also kept on disk as the CPU needs them: they take three times the disk, but load "
         "faster, and the system may take their memory back. Only with ONNX Runtime on the CPU.",
         shown="true",
@@ -496,30 +347,30 @@ class Settings:
     max_queue: int = _setting(
         "MACHINE_LEARNING_MAX_QUEUE",
         2048,
-        _positive,
+        values.positive,
         "Requests in the house at once; above it the answer is 503 with Retry-After.",
     )
     shutdown_timeout_s: int = _setting(
         "MACHINE_LEARNING_SHUTDOWN_TIMEOUT_S",
         30,
-        _positive,
+        values.positive,
         "Seconds that requests in flight have to finish after SIGTERM.",
     )
     api_key: str = _setting(
         "MACHINE_LEARNING_API_KEY",
         "",
-        _word,
+        values.word,
         "Key that every request but /ping must bring: as header x-api-key or Authorization: Bearer, as ?key= in the "
         "address, or in the path as /key/KEY/predict. Unset, nobody is asked.",
         shown="",
     )
     log_json: bool = _setting(
-        "MACHINE_LEARNING_LOG_JSON", False, _flag, "Logs as one JSON object per line.", shown="false"
+        "MACHINE_LEARNING_LOG_JSON", False, values.flag, "Logs as one JSON object per line.", shown="false"
     )
     root_path: str = _setting(
         "MACHINE_LEARNING_ROOT_PATH",
         "",
-        _root_path,
+        values.root_path,
         "Sub-path that a reverse proxy passes on unstripped, e.g. /ml.",
         shown="",
     )
@@ -535,14 +386,14 @@ class Settings:
     clip_precision: Precision = _setting(
         "MACHINE_LEARNING_CLIP_PRECISION",
         "auto",
-        _one_of(get_args(Precision)),
+        values.one_of(get_args(Precision)),
         "Which files of a CLIP model are loaded: fp32, fp16, int8 (slow in OpenVINO), or auto (fp16 on a GPU, fp32 on "
         "a CPU). fp32 where there is no other.",
     )
     clip_preprocessing: Preprocessing = _setting(
         "MACHINE_LEARNING_CLIP_PREPROCESSING",
         "exact",
-        _one_of(get_args(Preprocessing)),
+        values.one_of(get_args(Preprocessing)),
         "exact: every pixel counts, as the models were trained. fast: a JPEG that only CLIP looks at is decoded at a "
         "fraction of its size, but at least twice the model's. Searches find the same (cosine 0.999 and up), and "
         "photos indexed in either way go together.",
@@ -555,17 +406,17 @@ class Settings:
         "name=https://mirror; an address alone is a mirror of Hugging Face.",
         shown="auto",
     )
-    hf_endpoint: str = _setting("HF_ENDPOINT", "", _text, "Hugging Face or a mirror of it.", shown="")
-    hf_token: str = _setting("HF_TOKEN", "", _text, "Token sent to Hugging Face.", shown="")
+    hf_endpoint: str = _setting("HF_ENDPOINT", "", values.text, "Hugging Face or a mirror of it.", shown="")
+    hf_token: str = _setting("HF_TOKEN", "", values.text, "Token sent to Hugging Face.", shown="")
     hf_hub_offline: bool = _setting(
-        "HF_HUB_OFFLINE", False, _flag, "Never connect: serve what is in the cache.", shown="false"
+        "HF_HUB_OFFLINE", False, values.flag, "Never connect: serve what is in the cache.", shown="false"
     )
 
     # --- of the services before us: MT Photos AI and the gateway ---
     mt_photos_key: str = _setting(
         "API_AUTH_KEY",
         "",
-        _word,
+        values.word,
         "Key that MT Photos sends as api-key. Its API is served where this is set, and is off where it is not.",
         shown="",
         aliases=("MT_PHOTOS_API_KEY",),
@@ -573,61 +424,61 @@ class Settings:
     mt_photos_port: int | None = _setting(
         "HTTP_PORT",
         None,
-        _port,
+        values.port,
         "Another port to listen on, such as MT Photos AI's 8060; both ports serve everything.",
         shown="",
     )
     mt_photos_clip_model: str = _setting(
         "CLIP_MODEL",
         "ViT-B-16",
-        _word,
+        values.word,
         "CLIP model of MT Photos' API, by cn-clip's name; its features come from an export by scripts/export_clip.py.",
     )
     clip_download_root: Path | None = _setting(
         "CLIP_DOWNLOAD_ROOT",
         None,
-        _folder,
+        values.folder,
         "Folder in which scripts/export_clip.py also looks for Chinese-CLIP's checkpoints. The server reads none.",
         shown="",
     )
     mt_photos_face_model: str = _setting(
-        "RECOGNITION_MODEL", "buffalo_l", _word, "Face model of MT Photos' API, for detection and recognition."
+        "RECOGNITION_MODEL", "buffalo_l", values.word, "Face model of MT Photos' API, for detection and recognition."
     )
     mt_photos_face_min_score: float = _setting(
-        "DETECTION_THRESH", 0.65, _score, "Least score of a face in MT Photos' API, from 0 to 1.", shown="0.65"
+        "DETECTION_THRESH", 0.65, values.score, "Least score of a face in MT Photos' API, from 0 to 1.", shown="0.65"
     )
     device: str = _setting(
         "DEVICE",
         "",
-        _device,
+        values.device,
         "cuda or cpu: what MACHINE_LEARNING_PROVIDER is where that is not set. Anything else does nothing.",
         shown="",
     )
     upstream: str = _setting(
         "IMMICH_API",
         "",
-        _address,
+        values.address,
         "Another server of Immich's protocol, for what is not served here; unset, that is refused.",
         shown="",
     )
     forwarded_tasks: tuple[str, ...] = _setting(
         "MACHINE_LEARNING_FORWARD",
         (),
-        _tasks,
+        values.tasks,
         "Tasks that IMMICH_API's server does although we could: a comma list of clip, facial-recognition and ocr.",
         shown="",
     )
     forward_timeout_s: float = _setting(
         "MACHINE_LEARNING_FORWARD_TIMEOUT_S",
         240.0,
-        _waiting_time,
+        values.waiting_time,
         "Seconds that IMMICH_API's server has for one request, before the answer is 504.",
         shown="240",
     )
     forward_connect_timeout_s: float = _setting(
         "MACHINE_LEARNING_FORWARD_CONNECT_TIMEOUT_S",
         5.0,
-        _waiting_time,
+        values.waiting_time,
         "Seconds that a connection to IMMICH_API's server may take to open, before the answer is 504.",
         shown="5",
     )
@@ -643,11 +494,11 @@ class Settings:
         Raises:
             SettingsError: a value that cannot be used.
         """
-        values = {item.name: _read(item, environ) for item in setting_fields()}
-        if values["provider"] is MISSING and values["device"] in PROVIDERS_OF_DEVICE:
-            values["provider"] = values["device"]
+        given = {item.name: _read(item, environ) for item in setting_fields()}
+        if given["provider"] is MISSING and given["device"] in PROVIDERS_OF_DEVICE:
+            given["provider"] = given["device"]
         inert = tuple(name for name in INERT if environ.get(name, "") != "")
-        settings = cls(**{name: value for name, value in values.items() if value is not MISSING}, inert=inert)
+        settings = cls(**{name: value for name, value in given.items() if value is not MISSING}, inert=inert)
         _check_task_devices(settings)
         return settings
 

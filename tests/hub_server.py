@@ -80,6 +80,10 @@ class Site:
         """The GET requests for one path, in order."""
         return [r for r in self.requests if r.path == path and r.method == "GET"]
 
+    def downloads(self, page: Page) -> list[int | None]:
+        """Where each download of a file in LFS began, None for those from its first byte."""
+        return [request.start for request in self.gets(f"/cdn/{hashlib.sha256(page.data).hexdigest()}")]
+
     def hub(self, repo: str, files: Mapping[str, Page], *, revision: str = "main") -> str:
         """Serve a repository like Hugging Face; its commit. Files from 1,000 bytes on are in LFS."""
         commit = hashlib.sha1(f"{repo}@{revision}".encode()).hexdigest()

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -154,6 +154,14 @@ class Client:
     def predict(self, entries: Any, image: bytes | None = None, text: str | None = None) -> Reply:
         """Ask for the tasks of `entries` on an image or a text."""
         return self.post(predict_form(entries, image, text))
+
+
+def wait_until(holds: Callable[[], object], what: str = "it did not happen") -> None:
+    """Wait for what nobody announces; `what` is said where it does not come."""
+    deadline = time.monotonic() + START_S
+    while not holds():
+        assert time.monotonic() < deadline, f"{what}, within {START_S:g} s"
+        time.sleep(0.02)
 
 
 class RunningServer:

@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("clip_names", "fetch"),
     ("sources",),
     ("children", "concurrency", "faults", "graph_files", "graphs", "heic", "memory", "metrics", "results", "room"),
-    ("errors",),
+    ("errors", "setting_values"),
     ("__init__",),
 )
 """From the top to the ground floor: a module may import only from floors below its own."""

@@ -4,12 +4,12 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from server import VISUAL, Client, RunningServer, http_request, predict_form
+from server import VISUAL, Client, RunningServer, http_request, predict_form, wait_until
 from test_server import SMALL
 
 from immich_ml_cn.connection import MAX_HEADER_BYTES
@@ -42,13 +42,6 @@ def opened() -> Iterator[ExitStack]:
     """Holds sockets until the end of a test."""
     with ExitStack() as stack:
         yield stack
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.02)
 
 
 def settled_files(server: RunningServer) -> int:
@@ -103,8 +96,8 @@ def test_of_silent_connections_those_that_wait_longest_are_closed(
     client.get("/ping")
     port, files = client.local_port, server.open_files
     silent = [opened.enter_context(server.connect()) for _ in range(500)]
-    until(lambda: is_closed(silent[400]), "more connections stay open than there is room for")
-    until(lambda: server.open_files <= files + SEATS + DOORSTEP, "files stay open")
+    wait_until(lambda: is_closed(silent[400]), "more connections stay open than there is room for")
+    wait_until(lambda: server.open_files <= files + SEATS + DOORSTEP, "files stay open")
     assert not any(is_closed(connection) for connection in silent[-SEATS:]), "the newest must have time to ask"
     assert b"200 OK" in pinged(silent[-1])
     assert client.get("/ping").status == 200
@@ -117,7 +110,7 @@ def test_of_idle_connections_those_idle_longest_are_closed(server: RunningServer
     for _ in range(200):
         idle.append(opened.enter_context(server.connect()))
         assert b"200 OK" in pinged(idle[-1])
-    until(lambda: is_closed(idle[100]), "more connections stay open than there is room for")
+    wait_until(lambda: is_closed(idle[100]), "more connections stay open than there is room for")
     assert not is_closed(idle[-1])
     assert b"200 OK" in pinged(idle[-SEATS])
 
@@ -136,7 +129,7 @@ def test_more_requests_than_connections_may_work_are_503(server: RunningServer, 
         answer = pinged(late)
         return answer.startswith(b"HTTP/1.1 503 ")
 
-    until(refused, "the halves of the requests do not arrive")
+    wait_until(refused, "the halves of the requests do not arrive")
     head, body = answer.split(b"\r\n\r\n", 1)
     assert b"retry-after: 10" in head.lower()
     assert json.loads(body) == {"detail": "the server has more connections than it is set to hold"}
@@ -176,8 +169,8 @@ def test_who_does_not_read_is_closed(server: RunningServer, client: Client, open
     files = settled_files(server)
     stalled = opened.enter_context(narrow(server))
     stalled.sendall(QUESTIONS)
-    until(lambda: server.open_files == files + 1, "it does not get a connection")
-    until(lambda: server.open_files == files, "who does not read keeps the connection")
+    wait_until(lambda: server.open_files == files + 1, "it does not get a connection")
+    wait_until(lambda: server.open_files == files, "who does not read keeps the connection")
     assert client.get("/ping").status == 200
     assert "read nothing of its answer for 1 s; closed" in server.log
 
@@ -230,7 +223,7 @@ def test_who_leaves_with_many_requests_unanswered_is_no_failure(server: RunningS
             connection.sendall(WHOLE * 50)
             connection.recv(1)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    until(lambda: server.open_files <= files, "who left keeps the connection")
+    wait_until(lambda: server.open_files <= files, "who left keeps the connection")
     assert client.predict(VISUAL, SMALL).status == 200
 
 
@@ -296,7 +289,7 @@ def test_more_connections_than_the_system_has_files_for(tmp_path: Path, opened: 
     with Cramped(tmp_path) as server:
         assert "room for 112 connections, not for 4096: the system allows this process 600 open files" in server.log
         silent = [opened.enter_context(server.connect()) for _ in range(1000)]
-        until(lambda: is_closed(silent[500]), "more connections stay open than there is room for")
+        wait_until(lambda: is_closed(silent[500]), "more connections stay open than there is room for")
         with server.client() as client:
             assert client.get("/ping").body == b"pong"
         assert server.open_files < 300

@@ -13,14 +13,14 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from server import OCR_TASK, ROOT, TEXTUAL, VISUAL, Client, RunningServer, fill_cache
+from server import OCR_TASK, ROOT, TEXTUAL, VISUAL, Client, RunningServer, fill_cache, wait_until
 
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 CONFIGURATION = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
@@ -135,13 +135,6 @@ def differs(answer: Any, expected: Any) -> bool:
 def vector(text: str) -> list[float]:
     """The numbers of an embedding, which Immich's protocol sends as a string."""
     return [float(number) for number in text.strip("[]").split(",")]
-
-
-def wait_until(holds: Callable[[], bool], limit_s: float = 60.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not holds():
-        assert time.monotonic() < deadline, f"it did not happen within {limit_s:g} s"
-        time.sleep(0.02)
 
 
 def free_port() -> int:

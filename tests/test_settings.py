@@ -14,7 +14,8 @@ from server import ROOT
 
 from immich_ml_cn.clip_names import DEFAULT_ALIASES
 from immich_ml_cn.fetch import Preference
-from immich_ml_cn.settings import INERT, PILLOWS_LIMIT, Settings, SettingsError, setting_fields
+from immich_ml_cn.setting_values import PILLOWS_LIMIT
+from immich_ml_cn.settings import INERT, Settings, SettingsError, setting_fields
 from immich_ml_cn.sources import Kind
 
 PREFIX = "MACHINE_LEARNING_"

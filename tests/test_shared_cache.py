@@ -1,16 +1,14 @@
 """Replicas that share one model cache: one fetches, the others wait for it; a dead one holds nobody up."""
 
-import hashlib
 import http.client
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 from hub_server import Page, Site, running
-from server import CLIP, ROOT, VISUAL, Reply, RunningServer, fill_cache
+from server import CLIP, ROOT, VISUAL, Reply, RunningServer, fill_cache, wait_until
 
 PHOTO = (ROOT / "docs" / "sample.jpg").read_bytes()
 WAITING = "another process is fetching"
@@ -70,17 +68,12 @@ class Asking:
             thread.join()
 
 
-def downloads(site: Site, page: Page) -> list[int | None]:
-    """Where each download of a file began, None for those from its first byte."""
-    return [request.start for request in site.gets(f"/cdn/{hashlib.sha256(page.data).hexdigest()}")]
-
-
 def test_a_model_is_fetched_once_for_all(graph: Page, site: Site, replicas: list[RunningServer]) -> None:
     asking = Asking(replicas)
     asking.wait()
     assert [reply.status for reply in asking.replies.values()] == [200, 200, 200]
     assert len({reply.body for reply in asking.replies.values()}) == 1
-    assert downloads(site, graph) == [None]
+    assert site.downloads(graph) == [None]
     assert sum(WAITING in server.log for server in replicas) == 2
 
 
@@ -89,7 +82,7 @@ def test_the_next_one_goes_on_where_a_killed_one_stopped(
 ) -> None:
     first, *others = replicas
     lost = Asking([first])
-    wait_until(lambda: downloads(site, graph) == [None])
+    wait_until(lambda: site.downloads(graph) == [None])
     asking = Asking(others)
     for server in others:
         server.wait_for_log(WAITING)
@@ -97,14 +90,7 @@ def test_the_next_one_goes_on_where_a_killed_one_stopped(
     lost.wait()
     asking.wait()
     assert [reply.status for reply in asking.replies.values()] == [200, 200]
-    begun, resumed = downloads(site, graph)
+    begun, resumed = site.downloads(graph)
     assert begun is None
     assert resumed is not None
     assert resumed > 0
-
-
-def wait_until(holds: Callable[[], bool], limit_s: float = 30.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not holds():
-        assert time.monotonic() < deadline, f"it did not happen within {limit_s:g} s"
-        time.sleep(0.02)
