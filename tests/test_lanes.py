@@ -4,7 +4,6 @@ import asyncio
 import os
 import sys
 import threading
-import time
 from typing import Any, cast
 
 import pytest
@@ -159,6 +158,19 @@ class TestWorker:
         assert not deaths
 
 
+def timers(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.TimerHandle]:
+    """The timers that are started from now on."""
+    loop = asyncio.get_running_loop()
+    call_later, started = loop.call_later, list[asyncio.TimerHandle]()
+
+    def noted(*args: Any) -> asyncio.TimerHandle:
+        started.append(call_later(*args))
+        return started[-1]
+
+    monkeypatch.setattr(loop, "call_later", noted)
+    return started
+
+
 class TestLane:
     @linux
     @pytest.mark.parametrize(("kind", "nice"), [("bulk", 19), ("interactive", None)])
@@ -201,14 +213,7 @@ class TestLane:
         assert deaths == ["a batch on bulk-0 has been running for over 0.05 s"]
 
     async def test_a_batch_that_is_done_is_not_watched_any_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        loop = asyncio.get_running_loop()
-        call_later, watchdogs = loop.call_later, list[asyncio.TimerHandle]()
-
-        def noted(*args: Any) -> asyncio.TimerHandle:
-            watchdogs.append(call_later(*args))
-            return watchdogs[-1]
-
-        monkeypatch.setattr(loop, "call_later", noted)
+        watchdogs = timers(monkeypatch)
         with a_lane() as lane:
             await lane.run(abs, -1)
             with pytest.raises(ZeroDivisionError):
@@ -258,11 +263,15 @@ class TestLane:
             await loading
         assert deaths == ["a load on bulk-0 has been running for over 0.05 s"]
 
-    async def test_loads_that_wait_for_one_another_have_their_time_each(self) -> None:
-        deaths: list[str] = []
-        with a_lane(time_limit_s=1, deaths=deaths) as lane:
-            await asyncio.gather(*(lane.load(time.sleep, 0.3) for _ in range(4)))
-        assert not deaths
+    async def test_loads_that_wait_for_one_another_have_their_time_each(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        watchdogs = timers(monkeypatch)
+
+        def watched() -> int:
+            return sum(not watchdog.cancelled() for watchdog in watchdogs)
+
+        with a_lane() as lane:
+            assert await asyncio.gather(*(lane.load(watched) for _ in range(4))) == [1] * 4
+        assert len(watchdogs) == 4
 
     async def test_a_device_that_fails_on_three_items_in_a_row_is_dead(self) -> None:
         deaths: list[str] = []
