@@ -96,6 +96,9 @@ class _RecordingParallelSession(_RecordingSession):
     def width(self) -> int:
         return self.session.width
 
+    def run_single(self, feeds: Feeds) -> list[NDArray[Any]]:
+        return self.run(feeds)  # one request at a time is recorded
+
     def run_each(self, feeds: Sequence[Feeds]) -> list[list[NDArray[Any]]]:
         self.calls.append(ParallelCall(self.session, [dict(feed) for feed in feeds]))
         return self.session.run_each(feeds)

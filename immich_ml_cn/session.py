@@ -59,6 +59,10 @@ class ParallelSession(Session, Protocol):
         """How many runs go side by side."""
         ...
 
+    def run_single(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run the graph on the calling thread only; `width` threads may do so at once."""
+        ...
+
     def run_each(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
         """Run the graph once for each of `feeds`, several at a time; the outputs of each, in order."""
         ...
@@ -77,4 +81,18 @@ class Model(Protocol[ItemT, OutputT]):
 
     def infer(self, items: Sequence[ItemT]) -> Sequence[OutputT]:
         """Run one batch of equal buckets on the calling thread: one output per item, in order."""
+        ...
+
+
+@runtime_checkable
+class StreamingModel(Model[ItemT, OutputT], Protocol):
+    """A model of which several items may run at once, each on a core of its own, without waiting for one another."""
+
+    @property
+    def streams(self) -> int:
+        """How many; 1 where nothing is gained."""
+        ...
+
+    def infer_single(self, item: ItemT) -> OutputT:
+        """Run one item on the calling thread only; `streams` threads may do so at once."""
         ...

@@ -2,13 +2,14 @@
 
 import asyncio
 import gc
+import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from serving_fakes import PATIENCE_S, Doubler, a_lane, happens, settle
+from serving_fakes import PATIENCE_S, Doubler, Streamer, a_lane, happens, settle, until
 
 from immich_ml_cn.batching import Batcher, Replica
 from immich_ml_cn.errors import BadImage, InferenceFailed, OutOfMemory, Unavailable
@@ -459,3 +460,187 @@ class TestSharing:
             for batcher in batchers:
                 await batcher.close()
         assert order == ["a", "b", "a", "b", "a", "b", "a"]
+
+
+async def crowd(batcher: Batcher[int, int], model: Streamer) -> None:
+    """Let two items come together, so that the next ones are run beside one another."""
+    first = await occupy(batcher, model)
+    (second,) = await queue(batcher, 0)
+    model.gate.set()
+    assert await outcomes([first, second]) == [0, 0]
+    model.batches.clear()
+    model.singles.clear()
+
+
+@asynccontextmanager
+async def two_on_a_lane(*models: Model[Any, Any]) -> AsyncIterator[list[Batcher[Any, Any]]]:
+    """A batcher for each model, on one lane."""
+    with a_lane() as lane:
+        batchers = [Batcher(str(model), [Replica(lane, model)], 4) for model in models]
+        try:
+            yield batchers
+        finally:
+            for batcher in batchers:
+                await batcher.close()
+        assert not lane.turn.locked()
+
+
+class TestStreaming:
+    """Single items on a core each, each taking the next as soon as it is done."""
+
+    async def test_a_lone_client_has_all_cores(self) -> None:
+        model = Streamer()
+        async with batching(model) as batcher:
+            assert [await batcher.submit(item) for item in range(5)] == [0, 2, 4, 6, 8]
+        assert model.batches == [[item] for item in range(5)]
+        assert not model.singles
+
+    async def test_items_that_come_together_do_not_wait_for_one_another(self) -> None:
+        model = Streamer()
+        async with batching(model) as batcher:
+            await crowd(batcher, model)
+            model.hold(1, 2, 3, 4)
+            tasks = await queue(batcher, 1, 2, 3, 4)
+            await until(lambda: len(model.singles) == 2)
+            for item, begun in ((2, [1, 2, 3]), (3, [1, 2, 3, 4])):
+                model.held[item].set()
+                assert await tasks[item - 1] == 2 * item
+                await until(lambda begun=begun: sorted(model.singles) == begun)  # type: ignore[misc]
+            assert not tasks[0].done(), "the first still runs"
+            for item in (1, 4):
+                model.held[item].set()
+            assert await outcomes(tasks) == [2, 4, 6, 8]
+        assert not model.batches
+
+    async def test_who_comes_while_another_runs_is_company(self) -> None:
+        model = Streamer()
+        async with batching(model) as batcher:
+            await crowd(batcher, model)
+            model.hold(1)
+            (first,) = await queue(batcher, 1)
+            await until(lambda: model.singles == [1])
+            assert await batcher.submit(2) == 4
+            model.held[1].set()
+            assert await first == 2
+            assert (model.singles, model.batches) == ([1, 2], [])
+            assert [await batcher.submit(item) for item in (3, 4, 5)] == [6, 8, 10]
+            assert model.batches[-1] == [5], "alone again, on all cores"
+
+    async def test_too_few_for_every_core_are_a_batch(self) -> None:
+        model = Streamer(streams=4)
+        async with batching(model) as batcher:
+            first = await occupy(batcher, model)
+            others = await queue(batcher, 1, 2)
+            model.gate.set()
+            assert await outcomes([first, *others]) == [0, 2, 4]
+        assert model.batches == [[0], [1, 2]]
+
+    async def test_there_are_batches_while_another_model_waits(self) -> None:
+        streamer, other = Streamer(), Doubler()
+        async with two_on_a_lane(streamer, other) as (streaming, doubling):
+            first = await occupy(doubling, other)
+            crowded = await queue(streaming, 1, 2, 3)
+            (waiting,) = await queue(doubling, 7)
+            other.gate.set()
+            assert await outcomes([first, *crowded, waiting]) == [0, 2, 4, 6, 14]
+        assert (streamer.batches, streamer.singles) == ([[1, 2, 3]], [])
+
+    async def test_another_model_has_the_lane_alone(self) -> None:
+        streamer, other = Streamer(), Doubler()
+        async with two_on_a_lane(streamer, other) as (streaming, doubling):
+            streamer.hold(1, 2)
+            running = await queue(streaming, 1, 2)
+            await until(lambda: len(streamer.singles) == 2)
+            (waiting,) = await queue(doubling, 8)
+            (behind,) = await queue(streaming, 3)
+            streamer.held[1].set()
+            assert await running[0] == 2
+            await settle()
+            assert (other.batches, sorted(streamer.singles)) == ([], [1, 2]), "neither starts beside what still runs"
+            streamer.held[2].set()
+            assert await outcomes([running[1], waiting, behind]) == [4, 16, 6]
+
+    async def test_a_failure_is_of_its_item_only(self) -> None:
+        model = Streamer(poison=[2])
+        async with batching(model) as batcher:
+            await crowd(batcher, model)
+            found = await outcomes(await queue(batcher, 1, 2, 3, 4))
+            assert [found[0], *found[2:]] == [2, 6, 8]
+            assert isinstance(found[1], InferenceFailed)
+            assert "poisoned by 2" in str(found[1])
+            assert await batcher.submit(5) == 10
+
+    async def test_memory_that_is_short_is_freed_for_a_single_item_too(self) -> None:
+        short = threading.Event()
+
+        class Tight(Streamer):
+            def infer_single(self, item: int) -> int:
+                if short.is_set():
+                    raise MemoryError
+                return super().infer_single(item)
+
+        async def relieve() -> None:
+            short.clear()
+
+        model = Tight()
+        async with batching(model, relieve=relieve) as batcher:
+            await crowd(batcher, model)
+            short.set()
+            assert await outcomes(await queue(batcher, 1, 2)) == [2, 4]
+        assert not short.is_set()
+        assert sorted(model.singles) == [1, 2]
+
+    async def test_who_leaves_before_its_turn_is_not_run(self) -> None:
+        model = Streamer()
+        async with batching(model) as batcher:
+            await crowd(batcher, model)
+            model.hold(1, 2)
+            tasks = await queue(batcher, 1, 2, 3, 4)
+            await until(lambda: len(model.singles) == 2)
+            tasks[2].cancel()
+            tasks[0].cancel()
+            await settle()
+            for event in model.held.values():
+                event.set()
+            assert await outcomes([tasks[1], tasks[3]]) == [4, 8]
+        assert sorted(model.singles) == [1, 2, 4]
+
+    async def test_closing_tells_who_waits_and_who_runs(self) -> None:
+        model = Streamer()
+        deaths: list[str] = []
+        async with batching(model, deaths=deaths) as batcher:
+            await crowd(batcher, model)
+            model.hold(1, 2)
+            tasks = await queue(batcher, 1, 2, 3)
+            await until(lambda: len(model.singles) == 2)
+            await asyncio.wait_for(batcher.close(), PATIENCE_S)
+            failures = await outcomes(tasks)
+            assert [type(failure) for failure in failures] == [Unavailable] * 3
+            for event in model.held.values():
+                event.set()
+        assert not deaths
+
+    async def test_idle_cores_hold_no_items(self) -> None:
+        class Item:
+            pass
+
+        class Taker:
+            streams = 2
+
+            def bucket(self, item: Item) -> Hashable:
+                return 0
+
+            def infer(self, items: Sequence[Item]) -> Sequence[None]:
+                return [None for _ in items]
+
+            def infer_single(self, item: Item) -> None:
+                return None
+
+        async with batching(Taker()) as batcher:
+            items = [Item() for _ in range(8)]
+            await asyncio.gather(*(batcher.submit(item) for item in items))
+            left = [weakref.ref(item) for item in items]
+            del items
+            await settle()
+            gc.collect()
+            assert [reference() for reference in left] == [None] * 8

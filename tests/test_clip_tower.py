@@ -42,6 +42,10 @@ class EchoSession:
         self.together.append(len(feeds["x"]))
         return [feeds["x"]]
 
+    def run_single(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        self.alone.append(len(feeds["x"]))
+        return [feeds["x"]]
+
     def run_each(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
         self.alone += [len(feed["x"]) for feed in feeds]
         return [[feed["x"]] for feed in feeds]
@@ -67,6 +71,16 @@ def test_items_run_side_by_side_as_long_as_each_core_gets_one(
     found = Tower(session).encode({"x": items})
     np.testing.assert_allclose([embedding.vector for embedding in found], items, atol=1e-6)
     assert (session.alone, session.together) == ([1] * alone, together)
+
+
+@pytest.mark.parametrize(("batch", "width", "streams"), [(None, 3, 3), (1, 3, 3), (4, 3, 1), (None, 1, 1)])
+def test_items_may_run_on_a_core_each(batch: int | None, width: int, streams: int) -> None:
+    session = EchoSession(batch, width)
+    tower = Tower(session)
+    assert tower.streams == streams
+    found = tower.encode_single({"x": np.array([[0, 2]], np.float64)})
+    np.testing.assert_array_equal(found.vector, np.array([0, 1], np.float32))
+    assert (session.alone, session.together) == (([1], []) if streams > 1 else ([], [batch or 1]))
 
 
 def test_a_single_core_takes_batches() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,11 +56,28 @@ class Tower:
         self._vector = _embedding_index(session.outputs)
         self._features = _index(session.outputs, _FEATURES)
         self._batch = next((info.shape[0] for info in session.inputs if info.shape[0]), None)
+        parallel = isinstance(session, ParallelSession) and session.width > 1 and (self._batch or 1) == 1
+        self._parallel = cast(ParallelSession, session) if parallel else None
 
     @property
     def dimension(self) -> int | None:
         """Length D of the embeddings, None where the graph leaves it open."""
         return self._session.outputs[self._vector].shape[-1]
+
+    @property
+    def streams(self) -> int:
+        """How many items may run at once, see `StreamingModel`."""
+        return self._parallel.width if self._parallel else 1
+
+    def encode_single(self, feeds: Mapping[str, NDArray[Any]]) -> Embedding:
+        """Run the graph on one item (1, …), on the calling thread only; `streams` threads may do so at once.
+
+        Raises:
+            InferenceFailed: as `encode`.
+        """
+        if self._parallel is None:
+            return self.encode(feeds)[0]
+        return self._embeddings(self._parallel.run_single(self._typed(feeds)), 1)[0]
 
     def encode(self, feeds: Mapping[str, NDArray[Any]]) -> list[Embedding]:
         """Run the graph on N items, from the calling thread.
@@ -75,7 +92,7 @@ class Tower:
             InferenceFailed: the graph gave another shape than one vector per item, or a vector
                 that is zero or not finite.
         """
-        typed = {k: v.astype(self._inputs[k].dtype, copy=False) for k, v in feeds.items()}
+        typed = self._typed(feeds)
         count = len(next(iter(typed.values())))
         alone = self._count_alone(count)
         found = self._side_by_side(typed, alone)
@@ -84,18 +101,18 @@ class Tower:
             found += self._run(_part(typed, start, start + size))
         return found
 
+    def _typed(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {name: array.astype(self._inputs[name].dtype, copy=False) for name, array in feeds.items()}
+
     def _count_alone(self, count: int) -> int:
         """How many of so many items are run one by one, side by side: those that give each core as many as the next."""
-        if not isinstance(self._session, ParallelSession) or (self._batch or 1) > 1:
-            return 0
-        width = self._session.width
-        return count - count % width if width > 1 else 0
+        return count - count % self.streams if self.streams > 1 else 0
 
     def _side_by_side(self, feeds: Mapping[str, NDArray[Any]], count: int) -> list[Embedding]:
         """The embeddings of the first `count` items."""
-        if not isinstance(self._session, ParallelSession) or not count:
+        if self._parallel is None or not count:
             return []
-        runs = self._session.run_each([_part(feeds, index, index + 1) for index in range(count)])
+        runs = self._parallel.run_each([_part(feeds, index, index + 1) for index in range(count)])
         return [embedding for outputs in runs for embedding in self._embeddings(outputs, 1)]
 
     def _run(self, feeds: Mapping[str, NDArray[Any]]) -> list[Embedding]:

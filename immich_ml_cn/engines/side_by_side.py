@@ -32,6 +32,10 @@ class SideBySideSession:
         """See `Session.run`."""
         return self._whole.run(feeds)
 
+    def run_single(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """See `ParallelSession.run_single`."""
+        return self._single.run(feeds)
+
     def run_each(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
         """See `ParallelSession.run_each`; too few to give each thread one go one after the other on all of them."""
         if len(feeds) < self.width or self.width == 1:
