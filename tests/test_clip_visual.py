@@ -1,5 +1,6 @@
 """The image tower, on random-weight graphs of every signature in the field."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from immich_ml_cn.clip import Embedding, ImageTransform, VisualEncoder, chinese_clip_transform, load_visual
+from immich_ml_cn.engines import CpuEngine
 from immich_ml_cn.errors import InferenceFailed, Unavailable
 from immich_ml_cn.images import Picture
-from immich_ml_cn.session import Model
+from immich_ml_cn.session import Model, StreamingModel
+from immich_ml_cn.settings import Settings
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
@@ -99,6 +102,25 @@ def test_dynamic_batch_runs_once(tmp_path: Path, photos: list[Image.Image]) -> N
     assert len({encoder.bucket(item) for item in items}) == 1
     encoder.infer(items)
     assert session.runs == [{"image": (5, 3, 32, 32)}]
+
+
+@pytest.mark.parametrize("export", [{}, {"batch": 1}, {"dtype": "float16"}, {"outputs": ("embedding", "features")}])
+def test_pictures_may_run_on_a_core_each(tmp_path: Path, photos: list[Image.Image], export: dict[str, Any]) -> None:
+    """At once, from several threads, and with the same result."""
+    path = save_visual(tmp_path / "model.onnx", **export)
+    engine = CpuEngine(Settings(intra_op_threads=2))
+    encoder = load_visual(
+        tmp_path, path, lambda graph: engine.open(graph, "bulk", 0, side_by_side=True), chinese_clip_transform(32)
+    )
+    model: StreamingModel[NDArray[np.float32], Embedding] = encoder
+    assert isinstance(encoder, StreamingModel)
+    assert model.streams == 2
+    items = [encoder.prepare(Picture.of(photo)) for photo in photos]
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(model.infer_single, items * 8))
+    for embedding, expected in zip(found, encoder.infer(items) * 8, strict=True):
+        assert cosine(embedding.vector, expected.vector) > 0.99999
+        assert (embedding.features is None) == (expected.features is None)
 
 
 @pytest.mark.parametrize("outputs", [("embedding", "features"), ("unnorm_image_features",)])
