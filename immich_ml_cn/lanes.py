@@ -11,6 +11,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -210,8 +211,9 @@ class Lane:
             worker.close()
 
     def join(self, timeout: float) -> bool:
-        """Wait for all threads; True when they ended within `timeout` seconds each."""
-        ended = [worker.join(timeout) for worker in self._workers()]
+        """Wait for all threads; True when they ended within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        ended = [worker.join(max(0.0, deadline - time.monotonic())) for worker in self._workers()]
         return all(ended)
 
     def _workers(self) -> list[Worker]:
