@@ -3,11 +3,18 @@
 # The base may be any Debian or Ubuntu with Python 3.11 or newer, its own or the official image's; where there is none,
 # Debian's is installed. All targets take the same one: the libraries of CUDA and OpenVINO come with the
 # Python packages.
+#
+# Where the registries are slow or blocked, mirrors take their place: BASE_IMAGE, APT_MIRROR and PYPI_INDEX, with examples
+# for China in docs/deploy.md. What a mirror brings is checked: packages by Debian's signatures, and by the lock's hashes.
 ARG BASE_IMAGE=python:3.13-slim-bookworm
 
 # --- what the build and the images have in common ---
 
 FROM ${BASE_IMAGE} AS base
+# Scheme and host of a mirror that has /debian (or /ubuntu), by http: there are no certificates in the base yet.
+ARG APT_MIRROR=""
+RUN test -z "${APT_MIRROR}" || find /etc/apt -name '*.sources' -o -name '*.list' | xargs \
+        sed --in-place --regexp-extended "s#https?://[^/ ]+/(debian|ubuntu)#${APT_MIRROR}/\1#"
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates tini \
         $(command -v python3 >/dev/null || echo python3) \
