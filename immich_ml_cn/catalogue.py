@@ -15,10 +15,10 @@ from .clip_names import CHINESE_CLIP_PIXELS, DIRECT_NAMES, LISTED_DIMENSIONS, cl
 from .delivery import Delivery
 from .engines import LoadError
 from .errors import UnknownModel
-from .protocol import FaceTask, OcrTask, Tasks
 from .registry import ModelSpec
 from .session import Model, OpenSession
 from .settings import Settings
+from .tasks import FaceTask, OcrTask, Tasks
 
 Build = Callable[[OpenSession], Model[Any, Any]]
 BuildFrom = Callable[[Path, OpenSession], Model[Any, Any]]

@@ -15,8 +15,9 @@ import orjson
 from .concurrency import together
 from .errors import BadRequest, LoopDetected, NotServed, UpstreamFailed, UpstreamTimeout
 from .pipeline import Pipeline
-from .protocol import Tasks, answer_body, gateways_ocr_body, parse_entries, read_tasks, write_body
+from .protocol import answer_body, gateways_ocr_body, parse_entries, read_tasks, write_body
 from .results import ReadText
+from .tasks import Tasks
 
 if TYPE_CHECKING:
     import httpx2

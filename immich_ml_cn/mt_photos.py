@@ -13,19 +13,10 @@ import orjson
 from .errors import BadImage, InferenceFailed, InvalidEntries, TooLarge, Unavailable
 from .forms import Form
 from .pipeline import Pipeline
-from .protocol import (
-    OCR_MODEL,
-    RAPIDOCR_MIN_SCORE,
-    ClipTextual,
-    ClipVisual,
-    FaceTask,
-    OcrTask,
-    Tasks,
-    rectangles,
-    score_texts,
-)
+from .protocol import OCR_MODEL, RAPIDOCR_MIN_SCORE, rectangles, score_texts
 from .results import Answer, EmbeddedFaces, Embedding, ReadText
 from .settings import Settings
+from .tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
 
 MAX_SIDE: Final = 10_000
 """Pixels in width or height above which that API refuses a picture."""

@@ -21,9 +21,9 @@ from .errors import BadRequest, ServiceError, TooLarge, Unavailable, UnknownMode
 from .images import Picture
 from .metrics import Metrics
 from .pool import ByteBudget, CpuPool
-from .protocol import FaceTask, OcrTask, Tasks
 from .registry import Loaded, ModelSpec, Registry
 from .results import Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
+from .tasks import FaceTask, OcrTask, Tasks
 
 if TYPE_CHECKING:
     from .clip import Embedding as Encoded

@@ -15,11 +15,17 @@ from numpy.typing import NDArray
 
 from .errors import BadRequest, InferenceFailed, InvalidEntries, NotServed
 from .results import Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
-
-FACE_MIN_SCORE: Final = 0.7
-TEXT_DETECTION_MIN_SCORE: Final = 0.5
-TEXT_RECOGNITION_MIN_SCORE: Final = 0.9
-MAX_RESOLUTION: Final = 736
+from .tasks import (
+    FACE_MIN_SCORE,
+    MAX_RESOLUTION,
+    TEXT_DETECTION_MIN_SCORE,
+    TEXT_RECOGNITION_MIN_SCORE,
+    ClipTextual,
+    ClipVisual,
+    FaceTask,
+    OcrTask,
+    Tasks,
+)
 
 OCR_MODEL: Final = "PP-OCRv6_small"
 """What reads text for clients that name no model of ours: its weights come with the server."""
@@ -27,62 +33,6 @@ RAPIDOCR_MIN_SCORE: Final = 0.5
 """RapidOCR's own default for a line of text, on which the services before us relied."""
 GATEWAYS_OCR: Final = "ocr"
 """The model name that the gateway before us was sent; it asked for recognition alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClipVisual:
-    """Embed the image."""
-
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
-class ClipTextual:
-    """Embed the text; `language` is Immich's UI language, such as ``zh-CN``."""
-
-    model: str
-    language: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FaceTask:
-    """Find faces and, where `recognition` names a model, embed them."""
-
-    detection: str
-    recognition: str | None
-    min_score: float = FACE_MIN_SCORE
-
-
-@dataclass(frozen=True, slots=True)
-class OcrTask:
-    """Find text lines and, where `recognition` names a model, read them.
-
-    Attributes:
-        for_gateway: asked as the gateway before us was, and to be answered as it did.
-    """
-
-    detection: str
-    recognition: str | None
-    min_detection_score: float = TEXT_DETECTION_MIN_SCORE
-    max_resolution: int = MAX_RESOLUTION
-    min_recognition_score: float = TEXT_RECOGNITION_MIN_SCORE
-    for_gateway: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Tasks:
-    """What one request asks for; at least one field is set."""
-
-    visual: ClipVisual | None = None
-    textual: ClipTextual | None = None
-    faces: FaceTask | None = None
-    ocr: OcrTask | None = None
-
-    @property
-    def need_image(self) -> bool:
-        """Whether any task works on the image."""
-        return self.visual is not None or self.faces is not None or self.ocr is not None
-
 
 _TYPES: Final = {
     "clip": ("visual", "textual"),

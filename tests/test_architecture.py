@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "metrics",
         "results",
         "room",
+        "tasks",
         "turn",
     ),
     ("errors", "setting_values"),

@@ -16,8 +16,8 @@ from immich_ml_cn.clip_names import (
 )
 from immich_ml_cn.delivery import Delivery
 from immich_ml_cn.errors import UnknownModel
-from immich_ml_cn.protocol import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
 from immich_ml_cn.settings import Settings
+from immich_ml_cn.tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
 
 
 def catalogue(cache: Path, *, on_gpu: bool = False, **environ: str) -> Catalogue:

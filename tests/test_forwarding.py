@@ -29,8 +29,8 @@ from server import (
 
 from immich_ml_cn.errors import ServiceError, UpstreamFailed, UpstreamTimeout
 from immich_ml_cn.forwarding import HEADER, Gateway, Upstream, shown
-from immich_ml_cn.protocol import Tasks
 from immich_ml_cn.results import Answer
+from immich_ml_cn.tasks import Tasks
 
 SAMPLE = (ROOT / "docs" / "sample.jpg").read_bytes()
 THEIRS = "a-model-of-theirs"

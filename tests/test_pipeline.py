@@ -17,9 +17,9 @@ from immich_ml_cn.catalogue import Catalogue, Plan
 from immich_ml_cn.errors import BadImage, BadRequest, InferenceFailed, TooLarge, Unavailable, UnknownModel
 from immich_ml_cn.pipeline import BYTES_PER_PIXEL, LINES_AT_ONCE, Pipeline
 from immich_ml_cn.pool import ByteBudget, CpuPool
-from immich_ml_cn.protocol import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
 from immich_ml_cn.registry import ModelSpec, Registry
 from immich_ml_cn.results import Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
+from immich_ml_cn.tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
 
 T = TypeVar("T")
 

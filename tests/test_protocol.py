@@ -10,17 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from immich_ml_cn.errors import BadRequest, InferenceFailed, InvalidEntries
-from immich_ml_cn.protocol import (
-    ClipTextual,
-    ClipVisual,
-    FaceTask,
-    OcrTask,
-    Tasks,
-    answer_body,
-    read_entries,
-    write_body,
-)
+from immich_ml_cn.protocol import answer_body, read_entries, write_body
 from immich_ml_cn.results import Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
+from immich_ml_cn.tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
 
 
 def read(entries: Any) -> Tasks:

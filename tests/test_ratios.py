@@ -20,10 +20,10 @@ from benchmarks.load import Stream, drive
 from benchmarks.requests import Task
 from immich_ml_cn.graph_files import Graph
 from immich_ml_cn.lanes import LaneKind
-from immich_ml_cn.protocol import ClipVisual, Tasks
 from immich_ml_cn.service import Service
 from immich_ml_cn.session import TensorInfo
 from immich_ml_cn.settings import Settings
+from immich_ml_cn.tasks import ClipVisual, Tasks
 
 SHORT = Task("short", requests.clip_textual(models.CLIP), texts=("海边日落时的小狗",))
 LONG = Task("long", requests.clip_textual(models.CLIP), texts=("雪山下的蓝色湖泊" * 8,))

@@ -1,0 +1,64 @@
+"""What a request asks for: its tasks, each with the options it was given or Immich's defaults."""
+
+from dataclasses import dataclass
+from typing import Final
+
+FACE_MIN_SCORE: Final = 0.7
+TEXT_DETECTION_MIN_SCORE: Final = 0.5
+TEXT_RECOGNITION_MIN_SCORE: Final = 0.9
+MAX_RESOLUTION: Final = 736
+
+
+@dataclass(frozen=True, slots=True)
+class ClipVisual:
+    """Embed the image."""
+
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClipTextual:
+    """Embed the text; `language` is Immich's UI language, such as ``zh-CN``."""
+
+    model: str
+    language: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FaceTask:
+    """Find faces and, where `recognition` names a model, embed them."""
+
+    detection: str
+    recognition: str | None
+    min_score: float = FACE_MIN_SCORE
+
+
+@dataclass(frozen=True, slots=True)
+class OcrTask:
+    """Find text lines and, where `recognition` names a model, read them.
+
+    Attributes:
+        for_gateway: asked as the gateway before us was, and to be answered as it did.
+    """
+
+    detection: str
+    recognition: str | None
+    min_detection_score: float = TEXT_DETECTION_MIN_SCORE
+    max_resolution: int = MAX_RESOLUTION
+    min_recognition_score: float = TEXT_RECOGNITION_MIN_SCORE
+    for_gateway: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """What one request asks for; at least one field is set."""
+
+    visual: ClipVisual | None = None
+    textual: ClipTextual | None = None
+    faces: FaceTask | None = None
+    ocr: OcrTask | None = None
+
+    @property
+    def need_image(self) -> bool:
+        """Whether any task works on the image."""
+        return self.visual is not None or self.faces is not None or self.ocr is not None
