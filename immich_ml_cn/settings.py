@@ -13,8 +13,8 @@ from typing import Any, Final, Literal, TypeVar, get_args
 
 from . import setting_values as values
 from .clip_names import DEFAULT_ALIASES, parse_aliases
-from .fetch import Preference
 from .setting_values import PILLOWS_LIMIT, OpenVinoPrecision
+from .sources import Preference
 
 T = TypeVar("T")
 Parse = Callable[[str], T]

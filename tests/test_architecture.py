@@ -26,9 +26,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("delivery", "registry"),
     ("batching", "conversions", "engines", "inventory", "pool"),
     ("clip", "faces", "lanes", "ocr"),
-    ("forms", "graph_process", "images", "logs", "protocol", "session"),
+    ("fetch", "forms", "graph_process", "images", "logs", "protocol", "session"),
     ("settings",),
-    ("clip_names", "fetch"),
+    ("clip_names",),
     ("sources",),
     (
         "children",

@@ -12,8 +12,8 @@ from hub_server import Page, Site, running
 from immich_ml_cn.conversions import split_joint
 from immich_ml_cn.delivery import Delivery
 from immich_ml_cn.errors import DamagedModel, Unavailable
-from immich_ml_cn.fetch import Preference
 from immich_ml_cn.settings import Settings
+from immich_ml_cn.sources import Preference
 
 JOINT = Path(__file__).parent / "golden" / "clip_parity" / "joint"
 

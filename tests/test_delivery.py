@@ -13,10 +13,9 @@ from serving_fakes import PATIENCE_S, until
 
 from immich_ml_cn.delivery import FETCHES_AT_ONCE, Delivery, fetch_options
 from immich_ml_cn.errors import DamagedModel, Unavailable
-from immich_ml_cn.fetch import Preference
 from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.settings import Settings
-from immich_ml_cn.sources import model_names
+from immich_ml_cn.sources import Preference, model_names
 
 pytestmark = pytest.mark.anyio
 

@@ -8,8 +8,8 @@ import pytest
 from hub_server import Page, Site, files_in, running, zipped
 
 from immich_ml_cn.errors import Unavailable
-from immich_ml_cn.fetch import FetchOptions, Preference, fetch_model
-from immich_ml_cn.sources import BASES, Archive, Kind, Member, Source
+from immich_ml_cn.fetch import FetchOptions, fetch_model
+from immich_ml_cn.sources import BASES, Archive, Kind, Member, Preference, Source
 
 DETECTION = b"detect" * 5000
 RECOGNITION = b"recognise" * 5000

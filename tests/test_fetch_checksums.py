@@ -5,8 +5,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 from hub_server import Page, running
 
-from immich_ml_cn.fetch import FetchOptions, Preference, State, check_files, fetch_model
-from immich_ml_cn.sources import BASES, Kind, RemoteFile, Source
+from immich_ml_cn.fetch import FetchOptions, State, check_files, fetch_model
+from immich_ml_cn.sources import BASES, Kind, Preference, RemoteFile, Source
 
 PATHS = [PurePosixPath(name) for name in ("detection/model.onnx", "recognition/model.onnx")]
 SOURCES = (Source(Kind.MODELSCOPE, tuple(RemoteFile(p, f"{BASES[Kind.MODELSCOPE]}/{p}") for p in PATHS)),)

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from hub_server import Page, Site, running
 
-from immich_ml_cn.fetch import DiskFailed, FetchOptions, Preference, fetch_model, set_aside, times_set_aside
-from immich_ml_cn.sources import BASES, Kind, RemoteFile, Source
+from immich_ml_cn.fetch import DiskFailed, FetchOptions, fetch_model, set_aside, times_set_aside
+from immich_ml_cn.sources import BASES, Kind, Preference, RemoteFile, Source
 
 ROOT = Path(__file__).parent.parent
 DATA = bytes(range(256)) * 4000

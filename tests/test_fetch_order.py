@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 import pytest
 from hub_server import Page, running
 
-from immich_ml_cn.fetch import FetchOptions, Memory, Preference, fetch_model
-from immich_ml_cn.sources import BASES, Kind, RemoteFile, Source, sources_for
+from immich_ml_cn.fetch import FetchOptions, Memory, fetch_model
+from immich_ml_cn.sources import BASES, Kind, Preference, RemoteFile, Source, sources_for
 
 HF, MS, GH = Kind.HUGGINGFACE, Kind.MODELSCOPE, Kind.GITHUB
 

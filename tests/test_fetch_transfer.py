@@ -13,8 +13,8 @@ import pytest
 from hub_server import Page, Site, files_in, running
 
 from immich_ml_cn.errors import Unavailable
-from immich_ml_cn.fetch import Cancelled, FetchOptions, FetchReport, Preference, Silent, Tally, fetch_model
-from immich_ml_cn.sources import BASES, Kind, RemoteFile, Source
+from immich_ml_cn.fetch import Cancelled, FetchOptions, FetchReport, Silent, Tally, fetch_model
+from immich_ml_cn.sources import BASES, Kind, Preference, RemoteFile, Source
 
 DATA = bytes(range(256)) * 2000
 PATH = PurePosixPath("visual/model.onnx")

@@ -9,7 +9,7 @@ from .checksums import FileCheck, State, check_files
 from .failure import Cancelled, DiskFailed
 from .memory import Memory
 from .model import FetchReport, fetch_model, missing_files
-from .options import FetchOptions, Preference
+from .options import FetchOptions
 from .progress import Arrival, Bar, LogLines, Progress, Several, Silent, Tally, show_on
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "FileCheck",
     "LogLines",
     "Memory",
-    "Preference",
     "Progress",
     "Several",
     "Silent",

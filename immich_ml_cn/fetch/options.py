@@ -1,45 +1,8 @@
 """How to fetch: which sources in which order, and how patient to be."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from immich_ml_cn.sources import BASES, Kind
-
-
-@dataclass(frozen=True, slots=True)
-class Preference:
-    """Which sources come first, and what stands in for their usual hosts.
-
-    Attributes:
-        order: tried first, in this order; the others follow. Empty: ``auto``, hosts that did not answer go last.
-        bases: what the addresses of a kind begin with instead of `sources.BASES`.
-    """
-
-    order: tuple[Kind, ...] = ()
-    bases: Mapping[Kind, str] = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, text: str) -> "Preference":
-        """Read a preference as a person writes it.
-
-        Args:
-            text: ``auto``; or a comma list of ``huggingface``, ``modelscope`` and ``github``, each also as
-                ``name=https://mirror``; an address alone stands for Hugging Face (``https://hf-mirror.com``).
-
-        Raises:
-            ValueError: an unknown name, or a mirror that is no http address.
-        """
-        order: list[Kind] = []
-        bases: dict[Kind, str] = {}
-        for word in (word.strip() for word in text.split(",")):
-            if word in ("", "auto"):
-                continue
-            name, _, base = word.partition("=") if not _is_address(word) else ("", "", word)
-            kind = _kind(name or Kind.HUGGINGFACE)
-            order.append(kind)
-            if base:
-                bases[kind] = _base(base)
-        return cls(tuple(dict.fromkeys(order)), bases)
+from immich_ml_cn.sources import BASES, Kind, Preference
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +42,3 @@ class FetchOptions:
     def address(self, kind: Kind, url: str) -> str:
         """The address of the table, moved to the chosen mirror."""
         return self.base(kind) + url.removeprefix(BASES[kind])
-
-
-def _is_address(word: str) -> bool:
-    return word.startswith(("http://", "https://"))
-
-
-def _kind(name: str) -> Kind:
-    try:
-        return Kind(name)
-    except ValueError:
-        known = ", ".join(Kind)
-        raise ValueError(f"unknown source {name!r}: auto, {known} or a mirror's address") from None
-
-
-def _base(address: str) -> str:
-    if not _is_address(address):
-        raise ValueError(f"mirror {address!r} has to begin with https:// or http://")
-    return address.rstrip("/")

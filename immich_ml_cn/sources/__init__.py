@@ -12,6 +12,7 @@ from .clip import CHINESE_CLIP, MCLIP, OPENCLIP, checkpoint_sources, chinese_cli
 from .faces import INSIGHTFACE, insightface
 from .kinds import BASES, Archive, HubSnapshot, Kind, Member, RemoteFile, Source
 from .ocr import bundled, bundled_orientation, ocr_names, pp_ocr
+from .preference import Preference
 from .repository import Repository
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "HubSnapshot",
     "Kind",
     "Member",
+    "Preference",
     "RemoteFile",
     "Repository",
     "Source",

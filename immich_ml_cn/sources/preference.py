@@ -1,0 +1,60 @@
+"""Which sources are tried first, as a person writes it in a setting."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .kinds import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Which sources come first, and what stands in for their usual hosts.
+
+    Attributes:
+        order: tried first, in this order; the others follow. Empty: ``auto``, hosts that did not answer go last.
+        bases: what the addresses of a kind begin with instead of `sources.BASES`.
+    """
+
+    order: tuple[Kind, ...] = ()
+    bases: Mapping[Kind, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> "Preference":
+        """Read a preference as a person writes it.
+
+        Args:
+            text: ``auto``; or a comma list of ``huggingface``, ``modelscope`` and ``github``, each also as
+                ``name=https://mirror``; an address alone stands for Hugging Face (``https://hf-mirror.com``).
+
+        Raises:
+            ValueError: an unknown name, or a mirror that is no http address.
+        """
+        order: list[Kind] = []
+        bases: dict[Kind, str] = {}
+        for word in (word.strip() for word in text.split(",")):
+            if word in ("", "auto"):
+                continue
+            name, _, base = word.partition("=") if not _is_address(word) else ("", "", word)
+            kind = _kind(name or Kind.HUGGINGFACE)
+            order.append(kind)
+            if base:
+                bases[kind] = _base(base)
+        return cls(tuple(dict.fromkeys(order)), bases)
+
+
+def _is_address(word: str) -> bool:
+    return word.startswith(("http://", "https://"))
+
+
+def _kind(name: str) -> Kind:
+    try:
+        return Kind(name)
+    except ValueError:
+        known = ", ".join(Kind)
+        raise ValueError(f"unknown source {name!r}: auto, {known} or a mirror's address") from None
+
+
+def _base(address: str) -> str:
+    if not _is_address(address):
+        raise ValueError(f"mirror {address!r} has to begin with https:// or http://")
+    return address.rstrip("/")
