@@ -16,13 +16,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 from .concurrency import contained
+from .session import LaneKind
 from .turn import Turn
 
 T = TypeVar("T")
-LaneKind = Literal["interactive", "bulk"]
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from .batching import Batcher, Replica
 from .engines import Engine, LoadError
 from .errors import DamagedModel, ServiceError, Unavailable
 from .graph_files import Graph, graph_bytes
-from .lanes import Lane, LaneKind
+from .lanes import Lane
+from .session import LaneKind
 from .metrics import Metrics
 from .session import Model, OpenSession, Session
 

@@ -6,7 +6,7 @@ with fakes.
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -14,6 +14,9 @@ from .graph_files import Graph
 
 ItemT = TypeVar("ItemT", contravariant=True)
 OutputT = TypeVar("OutputT", covariant=True)
+
+LaneKind = Literal["interactive", "bulk"]
+"""What a session runs for: a person who waits for a search, or an import."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,7 @@ from server import RunningServer  # noqa: E402
 
 from immich_ml_cn.engines import CpuEngine  # noqa: E402
 from immich_ml_cn.graph_files import Graph  # noqa: E402
-from immich_ml_cn.lanes import LaneKind  # noqa: E402
-from immich_ml_cn.session import Session  # noqa: E402
+from immich_ml_cn.session import LaneKind, Session  # noqa: E402
 from immich_ml_cn.settings import Settings  # noqa: E402
 
 POISON = "CUDA failure 700: an illegal memory access was encountered ; GPU=0"

@@ -7,7 +7,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 from immich_ml_cn.graph_files import Graph
-from immich_ml_cn.lanes import Lane, LaneKind
+from immich_ml_cn.lanes import Lane
+from immich_ml_cn.session import LaneKind
 from immich_ml_cn.session import Session
 
 PATIENCE_S = 10

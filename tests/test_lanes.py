@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 from serving_fakes import PATIENCE_S, a_lane, happens, settle, until
 
-from immich_ml_cn.lanes import LaneClosed, LaneKind, Worker
+from immich_ml_cn.lanes import LaneClosed, Worker
+from immich_ml_cn.session import LaneKind
 
 pytestmark = pytest.mark.anyio
 linux = pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux only")

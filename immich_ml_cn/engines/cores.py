@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from immich_ml_cn.lanes import LaneKind
+from immich_ml_cn.session import LaneKind
 from immich_ml_cn.settings import Settings
 
 
