@@ -8,12 +8,12 @@ import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import orjson
 
 from .concurrency import together
 from .errors import BadRequest, LoopDetected, NotServed, UpstreamFailed, UpstreamTimeout
+from .logs import redact_url
 from .pipeline import Pipeline
 from .protocol import answer_body, gateways_ocr_body, parse_entries, read_tasks, write_body
 from .results import ReadText
@@ -120,7 +120,7 @@ class Upstream:
         import httpx2  # only here: a server that forwards nothing starts without it
 
         self._url = url.rstrip("/")
-        self.name = shown(self._url)
+        self.name = redact_url(self._url)
         self._timeout_s = timeout_s
         self._client = httpx2.AsyncClient(
             timeout=httpx2.Timeout(None, connect=connect_timeout_s),
@@ -188,12 +188,6 @@ class Upstream:
             raise UpstreamTimeout(f"{self.name} cannot be reached in time ({type(error).__name__})") from error
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
             raise UpstreamFailed(f"{self.name} cannot be reached: {error or type(error).__name__}") from error
-
-
-def shown(url: str) -> str:
-    """Scheme, host and port of an address: its user, password and path may hold what no log should."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def form(boundary: str, fields: Mapping[str, bytes]) -> list[bytes]:

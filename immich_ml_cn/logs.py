@@ -7,6 +7,7 @@ import time
 import warnings
 from contextvars import ContextVar
 from typing import Final, TextIO
+from urllib.parse import urlsplit
 
 from .settings import LogLevel
 
@@ -80,3 +81,9 @@ def set_up(level: LogLevel, *, no_color: bool, as_json: bool = False, stream: Te
         logging.getLogger(name).setLevel(max(logging.WARNING, LEVELS[level]))
     # Pillow warns about big and odd images; limits and errors are ours to judge.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def redact_url(url: str) -> str:
+    """Scheme, host and port of an address: its user, password and path may hold what no log should."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

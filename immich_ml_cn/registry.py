@@ -18,9 +18,8 @@ from .engines import Engine, LoadError
 from .errors import DamagedModel, ServiceError, Unavailable
 from .graph_files import Graph, graph_bytes
 from .lanes import Lane
-from .session import LaneKind
 from .metrics import Metrics
-from .session import Model, OpenSession, Session
+from .session import LaneKind, Model, OpenSession, Session
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from .app import create_app
 from .clip_names import DEFAULT_ALIASES
 from .connection import Connection
 from .engines import Engine, EngineError, select_engine
-from .forwarding import shown
+from .logs import redact_url
 from .room import BACKLOG, Room, seats_for
 from .service import Service
 from .settings import INERT, PROVIDERS_OF_DEVICE, Settings
@@ -179,7 +179,7 @@ def _announce_stack(settings: Settings) -> None:
         logger.info("MT Photos' API is off: it needs a key, API_AUTH_KEY")
     if settings.upstream:
         tasks = "".join(f", and {task}" for task in settings.forwarded_tasks)
-        logger.info("forwarded to %s: what is not served here%s", shown(settings.upstream), tasks)
+        logger.info("forwarded to %s: what is not served here%s", redact_url(settings.upstream), tasks)
     elif settings.forwarded_tasks:
         logger.warning("MACHINE_LEARNING_FORWARD does nothing without IMMICH_API")
     if settings.device and settings.device not in PROVIDERS_OF_DEVICE:

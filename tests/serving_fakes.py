@@ -8,8 +8,7 @@ from contextlib import contextmanager
 
 from immich_ml_cn.graph_files import Graph
 from immich_ml_cn.lanes import Lane
-from immich_ml_cn.session import LaneKind
-from immich_ml_cn.session import Session
+from immich_ml_cn.session import LaneKind, Session
 
 PATIENCE_S = 10
 """Seconds after which a test that waits for something has failed."""

@@ -28,7 +28,8 @@ from server import (
 )
 
 from immich_ml_cn.errors import ServiceError, UpstreamFailed, UpstreamTimeout
-from immich_ml_cn.forwarding import HEADER, Gateway, Upstream, shown
+from immich_ml_cn.forwarding import HEADER, Gateway, Upstream
+from immich_ml_cn.logs import redact_url
 from immich_ml_cn.results import Answer
 from immich_ml_cn.tasks import Tasks
 
@@ -323,7 +324,7 @@ async def test_who_leaves_takes_the_forwarded_request_along() -> None:
     [("http://a:1", "http://a:1"), ("https://u:p@a/key/secret", "https://a"), ("http://[::1]:3", "http://[::1]:3")],
 )
 def test_a_password_or_key_is_not_shown(url: str, expected: str) -> None:
-    assert shown(url) == expected
+    assert redact_url(url) == expected
 
 
 def read(environ: Mapping[str, str]) -> Any:

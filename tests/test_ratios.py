@@ -19,9 +19,8 @@ from benchmarks.limit import BareSessions
 from benchmarks.load import Stream, drive
 from benchmarks.requests import Task
 from immich_ml_cn.graph_files import Graph
-from immich_ml_cn.session import LaneKind
 from immich_ml_cn.service import Service
-from immich_ml_cn.session import TensorInfo
+from immich_ml_cn.session import LaneKind, TensorInfo
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.tasks import ClipVisual, Tasks
 

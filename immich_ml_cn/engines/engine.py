@@ -3,8 +3,7 @@
 from typing import Protocol
 
 from immich_ml_cn.graph_files import Graph
-from immich_ml_cn.session import LaneKind
-from immich_ml_cn.session import Session
+from immich_ml_cn.session import LaneKind, Session
 
 
 class EngineError(RuntimeError):

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from immich_ml_cn.errors import DamagedModel
 from immich_ml_cn.graph_files import Graph, graph_bytes, graph_name
-from immich_ml_cn.session import LaneKind
-from immich_ml_cn.session import Session, TensorInfo
+from immich_ml_cn.session import LaneKind, Session, TensorInfo
 from immich_ml_cn.settings import Settings
 
 from .cores import threads_for

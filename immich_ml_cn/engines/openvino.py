@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from immich_ml_cn import memory
 from immich_ml_cn.errors import DamagedModel
 from immich_ml_cn.graph_files import Graph, file_or_data, graph_bytes, graph_name
-from immich_ml_cn.session import LaneKind
-from immich_ml_cn.session import Session, TensorInfo
+from immich_ml_cn.session import LaneKind, Session, TensorInfo
 from immich_ml_cn.settings import Settings
 
 from . import self_test
