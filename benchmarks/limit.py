@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from immich_ml_cn.engines import Engine, select_engine
-from immich_ml_cn.graph_files import Graph
-from immich_ml_cn.lanes import LOWEST_PRIORITY, lower_priority
+from immich_ml_cn.engines.graphs.files import Graph
+from immich_ml_cn.engines.session import LaneKind, ParallelSession, Session, TensorInfo
 from immich_ml_cn.service import Service
-from immich_ml_cn.session import LaneKind, ParallelSession, Session, TensorInfo
+from immich_ml_cn.serving.lanes import LOWEST_PRIORITY, lower_priority
 from immich_ml_cn.settings import Settings
 
 from .requests import Task

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from immich_ml_cn.protocol import read_entries
+from immich_ml_cn.api.immich import read_entries
 from immich_ml_cn.service import Service
 from immich_ml_cn.settings import Settings
 

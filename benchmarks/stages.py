@@ -393,8 +393,8 @@ class Bench:
 
     def _tiny_work(self, image: bytes, count: int) -> float:
         """Seconds of CPU to decode the HTTP stage's picture and to run its model, without any server."""
-        from immich_ml_cn import clip, images
         from immich_ml_cn.engines import CpuEngine
+        from immich_ml_cn.models import clip, images
         from immich_ml_cn.settings import Settings
 
         engine = CpuEngine(Settings.from_env({}))

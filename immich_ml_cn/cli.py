@@ -4,7 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from . import __version__, doctor, logs, memory, models_command
+from . import __version__, logs, memory
+from .commands import doctor, models
 from .settings import Settings, SettingsError, switch_telemetry_off
 
 
@@ -30,13 +31,13 @@ def parser() -> argparse.ArgumentParser:
     commands = line.add_subparsers(title="commands")
     serve = commands.add_parser("serve", help="start the server (the default)")
     serve.set_defaults(command=_serve)
-    models_command.add_parser(commands)
+    models.add_parser(commands)
     doctor.add_parser(commands)
     return line
 
 
 def _serve(settings: Settings, options: argparse.Namespace) -> int:
     memory.use_one_heap()  # NumPy, which the server imports, starts threads
-    from .server import serve
+    from .web.server import serve
 
     return serve(settings)

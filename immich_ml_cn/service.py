@@ -13,19 +13,19 @@ from typing import Any, Final
 from PIL import Image
 
 from . import __version__, memory
-from .catalogue import Catalogue
-from .delivery import Delivery
+from .api.forwarding import Gateway, Upstream
+from .api.mt_photos import MtPhotos
 from .engines import Engine, bulk_lane_count
 from .errors import UnknownModel
-from .forwarding import Gateway, Upstream
-from .images import Picture
-from .lanes import Lane
 from .metrics import Gauge, Metrics, Snapshot, exposition
-from .mt_photos import MtPhotos
-from .pipeline import Pipeline
-from .pool import ByteBudget, CpuPool
-from .registry import Loaded, ModelSpec, Registry
+from .models.images import Picture
+from .serving.catalogue import Catalogue
+from .serving.cpu_pool import ByteBudget, CpuPool
+from .serving.lanes import Lane
+from .serving.pipeline import Pipeline
+from .serving.registry import Loaded, ModelSpec, Registry
 from .settings import Settings
+from .store.delivery import Delivery
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from . import setting_values as values
-from .clip_names import DEFAULT_ALIASES, parse_aliases
 from .setting_values import PILLOWS_LIMIT, OpenVinoPrecision
 from .sources import Preference
+from .sources.clip_names import DEFAULT_ALIASES, parse_aliases
 
 T = TypeVar("T")
 Parse = Callable[[str], T]

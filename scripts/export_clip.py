@@ -27,18 +27,19 @@ import torch_clip
 from numpy.typing import NDArray
 from PIL import Image
 
-from immich_ml_cn import fetch, sources
-from immich_ml_cn.clip import Embedding, TextualEncoder, VisualEncoder, load_textual, load_visual
-from immich_ml_cn.clip.transform import OPENAI_MEAN, OPENAI_STD
-from immich_ml_cn.clip.wordpiece import BUNDLED_VOCABULARY
-from immich_ml_cn.clip_names import DEFAULT_ALIASES, DIRECT_NAMES
-from immich_ml_cn.delivery import fetch_options
+from immich_ml_cn import sources
 from immich_ml_cn.engines import CpuEngine
+from immich_ml_cn.engines.graphs.files import Graph
+from immich_ml_cn.engines.session import Session
 from immich_ml_cn.errors import ServiceError
-from immich_ml_cn.graph_files import Graph
-from immich_ml_cn.images import Picture, decode
-from immich_ml_cn.session import Session
+from immich_ml_cn.models.clip import Embedding, TextualEncoder, VisualEncoder, load_textual, load_visual
+from immich_ml_cn.models.clip.transform import OPENAI_MEAN, OPENAI_STD
+from immich_ml_cn.models.clip.wordpiece import BUNDLED_VOCABULARY
+from immich_ml_cn.models.images import Picture, decode
 from immich_ml_cn.settings import Settings
+from immich_ml_cn.sources.clip_names import DEFAULT_ALIASES, DIRECT_NAMES
+from immich_ml_cn.store import fetch
+from immich_ml_cn.store.delivery import fetch_options
 
 LEAST_COSINE: Final[Mapping[str, float]] = {"fp32": 0.99999, "fp16": 0.999}
 """Precision → the least cosine to PyTorch in fp32 with which an export is put in place; int8 is only measured."""

@@ -16,9 +16,10 @@ sys.path.insert(0, str(ROOT / "tests"))
 import atheris  # noqa: E402
 
 with atheris.instrument_imports(include=["immich_ml_cn", "python_multipart", "PIL"]):
-    from immich_ml_cn import images, mt_photos, protocol
+    from immich_ml_cn.api import immich, mt_photos
     from immich_ml_cn.errors import ServiceError
-    from immich_ml_cn.forms import FormLimits, read_form
+    from immich_ml_cn.models import images
+    from immich_ml_cn.web.forms import FormLimits, read_form
 
 import corpus  # noqa: E402
 from server import BOUNDARY, FACE_TASK, OCR_TASK, TEXTUAL, VISUAL  # noqa: E402
@@ -36,7 +37,7 @@ KINDS = (
 def read_protocol(data: bytes) -> None:
     """`entries`, and MT Photos' JSON."""
     text = data.decode("utf-8", "replace")
-    for read in (lambda: protocol.read_entries(text), lambda: mt_photos.read_text(data)):
+    for read in (lambda: immich.read_entries(text), lambda: mt_photos.read_text(data)):
         try:
             read()
         except ServiceError as error:

@@ -17,7 +17,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent / "tests")]
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "running")]
 
 from server import Client, RunningServer, fill_cache  # noqa: E402 - of tests/
 from test_haproxy import HaProxy, Request, ask, free_port, replica, requests  # noqa: E402

@@ -218,7 +218,7 @@ class Soak:
                     self._compare(client, chance.choice([case for case in cases if case.phase == phase]))
 
     def _compare(self, client: Client, case: Case) -> None:
-        from test_server import assert_equal_answers
+        from server import assert_equal_answers
 
         try:
             reply = client.post(case.body)

@@ -12,8 +12,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from immich_ml_cn import graph_files
-from immich_ml_cn.session import TensorInfo
+from immich_ml_cn.engines.graphs import files
+from immich_ml_cn.engines.session import TensorInfo
 
 WIDTH = 24
 DIMENSION = 32
@@ -32,13 +32,13 @@ _ELEMENTS = {
 
 
 class OrtSession:
-    """`immich_ml_cn.session.Session` over ONNX Runtime on one CPU thread; records what it was fed."""
+    """`immich_ml_cn.engines.session.Session` over ONNX Runtime on one CPU thread; records what it was fed."""
 
-    def __init__(self, source: graph_files.Graph) -> None:
+    def __init__(self, source: files.Graph) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = 1
-        model = graph_files.file_or_data(source)
+        model = files.file_or_data(source)
         self.session = onnxruntime.InferenceSession(
             model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
         )

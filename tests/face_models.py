@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from immich_ml_cn.graph_files import Graph, file_or_data
-from immich_ml_cn.images import Picture
-from immich_ml_cn.session import TensorInfo
+from immich_ml_cn.engines.graphs.files import Graph, file_or_data
+from immich_ml_cn.engines.session import TensorInfo
+from immich_ml_cn.models.images import Picture
 
 # Output names of buffalo_l's det_10g: scores, boxes, landmarks at strides 8, 16, 32.
 DET_10G_OUTPUTS = ("448", "471", "494", "451", "474", "497", "454", "477", "500")
@@ -23,7 +23,7 @@ _LANDMARKS = (-1.0, -0.8, 1.0, -0.8, 0.0, 0.1, -0.8, 1.0, 0.8, 1.0)
 
 
 class OrtSession:
-    """`immich_ml_cn.session.Session` over ONNX Runtime on the CPU; counts its runs' batch sizes."""
+    """`immich_ml_cn.engines.session.Session` over ONNX Runtime on the CPU; counts its runs' batch sizes."""
 
     def __init__(self, source: Graph) -> None:
         options = onnxruntime.SessionOptions()

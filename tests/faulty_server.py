@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT))
 from server import RunningServer  # noqa: E402
 
 from immich_ml_cn.engines import CpuEngine  # noqa: E402
-from immich_ml_cn.graph_files import Graph  # noqa: E402
-from immich_ml_cn.session import LaneKind, Session  # noqa: E402
+from immich_ml_cn.engines.graphs.files import Graph  # noqa: E402
+from immich_ml_cn.engines.session import LaneKind, Session  # noqa: E402
 from immich_ml_cn.settings import Settings  # noqa: E402
 
 POISON = "CUDA failure 700: an illegal memory access was encountered ; GPU=0"
@@ -103,7 +103,7 @@ class FaultyEngine(CpuEngine):
 def main() -> int:
     """Serve, with the fault of the environment."""
     from immich_ml_cn import logs
-    from immich_ml_cn.server import serve
+    from immich_ml_cn.web.server import serve
 
     settings = Settings.from_env()
     logs.set_up(settings.log_level, no_color=True)

@@ -11,8 +11,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from immich_ml_cn.engines import CpuEngine
-from immich_ml_cn.graph_files import Graph, file_or_data
-from immich_ml_cn.ocr import (
+from immich_ml_cn.engines.graphs.files import Graph, file_or_data
+from immich_ml_cn.engines.session import OpenSession, Session, TensorInfo
+from immich_ml_cn.models.ocr import (
     TextDetector,
     TextOrientation,
     TextRecognizer,
@@ -20,7 +21,6 @@ from immich_ml_cn.ocr import (
     load_detector,
     load_recognizer,
 )
-from immich_ml_cn.session import OpenSession, Session, TensorInfo
 from immich_ml_cn.settings import Settings
 
 _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
@@ -28,7 +28,7 @@ _DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 
 @dataclass(frozen=True)
 class OrtSession:
-    """`immich_ml_cn.session.Session` without lanes or options."""
+    """`immich_ml_cn.engines.session.Session` without lanes or options."""
 
     ort: Any
 

@@ -1,6 +1,7 @@
 """The real server in a process of its own, a client that speaks as Node's FormData does, and models to serve."""
 
 import http.client
+import io
 import json
 import os
 import re
@@ -17,6 +18,8 @@ from unittest.mock import patch
 
 import clip_models
 import face_models
+import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 BOUNDARY = "----formdata-undici-048941409022"
@@ -277,3 +280,32 @@ def http_request(body: bytes, *, path: str = "/predict", content_type: str = CON
     """The bytes of a POST, for tests that send them in pieces."""
     headers = (f"POST {path} HTTP/1.1", "host: x", f"content-type: {content_type}", f"content-length: {len(body)}")
     return "\r\n".join([*headers, "", ""]).encode() + body
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind)
+    return stream.getvalue()
+
+
+SMALL = encoded(Image.new("RGB", (64, 48), "white"))
+
+
+def assert_equal_answers(given: Any, expected: Any) -> None:
+    """Equal but for the last bits of embeddings and scores, which depend on the size of the batch."""
+    if isinstance(expected, dict):
+        assert set(given) == set(expected)
+        for key, value in expected.items():
+            assert_equal_answers(given[key], value)
+    elif isinstance(expected, list) and expected and isinstance(expected[0], dict):
+        assert len(given) == len(expected)
+        for one, other in zip(given, expected, strict=True):
+            assert_equal_answers(one, other)
+    elif isinstance(expected, str) and expected.startswith("["):
+        ours, theirs = np.array(json.loads(given)), np.array(json.loads(expected))
+        assert ours.shape == theirs.shape
+        assert np.allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
+    elif isinstance(expected, str) or (isinstance(expected, list) and expected and isinstance(expected[0], str)):
+        assert given == expected
+    else:
+        assert np.allclose(given, expected, atol=1e-3)

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
-from immich_ml_cn.graph_files import Graph
-from immich_ml_cn.lanes import Lane
-from immich_ml_cn.session import LaneKind, Session
+from immich_ml_cn.engines.graphs.files import Graph
+from immich_ml_cn.engines.session import LaneKind, Session
+from immich_ml_cn.serving.lanes import Lane
 
 PATIENCE_S = 10
 """Seconds after which a test that waits for something has failed."""

@@ -11,10 +11,10 @@ import pytest
 from serving_fakes import PATIENCE_S, Doubler, FakeEngine, happens, until
 
 from immich_ml_cn.engines import CpuEngine
+from immich_ml_cn.engines.session import OpenSession
 from immich_ml_cn.errors import Unavailable
-from immich_ml_cn.registry import ModelSpec
 from immich_ml_cn.service import Service
-from immich_ml_cn.session import OpenSession
+from immich_ml_cn.serving.registry import ModelSpec
 from immich_ml_cn.settings import Settings
 
 pytestmark = pytest.mark.anyio

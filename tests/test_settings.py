@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from server import ROOT
 
-from immich_ml_cn.clip_names import DEFAULT_ALIASES
 from immich_ml_cn.setting_values import PILLOWS_LIMIT
 from immich_ml_cn.settings import INERT, Settings, SettingsError, setting_fields
 from immich_ml_cn.sources import Kind, Preference
+from immich_ml_cn.sources.clip_names import DEFAULT_ALIASES
 
 PREFIX = "MACHINE_LEARNING_"
 

@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
-from immich_ml_cn.session import LaneKind
 from immich_ml_cn.settings import Settings
+
+from .session import LaneKind
 
 
 def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-from immich_ml_cn.graph_files import Graph
-from immich_ml_cn.session import LaneKind, Session
+from .graphs.files import Graph
+from .session import LaneKind, Session
 
 
 class EngineError(RuntimeError):

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from immich_ml_cn.errors import DamagedModel
-from immich_ml_cn.graph_files import Graph, graph_bytes, graph_name
-from immich_ml_cn.session import LaneKind, Session, TensorInfo
 from immich_ml_cn.settings import Settings
 
 from .cores import threads_for
 from .engine import LoadError
+from .graphs.files import Graph, graph_bytes, graph_name
 from .packages import runtime_version, version
 from .prepacked import GRAPH, WEIGHTS, PrepackedGraphs, as_file
+from .session import LaneKind, Session, TensorInfo
 from .side_by_side import SideBySideSession
 
 logger = logging.getLogger(__name__)

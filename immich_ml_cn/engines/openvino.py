@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from immich_ml_cn import memory
 from immich_ml_cn.errors import DamagedModel
-from immich_ml_cn.graph_files import Graph, file_or_data, graph_bytes, graph_name
-from immich_ml_cn.session import LaneKind, Session, TensorInfo
 from immich_ml_cn.settings import Settings
 
 from . import self_test
 from .cores import threads_for
 from .engine import EngineError, LoadError
-from .metadata import read_metadata
-from .openvino_rewrites import rewrite
+from .graphs.files import Graph, file_or_data, graph_bytes, graph_name
+from .graphs.metadata import read_metadata
+from .graphs.openvino_rewrites import rewrite
 from .packages import version
+from .session import LaneKind, Session, TensorInfo
 from .shelf import Shelf
 from .side_by_side import SideBySideSession
 

@@ -18,9 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
-from immich_ml_cn import children
-from immich_ml_cn.graph_files import EditedGraph, Graph, file_or_data, graph_bytes
-
+from . import child_process
+from .graphs.files import EditedGraph, Graph, file_or_data, graph_bytes
 from .shelf import Shelf
 
 logger = logging.getLogger(__name__)
@@ -152,7 +151,7 @@ def _fault_of_packing(graph: Path | EditedGraph, folder: Path) -> str:
         subprocess.TimeoutExpired: it takes too long.
     """
     with as_file(graph) as (path, files):
-        command = children.command("immich_ml_cn.engines.onnx_runtime", "write_prepacked", path, str(folder))
+        command = child_process.command("immich_ml_cn.engines.onnx_runtime", "write_prepacked", path, str(folder))
         done = subprocess.run(  # noqa: S603 - ours
             command,
             check=False,

@@ -5,9 +5,8 @@ from typing import Final
 
 import numpy as np
 
-from immich_ml_cn.session import Session
-
 from .engine import LoadError
+from .session import Session
 
 DOUBLING: Final = bytes.fromhex(  # y = x + x, float32 (n,); opset 13
     "08083a370a0e0a01780a017812017922034164641201745a100a0178120b0a09080112050a0312016e"

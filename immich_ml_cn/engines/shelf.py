@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from immich_ml_cn.graph_files import EditedGraph
+from .graphs.files import EditedGraph
 
 UNUSED_S: Final = 30 * 86_400
 """Seconds after which nobody is taken to need the form of a file that lies elsewhere any more: it may be gone."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from immich_ml_cn.session import Session
+from .session import Session
 
 
 class SideBySideSession:

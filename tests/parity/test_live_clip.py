@@ -20,13 +20,13 @@ import torch
 import torch_clip
 from PIL import Image
 
-from immich_ml_cn.clip import WordPieceTokenizer, chinese_clip_transform, load_textual, load_visual
-from immich_ml_cn.conversions import split_joint
 from immich_ml_cn.engines import CpuEngine
-from immich_ml_cn.graph_files import Graph
-from immich_ml_cn.images import Picture, decode
-from immich_ml_cn.session import Session
+from immich_ml_cn.engines.graphs.files import Graph
+from immich_ml_cn.engines.session import Session
+from immich_ml_cn.models.clip import WordPieceTokenizer, chinese_clip_transform, load_textual, load_visual
+from immich_ml_cn.models.images import Picture, decode
 from immich_ml_cn.settings import Settings
+from immich_ml_cn.store.conversions import split_joint
 
 PICTURES = Path(__file__).parent.parent / "golden" / "clip_parity" / "pictures"
 

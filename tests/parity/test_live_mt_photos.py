@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from server import BOUNDARY, Reply, RunningServer, node_form
 
 from immich_ml_cn.errors import ServiceError
-from immich_ml_cn.images import decode
+from immich_ml_cn.models.images import decode
 from immich_ml_cn.settings import Settings
 
 PICTURES = sorted((Path(__file__).parent.parent / "golden" / "clip_parity" / "pictures").iterdir())

@@ -1,0 +1,257 @@
+"""`immich-ml-cn models`: list, fetch, verify, where, remove. Tables for people, ``--json`` for scripts."""
+
+import argparse
+import http.client
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from immich_ml_cn import sources
+from immich_ml_cn.errors import ServiceError
+from immich_ml_cn.settings import Settings
+from immich_ml_cn.sources.clip_names import clean_name
+from immich_ml_cn.store.delivery import Delivery
+from immich_ml_cn.store.inventory import HALVES, Row, find, folder_of, inventory, lacking
+
+from .verification import Finding, verify
+
+logger = logging.getLogger(__name__)
+
+IMMICH_DEFAULTS = ("ViT-B-32__openai", "buffalo_l", "PP-OCRv5_mobile")
+"""What an unchanged Immich server asks for."""
+
+Command = Callable[[Settings, argparse.Namespace], int]
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `models` and what belongs to it to the command line."""
+    models = commands.add_parser("models", help="list, fetch, check and remove models")
+    actions = models.add_subparsers(title="actions", required=True)
+    _action(actions, "list", "what can be served, and what of it is here", _list)
+    names = _action(actions, "fetch", "bring models into the cache", _fetch)
+    names.add_argument("names", nargs="*", metavar="NAME", help="as Immich or `models list` calls it")
+    names.add_argument("--all-defaults", action="store_true", help="the models an unchanged Immich asks for")
+    _action(actions, "verify", "check every file and graph in the cache", _verify)
+    where = _action(actions, "where", "the cache's folder, or a model's", _where)
+    where.add_argument("names", nargs="*", metavar="NAME")
+    remove = _action(actions, "remove", "delete models from the cache", _remove)
+    remove.add_argument("names", nargs="+", metavar="NAME")
+
+
+def _action(actions: Any, name: str, help_text: str, command: Command) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=help_text)
+    parser.add_argument("--json", action="store_true", help="for scripts")
+    parser.set_defaults(command=command)
+    return parser
+
+
+# --- list ---
+
+
+def _list(settings: Settings, options: argparse.Namespace) -> int:
+    loaded = _loaded(settings)
+    rows = list(inventory(settings))
+    if options.json:
+        _print_json([_as_dict(row, loaded) for row in rows])
+        return 0
+    for task in HALVES:
+        _print(f"\n{task}")
+        _print_table(
+            ("MODEL", "NAME IN IMMICH", "DIM", "SIZE", "HERE", "LICENCE"),
+            [_cells(row, loaded) for row in rows if row.task == task],
+        )
+    _print(f"\nThe cache is {settings.cache_folder}. `immich-ml-cn models fetch NAME` brings what is missing;")
+    _print("so does the first request that needs it. After a change of the CLIP model: Smart Search → All in Immich.")
+    return 0
+
+
+def _cells(row: Row, loaded: frozenset[str]) -> tuple[str, ...]:
+    here = "loaded" if _is_loaded(row, loaded) else row.presence.value
+    return (
+        row.model,
+        ", ".join(row.names),
+        str(row.dimension or ""),
+        _megabytes(row.size),
+        here,
+        row.licence,
+    )
+
+
+def _as_dict(row: Row, loaded: frozenset[str]) -> dict[str, Any]:
+    return {
+        "task": row.task,
+        "model": row.model,
+        "names": row.names,
+        "dimension": row.dimension,
+        "bytes": row.size,
+        "licence": row.licence,
+        "presence": row.presence.value,
+        "loaded": _is_loaded(row, loaded),
+        "folders": [str(folder) for folder in row.folders],
+    }
+
+
+def _is_loaded(row: Row, loaded: frozenset[str]) -> bool:
+    return any(key.startswith(f"{row.task}/{row.model}/") for key in loaded)
+
+
+def _loaded(settings: Settings) -> frozenset[str]:
+    """The models that a server running on this machine has in memory."""
+    host = "127.0.0.1" if settings.host in {"::", "0.0.0.0"} else settings.host  # noqa: S104 - compared, not bound
+    connection = http.client.HTTPConnection(host, settings.port, timeout=1)
+    try:
+        connection.request("GET", "/status", headers={"x-api-key": settings.api_key} if settings.api_key else {})
+        models = json.loads(connection.getresponse().read())["models"]
+        return frozenset(key for key, model in models.items() if model["state"] == "ready")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, http.client.HTTPException):
+        return frozenset()
+    finally:
+        connection.close()
+
+
+# --- fetch ---
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The outcome for one model; `error` is None when all of it is here."""
+
+    task: str
+    model: str
+    error: str | None
+
+
+def _fetch(settings: Settings, options: argparse.Namespace) -> int:
+    names = [*options.names, *(IMMICH_DEFAULTS if options.all_defaults else ())]
+    if not names:
+        _complain("name a model, or say --all-defaults; `immich-ml-cn models list` shows them all")
+        return 2
+    wanted = _resolve(settings, names)
+    if wanted is None:
+        return 2
+    delivery = Delivery(settings)
+    outcomes = [_fetch_one(settings, delivery, task, model) for task, model in wanted]
+    delivery.close()
+    if options.json:
+        _print_json([outcome.__dict__ for outcome in outcomes])
+    for outcome in outcomes if not options.json else ():
+        _print(f"{outcome.model}: {outcome.error or 'here'}")
+    return int(any(outcome.error for outcome in outcomes))
+
+
+def _fetch_one(settings: Settings, delivery: Delivery, task: str, model: str) -> Fetched:
+    if task == "facial-recognition":
+        logger.warning("%s: %s", model, sources.NON_COMMERCIAL)
+    try:
+        for half in HALVES[task]:
+            if lacking(settings, task, model, half):
+                delivery.bring_now(task, model, half)
+    except ServiceError as error:
+        return Fetched(task, model, str(error))
+    return Fetched(task, model, None)
+
+
+# --- verify ---
+
+
+def _verify(settings: Settings, options: argparse.Namespace) -> int:
+    findings = [finding for row in inventory(settings) for finding in verify(settings, row)]
+    bad = [finding for finding in findings if finding.problem]
+    if options.json:
+        _print_json([_finding(finding) for finding in findings])
+        return int(bool(bad))
+    if not findings:
+        _print(f"there are no models in {settings.cache_folder}")
+        return 0
+    _print_table(("MODEL", "PART", "RESULT"), [(f.model, f.part, f.problem or "good") for f in findings])
+    if bad:
+        _print(f"\n{len(bad)} of {len(findings)} are wrong: remove the model, then fetch it again.")
+    return int(bool(bad))
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {"task": finding.task, "model": finding.model, "part": finding.part, "problem": finding.problem}
+
+
+# --- where, remove ---
+
+
+def _where(settings: Settings, options: argparse.Namespace) -> int:
+    wanted = _resolve(settings, options.names)
+    if wanted is None:
+        return 2
+    folders = [_folders(settings, task, model) for task, model in wanted]
+    paths = [folder for group in folders for folder in group] or [settings.cache_folder]
+    if options.json:
+        _print_json([str(path) for path in paths])
+    for path in paths if not options.json else ():
+        _print(str(path))
+    return 0
+
+
+def _remove(settings: Settings, options: argparse.Namespace) -> int:
+    wanted = _resolve(settings, options.names)
+    if wanted is None:
+        return 2
+    removed = []
+    for folder in [folder for task, model in wanted for folder in _folders(settings, task, model)]:
+        if not folder.is_dir():
+            continue
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            _complain(f"{folder} cannot be removed: {error.strerror}")
+            return 1
+        removed.append(str(folder))
+    if options.json:
+        _print_json(removed)
+    for path in removed if not options.json else ():
+        _print(f"removed {path}")
+    return 0
+
+
+def _folders(settings: Settings, task: str, model: str) -> list[Path]:
+    folders = [folder_of(settings, task, model, half) for half in HALVES[task]]
+    return list(dict.fromkeys(folders))
+
+
+def _resolve(settings: Settings, names: Iterable[str]) -> list[tuple[str, str]] | None:
+    """Task and folder name of each model, None after a complaint about an unknown name."""
+    wanted = []
+    for name in names:
+        found = find(settings, clean_name(name))
+        if found is None:
+            _complain(f"there is no model {name!r}; `immich-ml-cn models list` shows them all")
+            return None
+        wanted.append(found)
+    return list(dict.fromkeys(wanted))
+
+
+# --- output ---
+
+
+def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(line[column]) for line in (header, *rows)) for column in range(len(header))]
+    for line in (header, *rows):
+        _print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _megabytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 1e6:,.0f} MB"
+
+
+def _print_json(value: Any) -> None:
+    _print(json.dumps(value, ensure_ascii=False, indent=1))
+
+
+def _print(line: str) -> None:
+    print(line)  # noqa: T201 - the command's answer
+
+
+def _complain(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201 - the command's answer

@@ -1,0 +1,68 @@
+"""Checking the models in the cache: every file against what was fetched, every graph by loading it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from immich_ml_cn import sources
+from immich_ml_cn.engines import EngineError, LoadError, checking_engine
+from immich_ml_cn.errors import ServiceError
+from immich_ml_cn.serving.catalogue import Catalogue
+from immich_ml_cn.serving.registry import ModelSpec
+from immich_ml_cn.settings import Settings
+from immich_ml_cn.store import fetch
+from immich_ml_cn.store.delivery import Delivery
+from immich_ml_cn.store.inventory import HALVES, Row, folder_of
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one part of a model; `problem` is None where it is good."""
+
+    task: str
+    model: str
+    part: str
+    problem: str | None
+
+
+def verify(settings: Settings, row: Row) -> Iterator[Finding]:
+    """Check the halves of a model that are in the cache; nothing for one that is not there at all."""
+    for half in HALVES[row.task]:
+        folder = folder_of(settings, row.task, row.model, half)
+        if (folder / half).is_dir():
+            yield from _verify_files(settings, row, half)
+            yield Finding(row.task, row.model, half, _graph_problem(settings, row, half))
+
+
+def _verify_files(settings: Settings, row: Row, half: str) -> Iterator[Finding]:
+    offered: tuple[sources.Source, ...] = ()
+    if row.model in sources.model_names(row.task):
+        offered = sources.sources_for(row.task, row.model, half, revision=settings.model_revision)
+    for check in fetch.check_files(offered, folder_of(settings, row.task, row.model, half)):
+        if check.path.parts[0] == half and check.state in {fetch.State.MISSING, fetch.State.CHANGED}:
+            yield Finding(row.task, row.model, str(check.path), f"the file is {check.state.value}")
+
+
+def _graph_problem(settings: Settings, row: Row, half: str) -> str | None:
+    spec = _spec(settings, row, half)
+    try:
+        engine = checking_engine(settings)
+        model = spec.build(lambda graph: engine.open(graph, spec.lane, 0))
+    except (ServiceError, EngineError, LoadError, OSError) as error:
+        return str(error)
+    given = getattr(model, "dimension", None)
+    if None not in (given, row.dimension) and given != row.dimension:
+        return f"it gives {given} numbers instead of {row.dimension}"
+    return None
+
+
+def _spec(settings: Settings, row: Row, half: str) -> ModelSpec:
+    catalogue = Catalogue(settings, Delivery(settings), on_gpu=False)
+    finders = {
+        ("clip", "visual"): catalogue.visual,
+        ("clip", "textual"): catalogue.textual,
+        ("facial-recognition", "detection"): catalogue.face_detector,
+        ("facial-recognition", "recognition"): catalogue.face_recognizer,
+        ("ocr", "detection"): catalogue.text_detector,
+        ("ocr", "recognition"): catalogue.text_recognizer,
+    }
+    return finders[row.task, half](row.model)

@@ -1,0 +1,120 @@
+"""The functions of `edits`, in a process of their own where a graph is large.
+
+While the onnx package reads and writes hundreds of MB, no other thread of Python runs: `/ping` waited for 0.3 s. And
+what it needs for that would stay in this process's heap.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+from immich_ml_cn.engines import child_process
+from immich_ml_cn.errors import DamagedModel, Unavailable
+
+from . import edits
+from .edits import GraphFacts
+from .files import EditedGraph, graph_bytes
+
+SMALL_BYTES: Final = 4 << 20
+"""Of a graph and its weights, up to which the work takes milliseconds, and less than another process."""
+
+_LENGTH_BYTES: Final = 8
+
+
+def inspect(path: Path) -> GraphFacts:
+    """See `edits.inspect`."""
+    return GraphFacts(**_call("inspect", path)[0])
+
+
+def with_batch_axis(path: Path) -> EditedGraph:
+    """See `edits.with_batch_axis`, which is called when the graph is needed."""
+    return _edited("with_batch_axis", path)
+
+
+def with_best_path(path: Path) -> EditedGraph:
+    """See `edits.with_best_path`, which is called when the graph is needed."""
+    return _edited("with_best_path", path)
+
+
+def outputs_of(path: Path) -> tuple[str, ...]:
+    """See `edits.outputs_of`."""
+    return tuple(_call("outputs_of", path)[0])
+
+
+def part_for(path: Path, output: str) -> bytes:
+    """See `edits.part_for`."""
+    return _call("part_for", path, output)[1]
+
+
+def main() -> None:
+    """The other process: make the call that its arguments name, and write what came of it."""
+    name, path, *arguments = sys.argv[1:]
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print is no answer
+    data = b""
+    try:
+        result, data = _made(name, Path(path), *arguments)
+        header = {"result": result}
+    except DamagedModel as error:
+        header = {"damage": error.reason}
+    except OSError as error:
+        header = {"OSError": str(error)}
+    except Exception as error:  # the onnx package has several of its own
+        header = {"ValueError": str(error)}
+    told = json.dumps(header).encode()
+    with output:
+        output.write(len(told).to_bytes(_LENGTH_BYTES) + told)
+        output.write(data)
+
+
+def _edited(name: str, path: Path) -> EditedGraph:
+    version = hashlib.sha256(Path(edits.__file__).read_bytes()).hexdigest()
+    return EditedGraph(path, name.removeprefix("with_").replace("_", "-"), version, lambda: _call(name, path)[1])
+
+
+def _call(name: str, path: Path, *arguments: str) -> tuple[Any, bytes]:
+    """A function's result: what is no graph, and the graph.
+
+    Raises:
+        Unavailable: the other process ended without an answer, as it does when memory is short.
+        DamagedModel, ValueError, OSError: as the function does.
+    """
+    if graph_bytes(path) <= SMALL_BYTES:
+        return _made(name, path, *arguments)
+    command = child_process.command("immich_ml_cn.engines.graphs.edit_process", "main", name, str(path), *arguments)
+    # Unbuffered: a buffer would be joined to what follows it, which is a copy of all.
+    with subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE) as process:  # noqa: S603 - ours
+        output = cast(IO[bytes], process.stdout)
+        told = _exactly(output, int.from_bytes(_exactly(output, _LENGTH_BYTES)))
+        data = output.read()
+    if process.returncode or not told:
+        raise Unavailable(f"{path} cannot be edited: the process for it ended with {process.returncode}")
+    header = json.loads(told)
+    if "damage" in header:
+        raise DamagedModel(path, header["damage"])
+    if "OSError" in header:
+        raise OSError(header["OSError"])
+    if "result" not in header:
+        raise ValueError(header["ValueError"])
+    return header["result"], data
+
+
+def _exactly(stream: IO[bytes], count: int) -> bytes:
+    """So many bytes, or fewer where the stream ends first."""
+    found = b""
+    while len(found) < count and (more := stream.read(count - len(found))):
+        found += more
+    return found
+
+
+def _made(name: str, path: Path, *arguments: str) -> tuple[Any, bytes]:
+    """Call a function here."""
+    result = getattr(edits, name)(path, *arguments)
+    if isinstance(result, bytes):
+        return None, result
+    return (asdict(result) if isinstance(result, GraphFacts) else result), b""

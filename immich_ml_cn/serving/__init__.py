@@ -1,0 +1,1 @@
+"""Who runs what, and when: one request's pipeline, the models in memory, their queues and threads."""

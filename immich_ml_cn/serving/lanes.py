@@ -1,0 +1,235 @@
+"""Lanes: the threads that own inference sessions.
+
+A lane is a pair of threads: one runs batches, one creates and drops sessions, so that a load never holds up the models
+that are ready. On a CPU further threads run single items, a core each. Nobody else touches a session. The bulk lane's
+threads have the lowest priority: a search on the interactive lane gets the CPU first.
+"""
+
+import asyncio
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from immich_ml_cn.engines.session import LaneKind
+
+from .concurrency import contained
+from .turn import Turn
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+LOWEST_PRIORITY: Final = 19
+
+DEVICE_FAILURES: Final = 3
+"""Single items on which the device fails in a row, after which a lane counts as dead."""
+
+
+class LaneClosed(RuntimeError):
+    """Work was given to a lane that is closed."""
+
+
+class Worker:
+    """A daemon thread that runs one function after the other and answers on the event loop.
+
+    Instances are made and used on the event loop's thread.
+    """
+
+    def __init__(self, name: str, *, nice: int, on_death: Callable[[str], None]) -> None:
+        """
+        Args:
+            name: of the thread.
+            nice: scheduling priority from 0 to 19; threads started by this one inherit it.
+            on_death: told why, from any thread, when the thread ends without having been closed.
+        """
+        self.name = name
+        self._nice = nice
+        self._on_death = on_death
+        self._jobs: queue.SimpleQueue[Callable[[], Callable[[], None]] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self._thread.start()
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run `function(*args)` on the thread. A cancelled caller leaves a job that has begun running and drops its
+        result; one that has not begun never runs.
+
+        Raises:
+            LaneClosed: the worker is closed.
+        """
+        if self._closed:
+            raise LaneClosed(f"{self.name} is closed")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def job() -> Callable[[], None]:
+            if future.cancelled():
+                return _nothing
+            try:
+                result = contained(function, *args)
+            except Exception as error:
+                return partial(self._deliver, loop, _set_exception, future, error)
+            return partial(self._deliver, loop, _set_result, future, result)
+
+        self._jobs.put(job)
+        return await future
+
+    def close(self) -> None:
+        """Let the thread end after the jobs it has; later calls of `run` fail."""
+        if not self._closed:
+            self._closed = True
+            self._jobs.put(None)
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread's end, at most `timeout` seconds; True when it ended."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    @staticmethod
+    def _deliver(loop: asyncio.AbstractEventLoop, setter: Callable[..., None], *args: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(setter, *args)
+
+    def _main(self) -> None:
+        try:
+            lower_priority(self._nice)
+            while (job := self._jobs.get()) is not None:
+                deliver = job()
+                del job  # and with it the session that ran: whoever hears of the outcome may free it
+                deliver()
+                del deliver
+        except BaseException as error:
+            self._on_death(f"the thread {self.name} died: {error!r}")
+            raise
+
+
+def _nothing() -> None:
+    """The delivery of a job that was cancelled before its turn."""
+
+
+def _set_result(future: "asyncio.Future[T]", result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _set_exception(future: "asyncio.Future[T]", error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def lower_priority(nice: int) -> None:
+    """Give the calling thread a lower scheduling priority, 1 to 19; threads it starts inherit it. 0 leaves it."""
+    if nice and sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), nice)
+
+
+class Lane:
+    """One device's turn-taking: batches run one at a time, in the order in which they asked; single items may share a
+    turn."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: LaneKind,
+        *,
+        device_id: int = 0,
+        time_limit_s: float,
+        on_death: Callable[[str], None],
+    ) -> None:
+        """
+        Args:
+            name: for logs and thread names.
+            kind: bulk lanes run at the lowest priority.
+            device_id: the GPU whose sessions this lane runs.
+            time_limit_s: seconds one batch or one load may take before the lane counts as hung.
+            on_death: told why when the lane can never work again.
+        """
+        nice = LOWEST_PRIORITY if kind == "bulk" else 0
+        self.name = name
+        self.kind: LaneKind = kind
+        self.device_id = device_id
+        self.turn = Turn()
+        self._time_limit_s = time_limit_s
+        self._on_death = on_death
+        self._device_failures = 0
+        self._loading = asyncio.Lock()
+        self._worker = partial(Worker, nice=nice, on_death=on_death)
+        self._runner = self._worker(f"{name}-run")
+        self._loader = self._worker(f"{name}-load")
+        self._beside: list[Worker] = []
+        self._idle: deque[Worker] = deque()
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a batch on the lane's thread; hold `turn` while you do."""
+        with self._watched("a batch"):
+            return await self._runner.run(function, *args)
+
+    async def run_beside(self, function: Callable[..., T], *args: Any) -> T:
+        """Run a single item on a thread of its own; hold a share of `turn` while you do."""
+        worker = self._idle.pop() if self._idle else self._one_more()
+        try:
+            with self._watched("a batch"):
+                return await worker.run(function, *args)
+        finally:
+            self._idle.appendleft(worker)  # the last to be taken: where the caller was cancelled, it still runs
+
+    def _one_more(self) -> Worker:
+        self._beside.append(self._worker(f"{self.name}-run-{len(self._beside)}"))
+        return self._beside[-1]
+
+    async def load(self, function: Callable[..., T], *args: Any) -> T:
+        """Create or drop sessions, beside the batches that run."""
+        async with self._loading:  # one at a time anyway: the time limit is each one's own
+            with self._watched("a load"):
+                return await self._loader.run(function, *args)
+
+    def worked(self) -> None:
+        """Report a batch that went well."""
+        self._device_failures = 0
+
+    def device_failed(self, reason: str) -> None:
+        """Report that the device failed on a single item; too often in a row is the lane's death."""
+        self._device_failures += 1
+        if self._device_failures >= DEVICE_FAILURES:
+            self.died(f"the device of {self.name} failed {self._device_failures} times in a row: {reason}")
+
+    def died(self, reason: str) -> None:
+        """Report that the lane can never work again."""
+        self._on_death(reason)
+
+    def close(self) -> None:
+        """Let all threads end after what they have."""
+        for worker in self._workers():
+            worker.close()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for all threads; True when they ended within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        ended = [worker.join(max(0.0, deadline - time.monotonic())) for worker in self._workers()]
+        return all(ended)
+
+    def _workers(self) -> list[Worker]:
+        return [self._runner, self._loader, *self._beside]
+
+    @contextmanager
+    def _watched(self, what: str) -> Iterator[None]:
+        watchdog = asyncio.get_running_loop().call_later(self._time_limit_s, self._hung, what)
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+
+    def _hung(self, what: str) -> None:
+        self._on_death(f"{what} on {self.name} has been running for over {self._time_limit_s:g} s")
+
+    def __repr__(self) -> str:
+        return f"<Lane {self.name} [{'busy' if self.turn.locked() else 'idle'}]>"

@@ -1,0 +1,296 @@
+"""One request: decode once, run its tasks concurrently, collect.
+
+An image goes ``measure → decode`` once; then each task prepares its tensors on the CPU pool, submits them to its
+model's batcher, and finishes what comes back on the CPU pool. Options are arguments all the way: a loaded model has no
+state.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from immich_ml_cn.errors import BadRequest, ServiceError, TooLarge, Unavailable, UnknownModel
+from immich_ml_cn.metrics import Metrics
+from immich_ml_cn.models import images
+from immich_ml_cn.models.images import Picture
+from immich_ml_cn.models.results import Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
+
+from .catalogue import Catalogue, Plan
+from .concurrency import together
+from .cpu_pool import ByteBudget, CpuPool
+from .registry import Loaded, ModelSpec, Registry
+from .tasks import FaceTask, OcrTask, Tasks
+
+if TYPE_CHECKING:
+    from immich_ml_cn.models.clip import Embedding as Encoded
+
+BYTES_PER_PIXEL: Final = 7
+"""Of a decoded image in memory: Pillow's 4, and 3 as an array."""
+
+CLIENT_LEFT: Final = 499
+"""nginx's status for a client that closed the connection; it is counted, nobody receives it."""
+
+LINES_AT_ONCE: Final = 128
+"""Text lines of one request that are prepared together: bounds memory on very dense pages."""
+
+
+class Pipeline:
+    """Answers requests with the catalogue's models."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        registry: Registry,
+        *,
+        pool: CpuPool,
+        text_pool: CpuPool,
+        budget: ByteBudget,
+        max_pixels: int,
+        scaled_decoding: bool = False,
+        metrics: Metrics | None = None,
+    ) -> None:
+        """
+        Args:
+            catalogue: model names → specs.
+            registry: specs → loaded models.
+            pool: where images are worked on.
+            text_pool: where texts are: they must not queue behind images, a person is waiting.
+            budget: bounds the decoded images in memory.
+            max_pixels: of one image.
+            scaled_decoding: decode an image that only CLIP looks at no larger than it needs.
+            metrics: where requests and the time of their parts are counted.
+        """
+        self._catalogue = catalogue
+        self._registry = registry
+        self._pool = pool
+        self._text_pool = text_pool
+        self._budget = budget
+        self._max_pixels = max_pixels
+        self._scaled_decoding = scaled_decoding
+        self._metrics = metrics or Metrics()
+
+    async def serves(self, tasks: Tasks) -> bool:
+        """Whether every model that the tasks name is one that can be served here."""
+        try:
+            await self._text_pool.run(self._catalogue.plan, tasks)
+        except UnknownModel:
+            return False
+        return True
+
+    async def predict(
+        self,
+        tasks: Tasks,
+        image: bytes | None,
+        text: str | None,
+        *,
+        upright: bool = False,
+        max_side: int | None = None,
+    ) -> Answer:
+        """Run all tasks of one request; an image wins over a text, as Immich has it.
+
+        Args:
+            upright: turn the image as its EXIF orientation says; Immich does not.
+            max_side: width and height in pixels above which the image is refused before it is decoded.
+
+        Raises:
+            ServiceError: the failure of the first task that failed.
+        """
+        with self._counted(dict.fromkeys(_names(tasks), "unknown")) as models:
+            plan = await self._text_pool.run(self._catalogue.plan, tasks)
+            models.update(_models(plan))
+            return await self._answer(tasks, plan, image, text, upright=upright, max_side=max_side)
+
+    @contextmanager
+    def _counted(self, models: dict[str, str]) -> Iterator[dict[str, str]]:
+        """Count a request's tasks by how the request ends.
+
+        Args:
+            models: by task; only those of the catalogue, so that clients cannot make up any.
+        """
+        status = 500
+        try:
+            yield models
+            status = 200
+        except ServiceError as error:
+            status = error.status
+            raise
+        except asyncio.CancelledError:
+            status = CLIENT_LEFT
+            raise
+        finally:
+            for task, model in models.items():
+                self._metrics.request(task, model, status)
+
+    async def _answer(
+        self, tasks: Tasks, plan: Plan, image: bytes | None, text: str | None, *, upright: bool, max_side: int | None
+    ) -> Answer:
+        if image is not None:
+            if tasks.textual is not None:
+                raise BadRequest("clip.textual needs a text, but the request has an image")
+            return await self._answer_image(tasks, plan, image, upright=upright, max_side=max_side)
+        if not text:
+            raise BadRequest("Either image or text must be provided")
+        if tasks.textual is None or plan.textual is None or tasks.need_image:
+            raise BadRequest("the request has a text, but a task that needs an image")
+        encoded = await self._textual(plan.textual, text, tasks.textual.language)
+        return Answer(clip=encoded.vector, features=encoded.features)
+
+    async def _answer_image(
+        self, tasks: Tasks, plan: Plan, data: bytes, *, upright: bool, max_side: int | None
+    ) -> Answer:
+        with self._metrics.timed("measure"):
+            width, height = await self._pool.run(images.measure, data, self._max_pixels)
+        if max_side is not None and max(width, height) > max_side:
+            raise TooLarge(f"the image has {width} x {height} pixels, more than {max_side} wide or high")
+        least_side = await self._least_side(plan)
+        async with self._budget.reserve(width * height * BYTES_PER_PIXEL):
+            with self._metrics.timed("decode"):
+                picture = await self._pool.run(images.decode, data, self._max_pixels, least_side)
+                if upright:
+                    picture = await self._pool.run(images.upright, picture)
+            results: list[Any] = await together(
+                self._visual(plan, picture),
+                self._faces(plan, picture, tasks.faces),
+                self._ocr(plan, picture, tasks.ocr),
+            )
+        encoded, faces, ocr = results
+        size = picture.size
+        if encoded is None:
+            return Answer(faces=faces, ocr=ocr, size=size)
+        return Answer(clip=encoded.vector, faces=faces, ocr=ocr, size=size, features=encoded.features)
+
+    async def _least_side(self, plan: Plan) -> int | None:
+        """Pixels of the image's shorter side that are enough for the tasks, None where every pixel counts."""
+        if not self._scaled_decoding or plan.visual is None or plan.face_detector or plan.text_detector:
+            return None
+        async with self._registry.lease(plan.visual) as encoder:
+            least_side: int | None = encoder.model.least_side
+            return least_side
+
+    async def _textual(self, spec: ModelSpec, text: str, language: str | None) -> "Encoded":
+        async with self._registry.lease(spec) as encoder:
+            tokens = await self._text_pool.run(encoder.model.tokenize, text, language)
+            encoded: Encoded = await encoder.batcher.submit(tokens)
+            _check_length(encoded.vector, spec)
+            return encoded
+
+    async def _visual(self, plan: Plan, picture: Picture) -> "Encoded | None":
+        if plan.visual is None:
+            return None
+        async with self._registry.lease(plan.visual) as encoder:
+            item = await self._pool.run(encoder.model.prepare, picture)
+            encoded: Encoded = await encoder.batcher.submit(item)
+            _check_length(encoded.vector, plan.visual)
+            return encoded
+
+    async def _faces(self, plan: Plan, picture: Picture, task: FaceTask | None) -> Faces | EmbeddedFaces | None:
+        if task is None or plan.face_detector is None:
+            return None
+        async with self._registry.lease(plan.face_detector) as detector:
+            item = await self._pool.run(detector.model.prepare, picture)
+            raw = await detector.batcher.submit(item)
+            with self._metrics.timed("postprocess", plan.face_detector.key):
+                faces: Faces = await self._pool.run(detector.model.faces, item, raw, task.min_score)
+        if plan.face_recognizer is None:
+            return faces
+        if len(faces.boxes) == 0:
+            return EmbeddedFaces(faces, ())
+        async with self._registry.lease(plan.face_recognizer) as recognizer:
+            crops = await self._pool.run(recognizer.model.prepare, picture, faces.landmarks)
+            embeddings = await recognizer.batcher.submit_all(crops)
+            for embedding in embeddings:
+                _check_length(embedding, plan.face_recognizer)
+            return EmbeddedFaces(faces, tuple(embeddings))
+
+    async def _ocr(self, plan: Plan, picture: Picture, task: OcrTask | None) -> TextBoxes | ReadText | None:
+        if task is None or plan.text_detector is None:
+            return None
+        async with self._registry.lease(plan.text_detector) as detector:
+            item = await self._pool.run(detector.model.prepare, picture, task.max_resolution)
+            probabilities = await detector.batcher.submit(item)
+            with self._metrics.timed("postprocess", plan.text_detector.key):
+                found: TextBoxes = await self._pool.run(
+                    detector.model.boxes, item, probabilities, task.min_detection_score
+                )
+        if plan.text_recognizer is None or plan.text_orientation is None:
+            return found
+        if len(found.boxes) == 0:
+            return ReadText(found, (), ())
+        return await self._read(
+            plan.text_orientation, plan.text_recognizer, item.image, found, task.min_recognition_score
+        )
+
+    async def _read(
+        self, classifier: ModelSpec, reader: ModelSpec, image: NDArray[np.uint8], found: TextBoxes, min_score: float
+    ) -> ReadText:
+        """Read every box; what is blank or below `min_score` is left out."""
+        async with self._registry.lease(classifier) as orientation, self._registry.lease(reader) as recognizer:
+            lines = await self._pool.each(partial(_cut_line, image), list(found.boxes))
+            probabilities = await self._run_all(orientation, lines)
+            lines, order = await self._pool.run(_turn_lines, lines, probabilities, found.boxes)
+            paths = await self._run_all(recognizer, lines)
+            with self._metrics.timed("postprocess", reader.key):
+                read = await self._pool.each(recognizer.model.decode, paths)
+        kept = [index for index in order if _is_text(read[index], min_score)]
+        return ReadText(
+            TextBoxes(found.boxes[kept], found.scores[kept]),
+            tuple(read[index][0] for index in kept),
+            tuple(read[index][1] for index in kept),
+        )
+
+    async def _run_all(self, loaded: Loaded, lines: Sequence[Any]) -> list[Any]:
+        """Prepare and run any number of lines, a bounded number of tensors at a time."""
+        outputs: list[Any] = []
+        for start in range(0, len(lines), LINES_AT_ONCE):
+            items = await self._pool.each(loaded.model.prepare, lines[start : start + LINES_AT_ONCE])
+            outputs += await loaded.batcher.submit_all(items)
+        return outputs
+
+
+def _names(tasks: Tasks) -> list[str]:
+    asked = {"clip/visual": tasks.visual, "clip/textual": tasks.textual, "faces": tasks.faces, "ocr": tasks.ocr}
+    return [name for name, task in asked.items() if task is not None]
+
+
+def _models(plan: Plan) -> dict[str, str]:
+    """The model that each task of a request is counted under: of two, the one that comes last."""
+    models = {
+        "clip/visual": plan.visual,
+        "clip/textual": plan.textual,
+        "faces": plan.face_recognizer or plan.face_detector,
+        "ocr": plan.text_recognizer or plan.text_detector,
+    }
+    return {name: spec.key for name, spec in models.items() if spec is not None}
+
+
+def _cut_line(image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8]:
+    from immich_ml_cn.models.ocr.crops import crop_line  # with OpenCV, which the start of the server does without
+
+    return crop_line(image, box)
+
+
+def _turn_lines(
+    lines: list[NDArray[np.uint8]], probabilities: list[float], boxes: NDArray[np.float32]
+) -> tuple[list[NDArray[np.uint8]], list[int]]:
+    from immich_ml_cn.models.ocr.lines import turn_lines
+
+    return turn_lines(lines, probabilities, boxes)
+
+
+def _check_length(vector: NDArray[np.float32], spec: ModelSpec) -> None:
+    """Immich's database takes no other dimension than the listed name's: refuse rather than answer."""
+    if spec.dimension is not None and len(vector) != spec.dimension:
+        raise Unavailable(
+            f"Immich expects {spec.dimension} numbers under this name, but {spec.key} gives {len(vector)}"
+        )
+
+
+def _is_text(line: tuple[str, float], min_score: float) -> bool:
+    """Whether a read line is worth answering: not blank, and sure enough."""
+    text, score = line
+    return bool(text.strip()) and score >= min_score

@@ -1,0 +1,373 @@
+"""Which models are in memory: single-flight load, lease, idle unload.
+
+absent → loading → ready → closing → absent. A failed load goes back to absent with a next-try time; nothing on disk is
+touched because of it.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from immich_ml_cn import memory
+from immich_ml_cn.engines import Engine, LoadError
+from immich_ml_cn.engines.graphs.files import Graph, graph_bytes
+from immich_ml_cn.engines.session import LaneKind, Model, OpenSession, Session
+from immich_ml_cn.errors import DamagedModel, ServiceError, Unavailable
+from immich_ml_cn.metrics import Metrics
+
+from .batching import Batcher, Replica
+from .lanes import Lane
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_FAILURE_S: Final = 30.0
+"""Seconds after a failed load during which requests for that model are refused at once."""
+
+QUIET_S: Final = 10.0
+"""Seconds without a request after which the memory that the last ones needed is given back."""
+
+CLOSE_PATIENCE_S: Final = 3.0
+"""Seconds that `Registry.close` waits for lanes that are still loading something."""
+
+ModelState = Literal["loading", "ready"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything it takes to load one model.
+
+    Attributes:
+        key: unique name for logs and the registry, e.g. ``clip/ViT-B-32__openai/visual``.
+        lane: which lane runs it.
+        max_batch: the most items of one batch.
+        build: opens the graph and makes the model; runs on the lane's loader thread.
+        fetch: brings what `build` needs into the cache; raises `Unavailable` when that cannot be done.
+        fallback: loaded instead when `fetch` fails.
+        set_aside: puts a damaged file out of the way, so that `fetch` brings it again; False where it does not.
+        device: the one GPU that runs it, None for all.
+        arrival: how much of what `fetch` brings has come, as an addition to a sentence; "" when nothing is coming.
+        dimension: length that the answers must have, None where any will do.
+        side_by_side: its items are many and small, and a CPU runs them side by side rather than as a batch.
+    """
+
+    key: str
+    lane: LaneKind
+    max_batch: int
+    build: Callable[[OpenSession], Model[Any, Any]]
+    fetch: Callable[[], Awaitable[None]] | None = None
+    fallback: "ModelSpec | None" = None
+    set_aside: Callable[[DamagedModel], bool] | None = None
+    device: int | None = None
+    arrival: Callable[[], str] | None = None
+    dimension: int | None = None
+    side_by_side: bool = False
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready: its pure functions, and the batcher that runs it."""
+
+    model: Any
+    batcher: Batcher[Any, Any]
+    name: str
+    bytes: int = 0
+    """Of the graphs it was loaded from, for all its copies."""
+
+
+@dataclass(eq=False)
+class _Entry:
+    spec: ModelSpec
+    task: "asyncio.Task[Loaded] | None" = None
+    loaded: Loaded | None = None
+    leases: int = 0
+    pinned: bool = False
+    last_used: float = 0.0
+    retry_at: float = 0.0
+    failure: str = ""
+
+
+class Registry:
+    """Loads models when they are first asked for, lends them, and unloads them when nobody used them for a while."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        lanes: Sequence[Lane],
+        *,
+        ttl_s: float,
+        wait_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        metrics: Metrics | None = None,
+    ) -> None:
+        """
+        Args:
+            engine: opens sessions.
+            lanes: a model is copied to each lane of its kind.
+            ttl_s: seconds without use after which a model may be unloaded; 0 or less means never.
+            wait_s: seconds a request waits for a model that is being fetched or loaded.
+            clock: monotonic seconds.
+            metrics: where the batches are counted.
+        """
+        self._engine = engine
+        self._metrics = metrics or Metrics()
+        self._lanes = tuple(lanes)
+        self._ttl_s = ttl_s
+        self._wait_s = wait_s
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._closed = False
+        self._leases = 0
+        self._tidy = True
+        self._last_lease = 0.0
+
+    @asynccontextmanager
+    async def lease(self, spec: ModelSpec) -> AsyncIterator[Loaded]:
+        """Hold a model in memory for the length of a `with` block, loading it first if need be.
+
+        Raises:
+            Unavailable: it cannot be had at the moment.
+        """
+        entry = self._entry(spec)
+        entry.leases += 1
+        self._leases += 1
+        try:
+            yield await self._ready(entry)
+        finally:
+            entry.leases -= 1
+            self._leases -= 1
+            entry.last_used = self._last_lease = self._clock()
+            self._tidy = False
+
+    async def preload(self, spec: ModelSpec) -> Loaded:
+        """Load a model and keep it for good, also if it can only be loaded later."""
+        self._entry(spec).pinned = True
+        async with self.lease(spec) as loaded:
+            return loaded
+
+    async def unload_idle(self, *, at_once: bool = False) -> int:
+        """Unload the models that nobody holds and that were not used for the time to live; their number.
+
+        Args:
+            at_once: whatever the time to live.
+        """
+        idle = [entry for entry in self._entries.values() if self._is_idle(entry, at_once)]
+        for entry in idle:
+            del self._entries[entry.spec.key]
+        for entry in idle:
+            await self._unload(entry)
+        return len(idle)
+
+    async def sweep_forever(self, poll_s: float) -> None:
+        """Look for idle models every `poll_s` seconds, and give memory back when nothing is asked for."""
+        while True:
+            await asyncio.sleep(poll_s)
+            try:
+                await self.unload_idle()
+                await self.tidy_up()
+            except Exception:
+                logger.exception("unloading idle models failed; trying again in %g s", poll_s)
+
+    async def tidy_up(self) -> bool:
+        """Give free memory back, once after each time of work, when nobody held a model for `QUIET_S` seconds.
+
+        Models that stay loaded leave what their runs needed in the heap: hundreds of MB.
+
+        Returns:
+            Whether it was done.
+        """
+        if self._tidy or self._leases or self._clock() - self._last_lease < QUIET_S:
+            return False
+        self._tidy = True
+        await asyncio.to_thread(memory.release)
+        return True
+
+    async def close(self, patience_s: float = CLOSE_PATIENCE_S) -> None:
+        """Unload everything; later leases are refused, and so is what still waits.
+
+        Args:
+            patience_s: seconds to wait for lanes that are still loading something.
+        """
+        self._closed = True
+        entries, self._entries = list(self._entries.values()), {}
+        loads = [entry.task for entry in entries if entry.task is not None]
+        for load in loads:
+            load.cancel()
+        await asyncio.gather(*loads, return_exceptions=True)
+        await asyncio.gather(*(entry.loaded.batcher.close() for entry in entries if entry.loaded is not None))
+        try:
+            async with asyncio.timeout(patience_s):
+                for entry in entries:
+                    await self._unload(entry)
+        except TimeoutError:
+            logger.warning("a lane is still busy loading a model; not waiting for it")
+
+    def states(self) -> dict[str, ModelState]:
+        """The models in memory or on their way there."""
+        return {
+            key: "ready" if entry.loaded else "loading"
+            for key, entry in self._entries.items()
+            if entry.loaded or entry.task
+        }
+
+    def details(self) -> dict[str, dict[str, Any]]:
+        """What `states` says and more: bytes, users, queue, seconds without use, and models that failed to load."""
+        now = self._clock()
+        details = {key: _detail(entry, now) for key, entry in self._entries.items()}
+        return {key: detail for key, detail in details.items() if detail["state"] != "absent"}
+
+    async def relieve(self) -> None:
+        """Memory is short: unload what nobody uses at this moment and give free memory back."""
+        unloaded = await self.unload_idle(at_once=True)
+        logger.warning("memory is short: unloaded %d models that nobody used", unloaded)
+        await asyncio.to_thread(memory.release)
+
+    def _entry(self, spec: ModelSpec) -> _Entry:
+        return self._entries.setdefault(spec.key, _Entry(spec))
+
+    def _is_idle(self, entry: _Entry, at_once: bool) -> bool:
+        if entry.loaded is None or entry.leases or entry.pinned:
+            return False
+        return at_once or (0 < self._ttl_s <= self._clock() - entry.last_used)
+
+    async def _ready(self, entry: _Entry) -> Loaded:
+        if self._closed:
+            raise Unavailable("the server is shutting down", retry_after=5)
+        if entry.loaded is not None:
+            return entry.loaded
+        if entry.task is None and self._clock() < entry.retry_at:
+            raise self._refusal(entry)
+        if entry.task is None:
+            entry.task = asyncio.create_task(self._load(entry), name=f"load {entry.spec.key}")
+            entry.task.add_done_callback(_retrieve)
+        return await self._await_load(entry, entry.task)
+
+    async def _await_load(self, entry: _Entry, task: "asyncio.Task[Loaded]") -> Loaded:
+        """Wait for a load that is everybody's: one waiting client that leaves must not cancel it."""
+        done, _ = await asyncio.wait([task], timeout=self._wait_s)
+        if not done:
+            arrived = entry.spec.arrival() if entry.spec.arrival is not None else ""
+            raise Unavailable(f"{entry.spec.key} is still on its way{arrived}; try again", retry_after=10)
+        if task.cancelled():
+            raise Unavailable("the server is shutting down", retry_after=5)
+        if task.exception() is not None:
+            raise self._refusal(entry) from task.exception()
+        return task.result()
+
+    def _refusal(self, entry: _Entry) -> Unavailable:
+        """Why a model cannot be had until its next try: a new exception for each who asks."""
+        wait = entry.retry_at - self._clock()
+        return Unavailable(entry.failure, retry_after=max(1, round(wait)))
+
+    async def _load(self, entry: _Entry) -> Loaded:
+        started = self._clock()
+        try:
+            entry.loaded = await self._fetch_and_build(entry)
+        except Exception as error:
+            entry.failure = self._failure(entry.spec, error)
+            wait = (error.retry_after if isinstance(error, ServiceError) else None) or RETRY_AFTER_FAILURE_S
+            entry.retry_at = self._clock() + wait
+            logger.error("%s", entry.failure)
+            raise Unavailable(entry.failure, retry_after=round(wait)) from error
+        finally:
+            entry.task = None
+            entry.last_used = self._clock()
+        logger.info("loaded %s in %.1f s", entry.loaded.name, self._clock() - started)
+        return entry.loaded
+
+    async def _fetch_and_build(self, entry: _Entry) -> Loaded:
+        """Fetch and load; a damaged file is set aside and fetched again once."""
+        try:
+            return await self._build(entry, await self._fetched(entry.spec))
+        except DamagedModel as damage:
+            if entry.spec.set_aside is None or not entry.spec.set_aside(damage):
+                raise
+        return await self._build(entry, await self._fetched(entry.spec))
+
+    @staticmethod
+    async def _fetched(spec: ModelSpec) -> ModelSpec:
+        """The spec itself once its files are there, or its fallback."""
+        if spec.fetch is None:
+            return spec
+        try:
+            await spec.fetch()
+        except ServiceError as error:
+            if spec.fallback is None:
+                raise
+            logger.warning("%s cannot be had, %s answers in its place: %s", spec.key, spec.fallback.key, error)
+            return spec.fallback
+        return spec
+
+    async def _build(self, entry: _Entry, spec: ModelSpec) -> Loaded:
+        lanes = [lane for lane in self._lanes if lane.kind == spec.lane and spec.device in (None, lane.device_id)]
+        logger.info("loading %s", spec.key)
+        sizes: list[int] = []
+        replicas = [Replica(lane, await lane.load(_built, spec, self._opener(spec, lane, sizes))) for lane in lanes]
+        batcher = Batcher(spec.key, replicas, spec.max_batch, metrics=self._metrics, relieve=self.relieve)
+        return Loaded(replicas[0].model, batcher, spec.key, sum(sizes))
+
+    def _opener(self, spec: ModelSpec, lane: Lane, sizes: list[int]) -> OpenSession:
+        def open_session(graph: Graph) -> Session:
+            session = self._engine.open(graph, lane.kind, lane.device_id, side_by_side=spec.side_by_side)
+            with suppress(OSError):  # the file may be gone by now
+                sizes.append(graph_bytes(graph))
+            return session
+
+        return open_session
+
+    @staticmethod
+    def _failure(spec: ModelSpec, error: Exception) -> str:
+        if isinstance(error, ServiceError | LoadError):
+            return f"{spec.key} is not available: {error}"
+        return f"{spec.key} is not available, loading it failed: {type(error).__name__}: {error}"
+
+    async def _unload(self, entry: _Entry) -> None:
+        if entry.loaded is None:
+            return
+        batcher, entry.loaded = entry.loaded.batcher, None
+        await batcher.close()
+        replicas = batcher.take_replicas()
+        while replicas:
+            await replicas[-1].lane.load(_drop_last, replicas)
+        logger.info("unloaded %s, %d MB resident", entry.spec.key, memory.resident_bytes() >> 20)
+
+    def __repr__(self) -> str:
+        ready = sum(entry.loaded is not None for entry in self._entries.values())
+        leases = sum(entry.leases for entry in self._entries.values())
+        return f"<Registry [{len(self._entries)} models, {ready} ready, {leases} leases]>"
+
+
+def _detail(entry: _Entry, now: float) -> dict[str, Any]:
+    if entry.loaded is None:
+        state = "loading" if entry.task else "failed" if entry.failure and now < entry.retry_at else "absent"
+        return {"state": state, **({"error": entry.failure} if state == "failed" else {})}
+    return {
+        "state": "ready",
+        "bytes": entry.loaded.bytes,
+        "leases": entry.leases,
+        "waiting": entry.loaded.batcher.waiting,
+        "secondsIdle": 0 if entry.leases else round(now - entry.last_used, 1),
+        "kept": entry.pinned,
+    }
+
+
+def _built(spec: ModelSpec, open_session: OpenSession) -> Model[Any, Any]:
+    """Build a model on the loader thread, and give back what only that needed: over half of a graph's size."""
+    model = spec.build(open_session)
+    memory.release()
+    return model
+
+
+def _drop_last(replicas: list[Replica[Any, Any]]) -> None:
+    """Free one replica's session on the lane's own thread: freeing hundreds of MB takes a while."""
+    replicas.pop()
+    memory.release()
+
+
+def _retrieve(task: "asyncio.Task[Loaded]") -> None:
+    """Mark a failed load as seen even when every client that waited for it has left."""
+    if not task.cancelled():
+        task.exception()

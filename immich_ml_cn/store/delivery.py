@@ -1,0 +1,139 @@
+"""Bringing a model's missing files into the cache without holding up the event loop."""
+
+import asyncio
+import logging
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from immich_ml_cn import sources
+from immich_ml_cn.engines import checking_engine
+from immich_ml_cn.errors import DamagedModel, ServiceError
+from immich_ml_cn.metrics import Metrics
+from immich_ml_cn.settings import Settings
+
+from . import conversions, fetch
+from .fetch.lock import locked
+from .fetch.watch import Watch
+
+logger = logging.getLogger(__name__)
+
+FETCHES_AT_ONCE: Final = 3
+
+
+class Delivery:
+    """Fetches models on threads of its own, one fetch per half of a model."""
+
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+        """
+        Args:
+            metrics: where fetches are counted.
+        """
+        self._settings = settings
+        self._metrics = metrics or Metrics()
+        self._options = fetch_options(settings)
+        self._memory = fetch.Memory()
+        self._cancelled = threading.Event()
+        self._under_way: set[int] = set()
+        self._tallies: dict[tuple[str, str], fetch.Tally] = {}
+        self._executor = ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="fetch")
+
+    async def bring(self, task: str, model: str, kind: str) -> None:
+        """Make sure that the files of one half of a model are in the cache.
+
+        Raises:
+            Unavailable: they are not and cannot be had; the message says what was tried and what to do.
+        """
+        # Not on the fetching threads: what is here already must not wait for somebody's download.
+        if await asyncio.to_thread(self._is_here, task, model, kind):
+            return
+        outcome = "failed"
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._executor, self.bring_now, task, model, kind)
+            outcome = "ok"
+        finally:
+            self._metrics.fetch(f"{task}/{model}/{kind}", outcome)
+
+    def arrival(self, task: str, model: str) -> str:
+        """How far the fetch of a model is, as an addition to a sentence; "" when none is under way."""
+        tally = self._tallies.get((task, model))
+        return "" if tally is None or tally.now is None else f" ({tally.now})"
+
+    def set_aside(self, damage: DamagedModel) -> bool:
+        """Rename a damaged file in the cache, so that it is fetched again; False when that was done before."""
+        cache = self._settings.cache_folder.absolute()
+        if not damage.path.absolute().is_relative_to(cache) or fetch.times_set_aside(damage.path):
+            return False
+        try:
+            aside = fetch.set_aside(damage.path)
+        except ServiceError as error:
+            logger.error("%s, and it cannot be set aside: %s", damage, error)
+            return False
+        logger.error("%s; it is set aside as %s and fetched again", damage, aside.name)
+        return True
+
+    @property
+    def busy(self) -> bool:
+        """Whether a fetch is under way on one of the threads."""
+        return bool(self._under_way)
+
+    def close(self) -> None:
+        """Stop what is being fetched; what has arrived is kept for the next time."""
+        self._cancelled.set()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _folder(self, task: str, model: str, kind: str) -> Path:
+        relative = sources.folder_for(task, model, kind, revision=self._settings.model_revision)
+        return self._settings.cache_folder / relative
+
+    def _is_here(self, task: str, model: str, kind: str) -> bool:
+        return (self._folder(task, model, kind) / kind / "model.onnx").is_file()
+
+    def bring_now(self, task: str, model: str, kind: str) -> None:
+        """`bring` on the calling thread."""
+        self._under_way.add(threading.get_ident())
+        try:
+            self._fetch(task, model, kind)
+        finally:
+            self._under_way.discard(threading.get_ident())
+
+    def _fetch(self, task: str, model: str, kind: str) -> None:
+        offered = sources.sources_for(
+            task, model, kind, organization=self._settings.model_organization, revision=self._settings.model_revision
+        )
+        joint = sources.joint_source(model) if task == "clip" else None
+        folder = self._folder(task, model, kind).absolute()
+        tally = self._tallies.setdefault((task, model), fetch.Tally())
+        report = fetch.fetch_model(
+            offered if joint is None else (*offered, joint),
+            folder,
+            self._options,
+            fetch.Several(tally, fetch.show_on(sys.stderr, logger)),
+            self._cancelled,
+            memory=self._memory,
+            name=f"{task}/{model}",
+        )
+        if report.source is not None:
+            size, seconds = report.bytes / 1e6, report.seconds
+            logger.info("fetched %s/%s/%s from %s: %.0f MB in %.0f s", task, model, kind, report.source, size, seconds)
+        if joint is not None:
+            self._split_joint(task, model, kind, folder)
+
+    def _split_joint(self, task: str, model: str, kind: str, folder: Path) -> None:
+        """Make the towers where what arrived is one graph with both."""
+        with locked(folder, Watch(self._options, fetch.Silent(), self._cancelled)):
+            if not self._is_here(task, model, kind):
+                engine = checking_engine(self._settings)
+                conversions.split_joint(folder, lambda graph: engine.open(graph, "bulk", 0))
+
+
+def fetch_options(settings: Settings) -> fetch.FetchOptions:
+    """How to fetch, from the settings."""
+    return fetch.FetchOptions(
+        preference=settings.model_source,
+        hf_endpoint=settings.hf_endpoint or None,
+        hf_token=settings.hf_token or None,
+        offline=settings.hf_hub_offline,
+    )

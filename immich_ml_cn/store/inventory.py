@@ -1,0 +1,125 @@
+"""What can be served, and what of it is here: the rows behind `immich-ml-cn models`."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from immich_ml_cn import sources
+from immich_ml_cn.settings import Settings
+from immich_ml_cn.sources.clip_names import CHINESE_CLIP_DIMENSIONS, LISTED_DIMENSIONS
+
+HALVES: Final[Mapping[str, tuple[str, str]]] = {
+    "clip": ("visual", "textual"),
+    "facial-recognition": ("detection", "recognition"),
+    "ocr": ("detection", "recognition"),
+}
+
+
+class Presence(StrEnum):
+    """Whether a model's files are here."""
+
+    CACHED = "in the cache"
+    BUNDLED = "bundled"
+    PARTLY = "partly"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model.
+
+    Attributes:
+        names: under which Immich asks for it.
+        dimension: length of its embeddings, None where it gives none or nobody says.
+        size: bytes of its files in the cache, else a rough figure; None where nobody says.
+        folders: where its two halves are or would be.
+    """
+
+    task: str
+    model: str
+    names: tuple[str, ...]
+    dimension: int | None
+    size: int | None
+    licence: str
+    presence: Presence
+    folders: tuple[Path, ...]
+
+
+def inventory(settings: Settings) -> Iterator[Row]:
+    """Every model that can be served: those with a source, then those that lie in the cache without one.
+
+    A model whose name another one answers to is left out, unless it is in the cache.
+    """
+    for task in HALVES:
+        rows = (row(settings, task, model) for model in _models(settings, task))
+        yield from (row for row in rows if row.names or row.presence is not Presence.MISSING)
+
+
+def row(settings: Settings, task: str, model: str) -> Row:
+    """The row of one model, by the name of its folder."""
+    folders = tuple(folder_of(settings, task, model, half) for half in HALVES[task])
+    on_disk = sum(_size(folder / half) for folder, half in zip(folders, HALVES[task], strict=True))
+    return Row(
+        task=task,
+        model=model,
+        names=_immich_names(settings, task, model),
+        dimension=CHINESE_CLIP_DIMENSIONS.get(model, LISTED_DIMENSIONS.get(model)) if task == "clip" else None,
+        size=on_disk or sources.rough_size_of(task, model),
+        licence=sources.licence_of(task, model) if model in sources.model_names(task) else "unknown",
+        presence=_presence(settings, task, model),
+        folders=tuple(dict.fromkeys(folders)),
+    )
+
+
+def find(settings: Settings, name: str) -> tuple[str, str] | None:
+    """The task and folder name of a model by any name it goes by, None where there is none."""
+    model = settings.clip_aliases.get(name, name)
+    for task in HALVES:
+        if model in _models(settings, task):
+            return task, model
+    return None
+
+
+def folder_of(settings: Settings, task: str, model: str, half: str) -> Path:
+    """The folder of a model that holds one of its halves."""
+    return settings.cache_folder / sources.folder_for(task, model, half, revision=settings.model_revision)
+
+
+def lacking(settings: Settings, task: str, model: str, half: str) -> bool:
+    """Whether a half must be fetched before it can be served."""
+    if (folder_of(settings, task, model, half) / half / "model.onnx").is_file():
+        return False
+    return sources.bundled(task, model, half) is None
+
+
+def _presence(settings: Settings, task: str, model: str) -> Presence:
+    missing = [lacking(settings, task, model, half) for half in HALVES[task]]
+    if all(missing):
+        return Presence.MISSING
+    if any(missing):
+        return Presence.PARTLY
+    carried = [sources.bundled(task, model, half) is not None for half in HALVES[task]]
+    return Presence.BUNDLED if all(carried) else Presence.CACHED
+
+
+def _immich_names(settings: Settings, task: str, model: str) -> tuple[str, ...]:
+    aliases = tuple(name for name, target in settings.clip_aliases.items() if target == model and task == "clip")
+    own = task != "clip" or (model in LISTED_DIMENSIONS and model not in settings.clip_aliases)
+    return (*aliases, model) if own else aliases
+
+
+def _models(settings: Settings, task: str) -> list[str]:
+    """Known names, the addresses that aliases point to, and the folders in the cache that belong to neither."""
+    known = list(sources.model_names(task))
+    if task == "clip":
+        known += dict.fromkeys(model for model in settings.clip_aliases.values() if model not in known)
+    taken = {sources.folder_for(task, model).name for model in known}
+    folder = settings.cache_folder / task
+    names = sorted(child.name for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
+    return known + [name for name in names if name not in taken and not name.startswith(".")]
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0

@@ -1,0 +1,189 @@
+"""The process: socket, uvicorn, signals, exit code. The only importer of uvicorn."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from types import FrameType
+from typing import Any, cast
+
+import uvicorn
+
+from immich_ml_cn import __version__
+from immich_ml_cn.engines import Engine, EngineError, select_engine
+from immich_ml_cn.logs import redact_url
+from immich_ml_cn.service import Service
+from immich_ml_cn.settings import INERT, PROVIDERS_OF_DEVICE, Settings
+from immich_ml_cn.sources.clip_names import DEFAULT_ALIASES
+
+from .app import create_app
+from .connection import Connection
+from .connection_limiter import BACKLOG, Room, seats_for
+
+logger = logging.getLogger(__name__)
+
+
+def serve(settings: Settings, choose_engine: Callable[[Settings], Engine] = select_engine) -> int:
+    """Serve until SIGTERM or SIGINT; the process's exit code.
+
+    0 after a drain on request, 1 when the server could not start or could never work again.
+    """
+    _announce(settings)
+    try:
+        engine = choose_engine(settings)
+        listeners = [bind(settings.host, port) for port in _ports(settings)]
+    except (EngineError, OSError) as error:
+        logger.critical("%s", error)
+        return 1
+    logger.info("device: %s", engine.description)
+    death = _Death(settings.shutdown_timeout_s)
+    service = Service(settings, engine, death)
+    server = _Server(
+        uvicorn.Config(
+            create_app(settings, service),
+            loop="uvloop",
+            http=cast(Any, _connections(settings)),
+            backlog=BACKLOG,
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=settings.http_keepalive_timeout_s,
+            timeout_graceful_shutdown=settings.shutdown_timeout_s,
+        ),
+        service.stop_preloading,
+    )
+    death.server = server
+    # uvicorn raises the signal again once it has drained: answered here, the process ends with 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _ignore)
+    with ExitStack() as sockets:
+        for listener in listeners:
+            sockets.enter_context(listener)
+        server.run(sockets=listeners)
+    code = int(death.happened or not (server.started or server.asked_to_stop))
+    logger.info("stopped")
+    if service.stuck:
+        # Native code on a daemon thread would abort an ordinary exit.
+        logging.shutdown()
+        os._exit(code)
+    return code
+
+
+def _connections(settings: Settings) -> Callable[..., Connection]:
+    return partial(
+        Connection,
+        receive_timeout_s=settings.receive_timeout_s,
+        send_timeout_s=settings.send_timeout_s,
+        room=Room(seats_for(settings.max_connections)),
+    )
+
+
+def _ports(settings: Settings) -> list[int]:
+    """The ports to listen on, Immich's first."""
+    other = settings.mt_photos_port
+    return [settings.port] if other is None or 0 < other == settings.port else [settings.port, other]
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet, so that nobody connects before the models are preloaded.
+
+    ``::`` takes IPv4 as well; where there is no IPv6 it becomes ``0.0.0.0``.
+
+    Raises:
+        OSError: the address is taken or not ours; the message says which.
+    """
+    try:
+        if host == "::" and not socket.has_dualstack_ipv6():
+            host = "0.0.0.0"  # noqa: S104 - what the user asked for, without IPv6
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+        listener.bind(address)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """Says when the port is open, and can be stopped before it is."""
+
+    def __init__(self, config: uvicorn.Config, stop_preloading: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.asked_to_stop = False
+        self._stop_preloading = stop_preloading
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self.asked_to_stop = True
+        self._stop_preloading()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in (sockets or ()) if self.started else ():
+            host, port = listener.getsockname()[:2]
+            logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+
+
+class _Death:
+    """Ends the process when it can never work again, so that whoever watches it starts it anew."""
+
+    server: uvicorn.Server
+
+    def __init__(self, grace_s: float) -> None:
+        self.happened = False
+        self._grace_s = grace_s
+
+    def __call__(self, reason: str) -> None:
+        if self.happened:
+            return
+        self.happened = True
+        logger.critical("%s; the process ends so that it can be started again", reason)
+        self.server.should_exit = True
+        backstop = threading.Timer(self._grace_s + 5, os._exit, args=(1,))
+        backstop.daemon = True
+        backstop.start()
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """A signal that has been answered."""
+
+
+def _announce(settings: Settings) -> None:
+    build = f" ({settings.source_ref})" if settings.source_ref else ""
+    logger.info("immich-ml-cn %s%s, models in %s", __version__, build, settings.cache_folder)
+    for variable in settings.inert:
+        logger.info("%s is set but does nothing here: it is for %s", variable, INERT[variable])
+    if settings.clip_aliases:
+        pairs = ", ".join(f"{name} → {model}" for name, model in settings.clip_aliases.items())
+        logger.info("CLIP names answered by another model: %s", pairs)
+    if settings.clip_aliases == DEFAULT_ALIASES:
+        logger.info("photos that another model has indexed must be indexed again: Smart Search → All in Immich's jobs")
+    _announce_stack(settings)
+
+
+def _announce_stack(settings: Settings) -> None:
+    """What replaces the services before us: MT Photos' API and forwarding."""
+    if settings.mt_photos_key:
+        clip, faces = settings.mt_photos_clip_model, settings.mt_photos_face_model
+        logger.info("MT Photos' API is on: CLIP %s, faces %s", clip, faces)
+    else:
+        logger.info("MT Photos' API is off: it needs a key, API_AUTH_KEY")
+    if settings.upstream:
+        tasks = "".join(f", and {task}" for task in settings.forwarded_tasks)
+        logger.info("forwarded to %s: what is not served here%s", redact_url(settings.upstream), tasks)
+    elif settings.forwarded_tasks:
+        logger.warning("MACHINE_LEARNING_FORWARD does nothing without IMMICH_API")
+    if settings.device and settings.device not in PROVIDERS_OF_DEVICE:
+        logger.info("DEVICE=%s does nothing here: known are %s", settings.device, ", ".join(PROVIDERS_OF_DEVICE))
+    if settings.clip_download_root is not None:
+        logger.info("checkpoints in %s are for scripts/export_clip.py", settings.clip_download_root)

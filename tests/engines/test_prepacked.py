@@ -1,0 +1,344 @@
+"""Packed weights on disk: the same answers, mapped instead of made, and never the wrong ones."""
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import face_models
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from server import ROOT
+
+from immich_ml_cn.engines import CpuEngine, LoadError, checking_engine, select_engine
+from immich_ml_cn.engines.graphs.edit_process import SMALL_BYTES
+from immich_ml_cn.engines.graphs.files import EditedGraph, Graph
+from immich_ml_cn.engines.onnx_runtime import OnnxSession
+from immich_ml_cn.engines.prepacked import LATE, LEAST_BYTES, LEAST_EDITED_BYTES, PrepackedGraphs
+from immich_ml_cn.engines.session import ParallelSession, Session
+from immich_ml_cn.engines.shelf import UNUSED_S, Shelf
+from immich_ml_cn.errors import DamagedModel
+from immich_ml_cn.settings import Settings
+
+FACE = np.random.default_rng(0).random((1, 3, 112, 112), np.float32)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """An ArcFace in the cache folder."""
+    path = tmp_path / "facial-recognition" / "small" / "recognition" / "model.onnx"
+    path.parent.mkdir(parents=True)
+    return face_models.build_recognizer(path, seed=1)
+
+
+def engine_in(cache: Path, *, least_bytes: int = 0, runtime: str = "1", threads: int = 1) -> CpuEngine:
+    return CpuEngine(
+        Settings(intra_op_threads=threads),
+        PrepackedGraphs(cache, runtime, least_bytes=least_bytes, least_edited_bytes=least_bytes),
+    )
+
+
+def embedding(session: Session) -> np.ndarray:
+    return session.run({session.inputs[0].name: FACE})[0]
+
+
+def forms(cache: Path) -> list[Path]:
+    """The folders of packed graphs, finished or not."""
+    return sorted(
+        path for folder in cache.rglob("prepacked") if folder.is_dir() for path in folder.iterdir() if path.is_dir()
+    )
+
+
+def plain(graph: Graph) -> Session:
+    return CpuEngine(Settings(intra_op_threads=1)).open(graph, "bulk", 0)
+
+
+def edited(model: Path, make: Callable[[], bytes] | None = None, version: str = "1") -> EditedGraph:
+    """A file's graph with an edit that changes nothing, unless it is given another."""
+    return EditedGraph(model, "edit", version, make or model.read_bytes)
+
+
+def mapped(path: Path) -> bool:
+    return str(path) in Path("/proc/self/maps").read_text()
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("is_edited", [False, True])
+    def test_are_those_of_the_graph_to_the_bit(self, tmp_path: Path, model: Path, is_edited: bool) -> None:
+        graph = edited(model) if is_edited else model
+        session = engine_in(tmp_path).open(graph, "bulk", 0)
+        expected = plain(graph)
+        (form,) = forms(tmp_path)
+        assert mapped(form / "weights.bin")
+        assert (session.inputs, session.outputs, session.metadata) == (
+            expected.inputs,
+            expected.outputs,
+            expected.metadata,
+        )
+        np.testing.assert_array_equal(embedding(session), embedding(expected))
+
+    def test_side_by_side_as_well(self, tmp_path: Path, model: Path) -> None:
+        session = engine_in(tmp_path, threads=2).open(model, "bulk", 0, side_by_side=True)
+        assert isinstance(session, ParallelSession)
+        feeds = {session.inputs[0].name: FACE}
+        expected = embedding(plain(model))
+        for (answer,) in session.run_each([feeds] * 3):
+            np.testing.assert_array_equal(answer, expected)
+
+    def test_are_those_of_a_file_that_took_its_place(self, tmp_path: Path, model: Path) -> None:
+        before = embedding(engine_in(tmp_path).open(model, "bulk", 0))
+        face_models.build_recognizer(model, seed=2)
+        after = embedding(engine_in(tmp_path).open(model, "bulk", 0))
+        np.testing.assert_array_equal(after, embedding(plain(model)))
+        assert not np.allclose(before, after)
+        assert len(forms(tmp_path)) == 1
+
+    def test_are_right_while_another_process_replaces_the_form(self, tmp_path: Path, model: Path) -> None:
+        session = engine_in(tmp_path).open(model, "bulk", 0)
+        face_models.build_recognizer(model, seed=2)
+        engine_in(tmp_path).open(model, "bulk", 0)
+        face_models.build_recognizer(model, seed=1)
+        np.testing.assert_array_equal(embedding(session), embedding(plain(model)))
+
+
+class TestMaking:
+    def test_it_is_made_once(self, tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        for _ in range(3):
+            engine_in(tmp_path).open(model, "bulk", 0)
+        assert caplog.text.count("packing the weights") == 1
+        assert forms(tmp_path)[0].parent == model.parent / "prepacked"
+
+    def test_an_edit_is_made_once(self, tmp_path: Path, model: Path) -> None:
+        made: list[Path] = []
+
+        def make() -> bytes:
+            made.append(model)
+            return model.read_bytes()
+
+        for _ in range(3):
+            engine_in(tmp_path).open(edited(model, make), "bulk", 0)
+        assert made == [model]
+        engine_in(tmp_path).open(model, "bulk", 0)
+        assert [form.name.partition("-")[0] for form in forms(tmp_path)] == ["model+edit", "model"]
+        engine_in(tmp_path).open(edited(model, make, "2"), "bulk", 0)
+        assert len(made) == 2, "by other code it may be another graph"
+        assert len(forms(tmp_path)) == 2
+        face_models.build_recognizer(model, seed=2)
+        session = engine_in(tmp_path).open(edited(model, make, "2"), "bulk", 0)
+        assert len(made) == 3
+        np.testing.assert_array_equal(embedding(session), embedding(plain(model)))
+
+    def test_an_edit_that_fails_says_so_and_leaves_nothing(self, tmp_path: Path, model: Path) -> None:
+        def make() -> bytes:
+            raise ValueError("of another form")
+
+        for _ in range(2):
+            with pytest.raises(ValueError, match="of another form"):
+                engine_in(tmp_path).open(edited(model, make), "bulk", 0)
+        assert not forms(tmp_path)
+
+    def test_what_is_in_memory_anyway_is_not_packed(self, tmp_path: Path, model: Path) -> None:
+        session = engine_in(tmp_path).open(model.read_bytes(), "bulk", 0)
+        np.testing.assert_array_equal(embedding(session), embedding(plain(model)))
+        assert not forms(tmp_path)
+
+    def test_small_graphs_are_left_as_they_are(self, tmp_path: Path, model: Path) -> None:
+        engine_in(tmp_path, least_bytes=model.stat().st_size + 1).open(model, "bulk", 0)
+        assert not forms(tmp_path)
+        engine_in(tmp_path, least_bytes=model.stat().st_size + 1).open(edited(model), "bulk", 0)
+        assert not forms(tmp_path)
+        assert (LEAST_BYTES, LEAST_EDITED_BYTES) == (32 << 20, SMALL_BYTES)
+
+    def test_every_cpu_and_every_onnx_runtime_has_its_own(
+        self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine_in(tmp_path, runtime="1").open(model, "bulk", 0)
+        (old,) = forms(tmp_path)
+        engine_in(tmp_path, runtime="2").open(model, "bulk", 0)
+        (new,) = forms(tmp_path)
+        assert old != new
+        monkeypatch.setattr("immich_ml_cn.engines.prepacked.platform.machine", lambda: "another")
+        engine_in(tmp_path, runtime="2").open(model, "bulk", 0)
+        assert len(forms(tmp_path)) == 2
+
+    def test_a_form_that_is_cut_short_is_thrown_away(
+        self, tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        expected = embedding(engine_in(tmp_path).open(model, "bulk", 0))
+        (form,) = forms(tmp_path)
+        weights = form / "weights.bin"
+        os.truncate(weights, weights.stat().st_size // 3)
+        engine = engine_in(tmp_path)
+        np.testing.assert_array_equal(embedding(engine.open(model, "bulk", 0)), expected)
+        assert "packed weights are thrown away" in caplog.text
+        assert not forms(tmp_path)
+        np.testing.assert_array_equal(embedding(engine.open(model, "bulk", 0)), expected)
+        assert not forms(tmp_path), "this process does without"
+        engine_in(tmp_path).open(model, "bulk", 0)
+        assert len(forms(tmp_path)) == 1, "the next one makes it anew"
+
+    def test_a_damaged_file_is_reported_as_such(self, tmp_path: Path, model: Path) -> None:
+        model.write_bytes(b"not a graph")
+        with pytest.raises(DamagedModel):
+            engine_in(tmp_path).open(model, "bulk", 0)
+        assert not forms(tmp_path)
+
+    def test_a_missing_file_is_reported_as_such(self, tmp_path: Path) -> None:
+        with pytest.raises(LoadError, match="no-model"):
+            engine_in(tmp_path).open(tmp_path / "no-model.onnx", "bulk", 0)
+
+    def test_a_full_disk_is_said_and_done_without(
+        self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        full = SimpleNamespace(free=2 * model.stat().st_size)
+        monkeypatch.setattr("immich_ml_cn.engines.prepacked.shutil.disk_usage", lambda _: full)
+        engine = engine_in(tmp_path)
+        for _ in range(2):
+            assert isinstance(engine.open(model, "bulk", 0), OnnxSession)
+        assert caplog.text.count("is not packed: that takes up to") == 1
+        assert not forms(tmp_path)
+
+    def test_a_folder_that_cannot_be_written_is_enough(
+        self, tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (model.parent / "prepacked").write_text("no folder")
+        assert isinstance(engine_in(tmp_path).open(model, "bulk", 0), OnnxSession)
+        assert not caplog.records
+
+    def test_a_process_that_dies_is_said_and_done_without(
+        self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        killed = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+        monkeypatch.setattr("immich_ml_cn.engines.prepacked.child_process.command", lambda *_: killed)
+        engine = engine_in(tmp_path)
+        for _ in range(2):
+            assert isinstance(engine.open(model, "bulk", 0), OnnxSession)
+        assert caplog.text.count("cannot be packed") == 1
+        assert "the process for it ended with -9" in caplog.text
+        assert not forms(tmp_path)
+
+    def test_one_that_takes_too_long_is_said_and_not_tried_again(
+        self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        hanging = [sys.executable, "-c", "import time; time.sleep(600)"]
+        monkeypatch.setattr("immich_ml_cn.engines.prepacked.child_process.command", lambda *_: hanging)
+        monkeypatch.setattr("immich_ml_cn.engines.prepacked.PATIENCE_S", 0.2)
+        for _ in range(2):
+            assert isinstance(engine_in(tmp_path).open(model, "bulk", 0), OnnxSession)
+        assert caplog.text.count("cannot be packed within 0.2 s, which is not tried again") == 1
+        (late,) = forms(tmp_path)
+        assert [file.name for file in late.iterdir()] == [LATE]
+        monkeypatch.undo()
+        face_models.build_recognizer(model, seed=2)
+        engine_in(tmp_path).open(model, "bulk", 0)
+        (form,) = forms(tmp_path)
+        assert (form / "weights.bin").exists(), "another model is tried"
+
+    def test_what_a_killed_process_left_is_removed(self, tmp_path: Path, model: Path) -> None:
+        left = model.parent / "prepacked" / ".making" / "weights.bin"
+        left.parent.mkdir(parents=True)
+        left.write_bytes(b"half of them")
+        engine_in(tmp_path).open(model, "bulk", 0)
+        assert not left.exists()
+        assert len(forms(tmp_path)) == 1
+
+    def test_one_process_makes_it_for_all(self, tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        with ThreadPoolExecutor(3) as pool:  # each its own engine, as each process has
+            sessions = list(pool.map(lambda _: engine_in(tmp_path).open(model, "bulk", 0), range(3)))
+        assert caplog.text.count("packing the weights") == 1
+        (form,) = forms(tmp_path)
+        assert mapped(form / "weights.bin")
+        expected = embedding(plain(model))
+        for session in sessions:
+            np.testing.assert_array_equal(embedding(session), expected)
+
+    def test_the_process_for_it_is_the_first_to_go_when_memory_ends(self, tmp_path: Path) -> None:
+        code = (
+            "import sys, onnxruntime\n"
+            "def stop(*_, **__): raise SystemExit(open('/proc/self/oom_score_adj').read())\n"
+            "onnxruntime.InferenceSession = stop\n"
+            "from immich_ml_cn.engines.onnx_runtime import write_prepacked\n"
+            "write_prepacked()"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, "graph", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.stderr.strip() == "1000"
+
+
+class TestComparison:
+    """Of what was packed with what it was packed from, by the process that packs."""
+
+    def test_other_answers_are_found_and_said(
+        self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        spoiling = (
+            "from immich_ml_cn.engines import onnx_runtime\n"
+            "agree = onnx_runtime._agree\n"
+            "class Off:\n"
+            "    def __init__(self, right): self.right = right\n"
+            "    def run(self, feeds): return [y + 0.1 for y in self.right.run(feeds)]\n"
+            "onnx_runtime._agree = lambda session, packed: agree(session, Off(packed))\n"
+            "onnx_runtime.write_prepacked()"
+        )
+        monkeypatch.setattr(
+            "immich_ml_cn.engines.prepacked.child_process.command",
+            lambda module, function, *arguments: [sys.executable, "-c", spoiling, *arguments],
+        )
+        session = engine_in(tmp_path).open(model, "bulk", 0)
+        assert "cannot be packed" in caplog.text
+        assert "it would give other answers" in caplog.text
+        assert not forms(tmp_path)
+        np.testing.assert_array_equal(embedding(session), embedding(plain(model)))
+
+    def test_a_graph_that_takes_no_made_up_input_is_packed(self, tmp_path: Path) -> None:
+        ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ("n", "m")) for name in ("x", "y")]
+        weights = numpy_helper.from_array(np.ones((3, 1000), np.float32), "w")  # 3 is not 64
+        graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], [weights])
+        path = tmp_path / "model.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+        session = engine_in(tmp_path).open(path, "bulk", 0)
+        assert len(forms(tmp_path)) == 1
+        assert session.run({"x": np.ones((2, 3), np.float32)})[0].tolist() == [[3.0] * 1000] * 2
+
+
+class TestShelf:
+    def test_files_of_others_have_their_place_in_the_cache(self, tmp_path: Path, model: Path) -> None:
+        shelf = Shelf(tmp_path / "cache", "forms", "cpu", "1")
+        assert shelf.place(model).parent == tmp_path / "cache" / "forms"
+        assert Shelf(tmp_path, "forms", "cpu", "1").place(model).parent == model.parent / "forms"
+
+    def test_forms_of_files_of_others_are_kept_while_somebody_uses_them(self, tmp_path: Path) -> None:
+        files = [tmp_path / "elsewhere" / name / "model.onnx" for name in ("used", "unused", "new")]
+        for file in files:
+            file.parent.mkdir(parents=True)
+            file.write_bytes(b"graph")
+        shelf = Shelf(tmp_path / "cache", "forms", "cpu", "1")
+        used, unused, new = (shelf.place(file) for file in files)
+        long_ago = time.time() - UNUSED_S - 60
+        for folder in (used, unused, new):
+            folder.mkdir(parents=True)
+        for folder in (used, unused):
+            os.utime(folder, (long_ago, long_ago))
+        shelf.mark_used(files[0])
+        shelf.remove_older(files[2])
+        assert (used.exists(), unused.exists(), new.exists()) == (True, False, True)
+
+
+def test_the_settings_have_the_last_word(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("immich_ml_cn.engines.prepacked.graph_bytes", lambda _: LEAST_BYTES)
+    for settings in (Settings(provider="cpu", cache_folder=tmp_path, prepack=False), Settings(cache_folder=tmp_path)):
+        engine = checking_engine(settings) if settings.prepack else select_engine(settings)
+        engine.open(model, "bulk", 0)
+        assert not forms(tmp_path)
+    select_engine(Settings(provider="cpu", cache_folder=tmp_path)).open(model, "bulk", 0)
+    assert len(forms(tmp_path)) == 1

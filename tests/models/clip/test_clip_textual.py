@@ -1,0 +1,195 @@
+"""The text tower, on random-weight graphs of every signature in the field."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from clip_models import (
+    DIMENSION,
+    OrtSession,
+    cosine,
+    save_chinese_text,
+    save_masked_text,
+    save_openclip_text,
+    save_tokenizer,
+    save_visual,
+)
+from numpy.typing import NDArray
+
+from immich_ml_cn.engines.session import Model
+from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.models.clip import Embedding, TextualEncoder, Tokens, WordPieceTokenizer, load_textual
+
+QUERIES = ["一只猫在沙发上", "a photo of the beach at sunset", "", "生日蛋糕🎂 " * 20, "海"]
+
+
+@pytest.fixture(scope="module")
+def chinese() -> WordPieceTokenizer:
+    return WordPieceTokenizer.from_file()
+
+
+def unit(features: NDArray[Any]) -> NDArray[np.float64]:
+    return features.astype(np.float64) / np.linalg.norm(features.astype(np.float64))
+
+
+def check(encoder: TextualEncoder, expected: list[NDArray[np.float64]], queries: list[str] = QUERIES) -> None:
+    """Alone and among neighbours the embedding is what the bare graph gives for the padded text."""
+    items = [encoder.tokenize(query) for query in queries]
+    model: Model[Tokens, Embedding] = encoder
+    together = [embedding.vector for embedding in model.infer(items)]
+    for item, neighbour, right in zip(items, together, expected, strict=True):
+        alone = encoder.infer([item])[0].vector
+        assert alone.shape == (DIMENSION,)
+        assert alone.dtype == neighbour.dtype == np.float32
+        assert abs(float(np.linalg.norm(neighbour)) - 1) < 1e-6
+        assert cosine(alone, right) > 0.9999
+        assert cosine(neighbour, right) > 0.9999
+    assert cosine(together[0], together[1]) < 0.99
+
+
+@pytest.mark.parametrize(
+    "export",
+    [
+        {},
+        {"length": 52},
+        {"batch": 1, "length": 52, "dtype": "int64", "outputs": ("unnorm_text_features",)},
+        {"batch": 1},
+        {"dtype": "int64", "outputs": ("features", "embedding")},
+    ],
+    ids=str,
+)
+def test_chinese_clip(tmp_path: Path, chinese: WordPieceTokenizer, export: dict[str, Any]) -> None:
+    path = save_chinese_text(tmp_path / "model.onnx", **export)
+    bare = OrtSession(path)
+    expected = []
+    for query in QUERIES:
+        ids = np.zeros((1, 52), bare.inputs[0].dtype)
+        tokens = chinese.encode(query)
+        ids[0, : len(tokens)] = tokens
+        expected.append(unit(bare.run({"text": ids})[0][0]))
+    check(load_textual(tmp_path, path, OrtSession, chinese), expected)
+
+
+def test_padding_is_trimmed_to_the_longest(tmp_path: Path, chinese: WordPieceTokenizer) -> None:
+    session = OrtSession(save_chinese_text(tmp_path / "model.onnx"))
+    encoder = TextualEncoder(session, chinese)
+    encoder.infer([encoder.tokenize("猫"), encoder.tokenize("一只狗")])
+    assert session.runs == [{"text": (2, 5)}]
+
+
+def test_padding_stays_where_the_length_is_fixed(tmp_path: Path, chinese: WordPieceTokenizer) -> None:
+    session = OrtSession(save_chinese_text(tmp_path / "model.onnx", length=52))
+    encoder = TextualEncoder(session, chinese)
+    encoder.infer([encoder.tokenize("猫")])
+    assert session.runs == [{"text": (1, 52)}]
+    assert encoder.bucket(encoder.tokenize("猫")) == encoder.bucket(encoder.tokenize("猫" * 50))
+
+
+def test_texts_of_like_length_share_a_batch(tmp_path: Path, chinese: WordPieceTokenizer) -> None:
+    encoder = TextualEncoder(OrtSession(save_chinese_text(tmp_path / "model.onnx")), chinese)
+    lengths = range(2, 53)
+    buckets = [encoder.bucket(encoder.tokenize("猫" * (length - 2))) for length in lengths]
+    assert len(set(buckets)) == 7
+    members = [[n for n, b in zip(lengths, buckets, strict=True) if b == bucket] for bucket in set(buckets)]
+    assert max(max(m) - min(m) for m in members) < 8
+
+
+@pytest.mark.parametrize("batch", ["batch", 1])
+def test_openclip(tmp_path: Path, batch: int | str) -> None:
+    vocabulary = save_tokenizer(tmp_path)
+    path = save_openclip_text(tmp_path / "textual" / "model.onnx", vocabulary=vocabulary, batch=batch)
+    encoder = load_textual(tmp_path, path, OrtSession)
+    bare, pad = OrtSession(path), encoder.tokenizer.pad_id
+    expected = []
+    for query in QUERIES:
+        ids = encoder.tokenizer.encode(query)
+        row = np.array([ids + [pad] * (77 - len(ids))], np.int32)
+        expected.append(unit(bare.run({"text": row})[0][0]))
+    check(encoder, expected)
+
+
+def test_openclip_is_never_trimmed(tmp_path: Path) -> None:
+    """Not even where the sequence axis claims to be dynamic: the position embedding is added whole."""
+    vocabulary = save_tokenizer(tmp_path)
+    path = save_openclip_text(tmp_path / "model.onnx", vocabulary=vocabulary, length="length")
+    session = OrtSession(path)
+    encoder = load_textual(tmp_path, path, lambda _: session)
+    assert not encoder.trims_padding
+    encoder.infer([encoder.tokenize("cat")])
+    assert session.runs == [{"text": (1, 77)}]
+
+
+def test_siglip_like_of_64(tmp_path: Path) -> None:
+    """FG-CLIP 2 and SigLIP: 64 tokens, canonical text."""
+    vocabulary = save_tokenizer(tmp_path, length=64, tokenizer_kwargs={"clean": "canonicalize"})
+    path = save_openclip_text(tmp_path / "model.onnx", vocabulary=vocabulary, context=64)
+    encoder = load_textual(tmp_path, path, OrtSession)
+    (loud, quiet) = encoder.infer([encoder.tokenize("A CAT!"), encoder.tokenize("a cat")])
+    assert np.array_equal(loud.vector, quiet.vector)
+
+
+@pytest.mark.parametrize("length", ["length", 77])
+def test_m_clip(tmp_path: Path, length: int | str) -> None:
+    vocabulary = save_tokenizer(tmp_path)
+    path = save_masked_text(tmp_path / "model.onnx", vocabulary=vocabulary, length=length)
+    encoder = load_textual(tmp_path, path, OrtSession)
+    bare = OrtSession(path)
+    expected = []
+    for query in QUERIES:
+        ids = encoder.tokenizer.encode(query)
+        row, mask = np.full((1, 77), encoder.tokenizer.pad_id, np.int32), np.zeros((1, 77), np.int32)
+        row[0, : len(ids)], mask[0, : len(ids)] = ids, 1
+        expected.append(unit(bare.run({"input_ids": row, "attention_mask": mask})[0][0]))
+    assert encoder.trims_padding == (length == "length")
+    check(encoder, expected)
+
+
+def test_padding_and_mask_as_fed(tmp_path: Path) -> None:
+    """The rest of a row is the tokenizer's padding token, which need not be 0, and is masked."""
+    vocabulary = save_tokenizer(tmp_path)
+    session = OrtSession(save_masked_text(tmp_path / "model.onnx", vocabulary=vocabulary, length=77))
+    encoder = load_textual(tmp_path, tmp_path / "model.onnx", lambda _: session)
+    item = encoder.tokenize("a photo")
+    encoder.infer([item])
+    rest = 77 - len(item)
+    assert session.fed["input_ids"].tolist() == [item.ids.tolist() + [1] * rest]
+    assert session.fed["attention_mask"].tolist() == [[1] * len(item) + [0] * rest]
+    assert {array.dtype for array in session.fed.values()} == {np.dtype(np.int32)}
+
+
+def test_nllb_heeds_the_language(tmp_path: Path) -> None:
+    vocabulary = save_tokenizer(tmp_path, languages=("eng_Latn", "zho_Hans"))
+    path = save_openclip_text(tmp_path / "model.onnx", vocabulary=vocabulary)
+    encoder = load_textual(tmp_path, path, OrtSession)
+    spoken = {language: encoder.tokenize("angel", language) for language in ("en", "zh-CN", "xx", None)}
+    english, mandarin, unknown, none = (embedding.vector for embedding in encoder.infer(list(spoken.values())))
+    assert cosine(english, mandarin) < 0.9999
+    assert np.array_equal(english, unknown)
+    assert np.array_equal(english, none)
+
+
+def test_dimension(tmp_path: Path, chinese: WordPieceTokenizer) -> None:
+    assert TextualEncoder(OrtSession(save_chinese_text(tmp_path / "m.onnx")), chinese).dimension == DIMENSION
+
+
+def test_features(tmp_path: Path, chinese: WordPieceTokenizer) -> None:
+    encoder = TextualEncoder(OrtSession(save_chinese_text(tmp_path / "m.onnx")), chinese)
+    (embedding,) = encoder.infer([encoder.tokenize("猫")])
+    assert embedding.features is not None
+    assert np.linalg.norm(embedding.features) > 1.5
+    assert cosine(embedding.features, embedding.vector) > 0.999999
+
+
+def test_another_context_length_is_refused(tmp_path: Path, chinese: WordPieceTokenizer) -> None:
+    path = save_chinese_text(tmp_path / "m.onnx", length=50)
+    with pytest.raises(Unavailable, match="takes 50 tokens, its configuration says 52"):
+        load_textual(tmp_path, path, OrtSession, chinese)
+
+
+def test_a_graph_not_understood_is_refused(tmp_path: Path, chinese: WordPieceTokenizer) -> None:
+    path = save_visual(tmp_path / "m.onnx")
+    with pytest.raises(
+        Unavailable, match=r"no CLIP text tower: expected.*; its inputs are image float32 \[\?, 3, 32, 32\]"
+    ):
+        load_textual(tmp_path, path, OrtSession, chinese)

@@ -1,0 +1,158 @@
+"""Models arrive by themselves: the running server against a local hub that behaves like Hugging Face."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event, Thread
+
+import numpy as np
+import orjson
+import pytest
+from clip_models import cosine
+from hub_server import Page, Site, running
+from server import CLIP, FACES, OCR_TASK, ROOT, Reply, RunningServer, fill_cache, wait_until
+
+TEXT_TASK = {"clip": {"textual": {"modelName": CLIP}}}
+SAMPLE = ROOT / "docs" / "sample.jpg"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the hub offers, laid out as a cache."""
+    return fill_cache(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with running() as site:
+        yield site
+
+
+def offer(site: Site, models: Path, task: str, name: str) -> dict[str, Page]:
+    """Serve a model of the cache `models` as Immich's own repository; its pages by file name."""
+    folder = models / task / name
+    pages = {str(path.relative_to(folder)): Page(path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+    site.hub(f"immich-app/{name}", pages)
+    return pages
+
+
+def online(cache: Path, site: Site, **environ: str) -> RunningServer:
+    return RunningServer(cache, HF_HUB_OFFLINE="0", HF_ENDPOINT=site.base, **environ)
+
+
+def ask(server: RunningServer, entries: object, image: bytes | None = None, text: str | None = None) -> Reply:
+    with server.client() as client:
+        return client.predict(entries, image, text)
+
+
+def until_loaded(server: RunningServer, entries: object, image: bytes) -> Reply:
+    """The first answer that is no 503: on a busy machine a model may take longer than one request waits."""
+    replies: list[Reply] = []
+
+    def answered() -> bool:
+        replies.append(ask(server, entries, image))
+        return replies[-1].status != 503
+
+    wait_until(answered)
+    assert all("is still on its way" in reply.detail for reply in replies[:-1])
+    return replies[-1]
+
+
+def embedding(reply: Reply) -> np.ndarray:
+    assert reply.status == 200, reply.body
+    return np.array(orjson.loads(reply.json["clip"]))
+
+
+def test_the_first_request_fetches_and_is_answered(site: Site, models: Path, tmp_path: Path) -> None:
+    """The same embedding as from a cache that was filled by hand, and nothing is fetched twice."""
+    offer(site, models, "clip", CLIP)
+    with RunningServer(tmp_path / "by-hand", MACHINE_LEARNING_CACHE_FOLDER=str(models)) as server:
+        expected = embedding(ask(server, TEXT_TASK, text="cat"))
+    cache = tmp_path / "empty"
+    with online(cache, site) as server:
+        assert cosine(embedding(ask(server, TEXT_TASK, text="cat")), expected) > 0.999999
+        assert f"fetched clip/{CLIP}/textual from 127.0.0.1" in server.log
+    count = len(site.requests)
+    with online(cache, site) as server:
+        embedding(ask(server, TEXT_TASK, text="cat"))
+    assert len(site.requests) == count
+    assert not (cache / "clip" / CLIP / "visual").exists(), "the half nobody asked for stays away"
+
+
+def test_a_slow_model_is_503_while_others_answer_and_then_arrives(site: Site, models: Path, tmp_path: Path) -> None:
+    pages = offer(site, models, "clip", CLIP)
+    graph = pages["textual/model.onnx"]
+    graph.gate = rest = Event()
+    with online(tmp_path, site, MACHINE_LEARNING_MODEL_WAIT="1") as server:
+        assert ask(server, TEXT_TASK, text="cat").status == 503
+        wait_until(lambda: site.downloads(graph))
+        reply = ask(server, TEXT_TASK, text="cat")
+        assert reply.status == 503
+        assert int(reply.headers["retry-after"]) >= 1
+        assert "textual/model.onnx" in reply.detail
+        assert " % of " in reply.detail
+        assert until_loaded(server, OCR_TASK, SAMPLE.read_bytes()).status == 200
+        assert ask(server, TEXT_TASK, text="cat").status == 503
+        rest.set()
+        server.wait_for_log(f"loaded clip/{CLIP}/textual")
+        embedding(ask(server, TEXT_TASK, text="cat"))
+
+
+def test_a_damaged_file_is_set_aside_and_fetched_again_once(site: Site, models: Path, tmp_path: Path) -> None:
+    offer(site, models, "facial-recognition", FACES)
+    broken = tmp_path / "facial-recognition" / FACES / "detection" / "model.onnx"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"half a mo")
+    task = {"facial-recognition": {"detection": {"modelName": FACES}}}
+    with online(tmp_path, site) as server:
+        reply = ask(server, task, SAMPLE.read_bytes())
+        assert reply.status == 200, reply.body
+        assert "is set aside as model.onnx.broken-1 and fetched again" in server.log
+        assert "Traceback" not in server.log
+    assert (broken.parent / "model.onnx.broken-1").read_bytes() == b"half a mo"
+
+
+def test_a_file_that_arrives_damaged_twice_stays_and_is_named(site: Site, models: Path, tmp_path: Path) -> None:
+    pages = offer(site, models, "facial-recognition", FACES)
+    pages = {name: Page(b"no graph" * 200) if name.startswith("detection/") else page for name, page in pages.items()}
+    site.hub(f"immich-app/{FACES}", pages)
+    task = {"facial-recognition": {"detection": {"modelName": FACES}}}
+    with online(tmp_path, site) as server:
+        reply = ask(server, task, SAMPLE.read_bytes())
+    assert reply.status == 503
+    assert "detection/model.onnx cannot be loaded" in reply.detail
+    folder = tmp_path / "facial-recognition" / FACES / "detection"
+    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.onnx.broken-1"]
+
+
+def test_with_every_source_unreachable_ocr_answers_and_the_rest_says_what_to_do(tmp_path: Path) -> None:
+    """An address that nobody listens on stands for all three sources."""
+    nobody = "http://127.0.0.1:9"
+    sources = f"huggingface={nobody},modelscope={nobody},github={nobody}"
+    with RunningServer(tmp_path, HF_HUB_OFFLINE="0", MACHINE_LEARNING_MODEL_SOURCE=sources) as server:
+        ocr = {"ocr": {kind: {"modelName": "PP-OCRv5_mobile"} for kind in ("detection", "recognition")}}
+        reply = ask(server, ocr, SAMPLE.read_bytes())
+        assert reply.status == 200
+        assert "山间音乐会" in reply.json["ocr"]["text"]
+        warning = next(line for line in server.log.splitlines() if "answers in its place" in line)
+        assert "PP-OCRv5_mobile/detection" in warning
+        assert "PP-OCRv6_small/detection" in warning
+        reply = ask(server, {"clip": {"textual": {"modelName": "ViT-B-32__openai"}}}, text="海边的日落")
+        assert reply.status == 503
+        assert "set MACHINE_LEARNING_MODEL_SOURCE" in reply.detail
+        assert "place " in reply.detail
+
+
+def test_requests_that_wait_for_one_model_share_one_fetch(site: Site, models: Path, tmp_path: Path) -> None:
+    pages = offer(site, models, "clip", CLIP)
+    pages["textual/model.onnx"].trickle = (len(pages["textual/model.onnx"].data) // 4, 0.1)
+    replies: list[Reply] = []
+    with online(tmp_path, site) as server:
+        clients = [Thread(target=lambda: replies.append(ask(server, TEXT_TASK, text="cat"))) for _ in range(8)]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        assert [reply.status for reply in replies] == [200] * 8
+        assert server.log.count("loading clip/") == 1
+    resolved = [request.path for request in site.requests if request.path.endswith("textual/model.onnx")]
+    assert len([path for path in resolved if "/resolve/" in path]) == 1

@@ -1,0 +1,431 @@
+"""One request from decoding to the answer, with models that are a few lines long."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import pytest
+from PIL import Image
+from serving_fakes import settle, until
+
+from immich_ml_cn.errors import BadImage, BadRequest, InferenceFailed, TooLarge, Unavailable, UnknownModel
+from immich_ml_cn.models import images
+from immich_ml_cn.models.results import Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
+from immich_ml_cn.serving.catalogue import Catalogue, Plan
+from immich_ml_cn.serving.cpu_pool import ByteBudget, CpuPool
+from immich_ml_cn.serving.pipeline import BYTES_PER_PIXEL, LINES_AT_ONCE, Pipeline
+from immich_ml_cn.serving.registry import ModelSpec, Registry
+from immich_ml_cn.serving.tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
+
+T = TypeVar("T")
+
+WIDTH, HEIGHT = 400, 300
+_stream = io.BytesIO()
+Image.new("RGB", (WIDTH, HEIGHT), "white").save(_stream, "PNG")
+PNG = _stream.getvalue()
+
+VISUAL, TEXTUAL = ClipVisual("m"), ClipTextual("m", "zh-CN")
+FACES = FaceTask("d", "r", 0.6)
+OCR = OcrTask("d", "r", 0.4, 512, 0.5)
+
+
+def boxes_of(count: int) -> Any:
+    """`count` text boxes from top to bottom."""
+    tops = np.linspace(0, HEIGHT - 12, count)
+    corners = [[(10, top), (200, top), (200, top + 10), (10, top + 10)] for top in tops]
+    return np.array(corners, dtype=np.float32).reshape(-1, 4, 2)
+
+
+@dataclass
+class Item:
+    """A prepared tensor; the text detector's also holds the picture as an array."""
+
+    image: Any = field(default_factory=lambda: np.full((HEIGHT, WIDTH, 3), 255, np.uint8))
+
+
+@dataclass
+class Encoded:
+    """What a CLIP tower gives."""
+
+    vector: Any
+    features: Any = None
+
+
+class Model:
+    """Stands in for every kind of model: notes what it is given, answers what it was told to."""
+
+    least_side = HEIGHT // 4
+
+    def __init__(self, world: "World", name: str) -> None:
+        self.world, self.name = world, name
+
+    def prepare(self, *arguments: Any) -> Any:
+        self.world.calls.append((f"{self.name}.prepare", arguments[1:]))
+        self.world.pictures.update(
+            {id(argument): argument for argument in arguments if isinstance(argument, images.Picture)}
+        )
+        if self.name == "face_recognizer":
+            return list(range(len(arguments[1])))
+        return Item()
+
+    def tokenize(self, text: str, language: str | None) -> Any:
+        self.world.calls.append(("tokenize", (text, language)))
+        return text
+
+    def faces(self, item: Any, raw: Any, min_score: float) -> Faces:
+        self.world.calls.append(("faces", (min_score,)))
+        count = self.world.face_count
+        return Faces(np.zeros((count, 4), np.float32), np.ones(count, np.float32), np.zeros((count, 5, 2), np.float32))
+
+    def boxes(self, item: Any, raw: Any, min_score: float) -> TextBoxes:
+        self.world.calls.append(("boxes", (min_score,)))
+        count = len(self.world.lines)
+        return TextBoxes(boxes_of(count), np.arange(count, dtype=np.float32))
+
+    def decode(self, index: int) -> tuple[str, float]:
+        return self.world.lines[index]
+
+
+class Batcher:
+    def __init__(self, world: "World", name: str) -> None:
+        self.world, self.name = world, name
+        self.served = 0
+
+    async def submit(self, item: Any) -> Any:
+        return (await self.submit_all([item]))[0]
+
+    async def submit_all(self, items: Sequence[Any]) -> list[Any]:
+        self.world.batches.append((self.name, len(items)))
+        if self.name in self.world.failing:
+            raise self.world.failing[self.name]
+        if self.name in self.world.hanging:
+            self.world.reached.set()
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+        start, self.served = self.served, self.served + len(items)
+        if self.name == "text_orientation":
+            return [self.world.upside_down] * len(items)
+        if self.name == "text_recognizer":
+            return list(range(start, self.served))
+        vectors = [np.full(4, number, np.float32) for number in range(len(items))]
+        return [Encoded(vector) for vector in vectors] if self.name in ("visual", "textual") else vectors
+
+
+@dataclass
+class Lent:
+    model: Model
+    batcher: Batcher
+    name: str
+
+
+@dataclass
+class World:
+    """Catalogue and registry in one, and what went on in them."""
+
+    face_count: int = 3
+    lines: list[tuple[str, float]] = field(default_factory=lambda: [("one", 0.9), ("two", 0.8), ("three", 0.7)])
+    upside_down: float = 0.0
+    dimension: int | None = None
+    failing: dict[str, Exception] = field(default_factory=dict)
+    hanging: set[str] = field(default_factory=set)
+    calls: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
+    batches: list[tuple[str, int]] = field(default_factory=list)
+    leased: list[str] = field(default_factory=list)
+    held: int = 0
+    pictures: dict[int, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.reached = asyncio.Event()
+
+    def plan(self, tasks: Tasks) -> Plan:
+        def spec(name: str, wanted: object) -> ModelSpec | None:
+            return ModelSpec(name, "bulk", 4, cast(Any, None), dimension=self.dimension) if wanted else None
+
+        if tasks.visual and tasks.visual.model == "unknown":
+            raise UnknownModel("unknown")
+        faces, ocr = tasks.faces, tasks.ocr
+        return Plan(
+            visual=spec("visual", tasks.visual),
+            textual=spec("textual", tasks.textual),
+            face_detector=spec("face_detector", faces),
+            face_recognizer=spec("face_recognizer", faces and faces.recognition),
+            text_detector=spec("text_detector", ocr),
+            text_orientation=spec("text_orientation", ocr and ocr.recognition),
+            text_recognizer=spec("text_recognizer", ocr and ocr.recognition),
+        )
+
+    @asynccontextmanager
+    async def lease(self, spec: ModelSpec) -> AsyncIterator[Lent]:
+        self.leased.append(spec.key)
+        self.held += 1
+        try:
+            yield Lent(Model(self, spec.key), Batcher(self, spec.key), spec.key)
+        finally:
+            self.held -= 1
+
+
+class House:
+    """A pipeline in a world."""
+
+    def __init__(
+        self, world: World, *, budget: int = 1 << 30, max_pixels: int = 1 << 30, scaled_decoding: bool = False
+    ) -> None:
+        self.world = world
+        self.pool, self.text_pool = CpuPool(2, nice=0), CpuPool(1, nice=0)
+        self.budget = ByteBudget(budget)
+        self.pipeline = Pipeline(
+            cast(Catalogue, world),
+            cast(Registry, world),
+            pool=self.pool,
+            text_pool=self.text_pool,
+            budget=self.budget,
+            max_pixels=max_pixels,
+            scaled_decoding=scaled_decoding,
+        )
+
+    def close(self) -> None:
+        self.pool.close()
+        self.text_pool.close()
+
+
+def in_house(scene: Callable[[House], Coroutine[Any, Any, T]], world: World | None = None, **how: Any) -> T:
+    """Play a scene; nothing may be held at its end."""
+
+    async def play() -> T:
+        house = House(world or World(), **how)
+        try:
+            return await scene(house)
+        finally:
+            house.close()
+            assert house.world.held == 0
+            assert repr(house.budget).startswith("<ByteBudget [0 of ")
+
+    return asyncio.run(play())
+
+
+def predict(
+    tasks: Tasks, image: bytes | None = PNG, text: str | None = None, world: World | None = None, **how: Any
+) -> Answer:
+    return in_house(lambda house: house.pipeline.predict(tasks, image, text), world, **how)
+
+
+# --- what is answered ---
+
+
+def test_three_tasks_on_one_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    decode = images.decode
+
+    def counting(data: bytes, max_pixels: int, least_side: int | None) -> images.Picture:
+        decoded.append(1)
+        return decode(data, max_pixels, least_side)
+
+    monkeypatch.setattr(images, "decode", counting)
+    world = World()
+    answer = predict(Tasks(VISUAL, None, FACES, OCR), world=world)
+    assert decoded == [1]
+    assert len(world.pictures) == 1
+    assert answer.size == (WIDTH, HEIGHT)
+    assert answer.clip is not None
+    assert isinstance(answer.faces, EmbeddedFaces)
+    assert isinstance(answer.ocr, ReadText)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "scaled_decoding", "decoded"),
+    [
+        (Tasks(visual=VISUAL), True, (WIDTH // 4, HEIGHT // 4)),
+        (Tasks(visual=VISUAL), False, (WIDTH, HEIGHT)),
+        (Tasks(visual=VISUAL, faces=FACES), True, (WIDTH, HEIGHT)),
+        (Tasks(visual=VISUAL, ocr=OCR), True, (WIDTH, HEIGHT)),
+        (Tasks(faces=FACES), True, (WIDTH, HEIGHT)),
+    ],
+)
+def test_what_only_clip_looks_at_may_be_decoded_at_a_fraction(
+    tasks: Tasks, scaled_decoding: bool, decoded: tuple[int, int]
+) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT), "white").save(stream, "JPEG")
+    world = World()
+    answer = predict(tasks, stream.getvalue(), world=world, scaled_decoding=scaled_decoding)
+    assert {picture.image.size for picture in world.pictures.values()} == {decoded}
+    assert answer.size == (WIDTH, HEIGHT)
+
+
+def test_options_are_arguments_all_the_way() -> None:
+    world = World()
+    predict(Tasks(faces=FACES, ocr=OCR), world=world)
+    calls = dict(world.calls)
+    assert calls["faces"] == (0.6,)
+    assert calls["boxes"] == (0.4,)
+    assert calls["text_detector.prepare"] == (512,)
+
+
+def test_a_text_is_tokenized_with_its_language_and_has_no_size() -> None:
+    world = World()
+    answer = predict(Tasks(textual=TEXTUAL), None, "猫", world=world)
+    assert world.calls == [("tokenize", ("猫", "zh-CN"))]
+    assert answer.size is None
+    assert answer.clip is not None
+
+
+def test_detection_alone_is_raw_and_loads_nothing_else() -> None:
+    world = World()
+    answer = predict(Tasks(faces=FaceTask("d", None), ocr=OcrTask("d", None)), world=world)
+    assert isinstance(answer.faces, Faces)
+    assert isinstance(answer.ocr, TextBoxes)
+    assert sorted(world.leased) == ["face_detector", "text_detector"]
+
+
+def test_nobody_and_nothing_to_read_load_no_recognizer() -> None:
+    world = World(face_count=0, lines=[])
+    answer = predict(Tasks(faces=FACES, ocr=OCR), world=world)
+    assert isinstance(answer.faces, EmbeddedFaces)
+    assert answer.faces.embeddings == ()
+    assert isinstance(answer.ocr, ReadText)
+    assert (answer.ocr.texts, answer.ocr.scores, answer.ocr.lines.boxes.shape) == ((), (), (0, 4, 2))
+    assert sorted(world.leased) == ["face_detector", "text_detector"]
+
+
+def test_all_faces_go_in_one_submission() -> None:
+    world = World(face_count=5)
+    answer = predict(Tasks(faces=FACES), world=world)
+    assert isinstance(answer.faces, EmbeddedFaces)
+    assert [embedding[0] for embedding in answer.faces.embeddings] == [0, 1, 2, 3, 4]
+    assert ("face_recognizer", 5) in world.batches
+
+
+def test_lines_that_are_blank_or_unsure_are_left_out_with_their_boxes_and_scores() -> None:
+    lines = [("one", 0.9), ("", 0.99), ("two", 0.49), ("  ", 0.9), ("three", 0.5)]
+    answer = predict(Tasks(ocr=OCR), world=World(lines=lines))
+    assert isinstance(answer.ocr, ReadText)
+    assert answer.ocr.texts == ("one", "three")
+    assert answer.ocr.scores == (0.9, 0.5)
+    assert np.array_equal(answer.ocr.lines.boxes, boxes_of(5)[[0, 4]])
+    assert answer.ocr.lines.scores.tolist() == [0, 4]
+
+
+def test_a_page_that_stands_on_its_head_is_read_from_its_own_top() -> None:
+    answer = predict(Tasks(ocr=OCR), world=World(upside_down=0.99))
+    assert isinstance(answer.ocr, ReadText)
+    assert answer.ocr.texts == ("three", "two", "one")
+    assert answer.ocr.lines.scores.tolist() == [2, 1, 0]
+
+
+def test_a_dense_page_is_prepared_a_bounded_number_of_lines_at_a_time() -> None:
+    count = 2 * LINES_AT_ONCE + 5
+    world = World(lines=[(str(number), 0.9) for number in range(count)])
+    answer = predict(Tasks(ocr=OCR), world=world)
+    assert isinstance(answer.ocr, ReadText)
+    assert answer.ocr.texts == tuple(str(number) for number in range(count))
+    sizes = [size for name, size in world.batches if name == "text_recognizer"]
+    assert sizes == [LINES_AT_ONCE, LINES_AT_ONCE, 5]
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize("text", [None, ""])
+@pytest.mark.parametrize("tasks", [Tasks(VISUAL), Tasks(textual=TEXTUAL), Tasks(faces=FACES), Tasks(ocr=OCR)])
+def test_neither_image_nor_text(tasks: Tasks, text: str | None) -> None:
+    with pytest.raises(BadRequest, match=r"^Either image or text must be provided$"):
+        predict(tasks, None, text)
+
+
+@pytest.mark.parametrize("tasks", [Tasks(VISUAL), Tasks(faces=FACES), Tasks(ocr=OCR), Tasks(VISUAL, TEXTUAL)])
+def test_a_text_where_an_image_is_needed(tasks: Tasks) -> None:
+    with pytest.raises(BadRequest, match="needs an image"):
+        predict(tasks, None, "cat")
+
+
+@pytest.mark.parametrize("text", [None, "cat"])
+@pytest.mark.parametrize("tasks", [Tasks(textual=TEXTUAL), Tasks(VISUAL, TEXTUAL)])
+def test_an_image_where_a_text_is_needed(tasks: Tasks, text: str | None) -> None:
+    with pytest.raises(BadRequest, match="needs a text"):
+        predict(tasks, PNG, text)
+
+
+def test_an_image_wins_over_a_text() -> None:
+    assert predict(Tasks(VISUAL), PNG, "cat").size == (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("image", [None, PNG, b"broken"])
+def test_names_are_checked_first(image: bytes | None) -> None:
+    with pytest.raises(UnknownModel):
+        predict(Tasks(ClipVisual("unknown")), image)
+
+
+@pytest.mark.parametrize("image", [b"", b"broken", PNG[:60]])
+def test_a_broken_image_loads_no_model(image: bytes) -> None:
+    world = World()
+    with pytest.raises(BadImage):
+        predict(Tasks(VISUAL, None, FACES, OCR), image, world=world)
+    assert world.leased == []
+
+
+def test_an_image_over_the_limit_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "decode", lambda *arguments: pytest.fail("decoded"))
+    with pytest.raises(TooLarge):
+        predict(Tasks(VISUAL), max_pixels=WIDTH * HEIGHT - 1)
+
+
+@pytest.mark.parametrize("tasks", [Tasks(VISUAL), Tasks(textual=TEXTUAL)])
+def test_another_dimension_than_the_name_promises_is_never_answered(tasks: Tasks) -> None:
+    image, text = (None, "cat") if tasks.textual else (PNG, None)
+    with pytest.raises(Unavailable, match=r"Immich expects 512 numbers under this name, but .* gives 4"):
+        predict(tasks, image, text, world=World(dimension=512))
+    assert predict(tasks, image, text, world=World(dimension=4)).clip is not None
+
+
+# --- failure, cancellation, memory ---
+
+STAGES = ("visual", "face_detector", "face_recognizer", "text_detector", "text_orientation", "text_recognizer")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_failure_of_one_task_ends_the_others_and_is_raised_as_itself(stage: str) -> None:
+    """With everything given back: no lease, no memory. The others hang, and only their cancellation ends them."""
+    same = (
+        {"face_detector", "text_detector"}
+        if stage in ("face_recognizer", "text_orientation", "text_recognizer")
+        else set()
+    )
+    hanging = {"visual", "face_detector", "text_detector"} - {stage} - same
+    world = World(failing={stage: InferenceFailed(f"{stage} failed")}, hanging=hanging)
+    with pytest.raises(InferenceFailed, match=f"^{stage} failed$"):
+        predict(Tasks(VISUAL, None, FACES, OCR), world=world)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_client_that_leaves_gives_everything_back(stage: str) -> None:
+    async def scene(house: House) -> None:
+        asking = asyncio.create_task(house.pipeline.predict(Tasks(VISUAL, None, FACES, OCR), PNG, None))
+        await asyncio.wait_for(house.world.reached.wait(), 10)
+        assert house.world.held > 0
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    in_house(scene, World(hanging={stage}))
+
+
+def test_decoded_images_stay_within_the_budget() -> None:
+    """Room for two pictures: of four requests two are inside, and the others wait undecoded."""
+
+    async def scene(house: House) -> None:
+        asking = [asyncio.create_task(house.pipeline.predict(Tasks(VISUAL), PNG, None)) for _ in range(4)]
+        await until(lambda: "2 waiting" in repr(house.budget) and len(house.world.leased) == 2)
+        await settle()
+        assert house.world.leased == ["visual", "visual"]
+        asking[0].cancel()
+        await until(lambda: len(house.world.leased) == 3)
+        assert "1 waiting" in repr(house.budget)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+    in_house(scene, World(hanging={"visual"}), budget=2 * WIDTH * HEIGHT * BYTES_PER_PIXEL)

@@ -1,0 +1,159 @@
+"""Delivery: what is in the cache is there at once; what is being fetched can be stopped."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hub_server import Page, Site, running
+from serving_fakes import PATIENCE_S, until
+
+from immich_ml_cn.errors import DamagedModel, Unavailable
+from immich_ml_cn.metrics import Metrics
+from immich_ml_cn.settings import Settings
+from immich_ml_cn.sources import Preference, model_names
+from immich_ml_cn.store.delivery import FETCHES_AT_ONCE, Delivery, fetch_options
+
+pytestmark = pytest.mark.anyio
+
+NAME = "ViT-B-32__openai"
+GRAPH = bytes(range(256)) * 100
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    from huggingface_hub import close_session
+
+    with running() as site:
+        yield site
+    close_session()
+
+
+def serve(site: Site, name: str = NAME, graph: Page | None = None) -> None:
+    files = {
+        "config.json": Page(b"{}"),
+        "visual/model.onnx": graph or Page(GRAPH),
+        "visual/preprocess_cfg.json": Page(b"{}"),
+        "textual/model.onnx": Page(GRAPH),
+    }
+    site.hub(f"immich-app/{name}", files)
+
+
+def settings(cache: Path, site: Site | None = None) -> Settings:
+    if site is None:
+        return Settings(cache_folder=cache, hf_hub_offline=True)
+    return Settings(cache_folder=cache, hf_endpoint=site.base)
+
+
+def cached(cache: Path, name: str = NAME) -> Path:
+    path = cache / "clip" / name / "visual" / "model.onnx"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(GRAPH)
+    return path
+
+
+async def test_a_missing_half_is_fetched_and_said(site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    serve(site)
+    delivery = Delivery(settings(tmp_path, site))
+    with caplog.at_level(logging.INFO, logger="immich_ml_cn"):
+        await delivery.bring("clip", NAME, "visual")
+    assert (tmp_path / "clip" / NAME / "visual" / "model.onnx").read_bytes() == GRAPH
+    assert not (tmp_path / "clip" / NAME / "textual").exists()
+    assert f"fetched clip/{NAME}/visual from" in caplog.text
+    delivery.close()
+
+
+async def test_what_lies_in_the_cache_needs_no_source(tmp_path: Path) -> None:
+    """Neither a network nor a name that anybody offers."""
+    cached(tmp_path, "my-own-model")
+    delivery = Delivery(settings(tmp_path))
+    await delivery.bring("clip", "my-own-model", "visual")
+    delivery.close()
+
+
+async def test_what_cannot_be_had_is_unavailable_and_says_where_to_put_it(tmp_path: Path) -> None:
+    delivery = Delivery(settings(tmp_path))
+    with pytest.raises(Unavailable, match=r"switched off; place .*model.onnx"):
+        await delivery.bring("clip", NAME, "visual")
+    delivery.close()
+
+
+async def test_fetches_are_counted_and_what_is_here_is_none(site: Site, tmp_path: Path) -> None:
+    serve(site)
+    metrics = Metrics()
+    delivery = Delivery(settings(tmp_path, site), metrics)
+    for _ in range(2):
+        await delivery.bring("clip", NAME, "visual")
+    delivery.close()
+    offline = Delivery(settings(tmp_path / "empty"), metrics)
+    with pytest.raises(Unavailable):
+        await offline.bring("clip", NAME, "visual")
+    offline.close()
+    assert metrics.fetches == {(f"clip/{NAME}/visual", "ok"): 1, (f"clip/{NAME}/visual", "failed"): 1}
+
+
+async def test_a_model_that_is_here_does_not_wait_for_downloads(site: Site, tmp_path: Path) -> None:
+    """And `close` stops the downloads; those that had not begun are dropped."""
+    names = [name for name in model_names("clip") if "SigLIP" in name][: FETCHES_AT_ONCE + 1]
+    for name in names:
+        serve(site, name, Page(GRAPH, stall_after=1000))
+    cached(tmp_path)
+    delivery = Delivery(settings(tmp_path, site))
+    downloads = [asyncio.create_task(delivery.bring("clip", name, "visual")) for name in names]
+    await until(lambda: sum(request.path.startswith("/cdn/") for request in site.requests) >= FETCHES_AT_ONCE)
+    await asyncio.wait_for(delivery.bring("clip", NAME, "visual"), PATIENCE_S)
+    assert not any(download.done() for download in downloads)
+    delivery.close()
+    outcomes = await asyncio.wait_for(asyncio.gather(*downloads, return_exceptions=True), PATIENCE_S)
+    assert sum(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, Unavailable) for outcome in outcomes) == FETCHES_AT_ONCE
+    await until(lambda: not any(thread.name.startswith("fetch") for thread in threading.enumerate()))
+
+
+class TestSettingAside:
+    async def test_a_damaged_file_is_renamed_once(self, tmp_path: Path) -> None:
+        path = cached(tmp_path)
+        delivery = Delivery(settings(tmp_path))
+        damage = DamagedModel(path, "cut short")
+        assert delivery.set_aside(damage)
+        assert not path.exists()
+        assert [file.read_bytes() for file in path.parent.iterdir()] == [GRAPH]
+        path.write_bytes(GRAPH)
+        assert not delivery.set_aside(damage), "the same bytes again will not help"
+        assert path.exists()
+        delivery.close()
+
+    async def test_what_is_not_in_the_cache_is_not_touched(self, tmp_path: Path) -> None:
+        path = cached(tmp_path / "elsewhere")
+        delivery = Delivery(settings(tmp_path / "cache"))
+        assert not delivery.set_aside(DamagedModel(path, "cut short"))
+        assert path.exists()
+        delivery.close()
+
+    async def test_a_file_that_cannot_be_renamed_stays_a_failure(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        delivery = Delivery(settings(tmp_path))
+        (tmp_path / "clip").mkdir()
+        assert not delivery.set_aside(DamagedModel(tmp_path / "clip" / "gone.onnx", "cut short"))
+        assert "cannot be set aside" in caplog.text
+        delivery.close()
+
+
+def test_options_are_the_settings() -> None:
+    options = fetch_options(
+        replace(
+            Settings(),
+            model_source=Preference.parse("modelscope"),
+            hf_endpoint="http://mirror",
+            hf_token="hf_x",
+            hf_hub_offline=True,
+        )
+    )
+    assert options.preference.order == ("modelscope",)
+    assert (options.hf_endpoint, options.hf_token, options.offline) == ("http://mirror", "hf_x", True)
+    assert fetch_options(Settings()).hf_endpoint is None
+    assert fetch_options(Settings()).hf_token is None
