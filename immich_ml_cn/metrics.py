@@ -87,41 +87,41 @@ class Metrics:
         self.batches: dict[str, Histogram] = {}
         self._errors: deque[Failure] = deque(maxlen=ERRORS_KEPT)
 
-    def request(self, task: str, model: str, status: int) -> None:
+    def count_request(self, task: str, model: str, status: int) -> None:
         """Count a task of a request by how it ended; `model` must be of a bounded set."""
         self.requests[task, model, str(status)] += 1
 
-    def response(self, route: str, status: int) -> None:
+    def count_response(self, route: str, status: int) -> None:
         """Count an answered request."""
         self.responses[route, str(status)] += 1
 
-    def fetch(self, model: str, outcome: str) -> None:
+    def count_fetch(self, model: str, outcome: str) -> None:
         """Count a fetch from the internet that ended as ``ok`` or ``failed``."""
         self.fetches[model, outcome] += 1
 
-    def took(self, what: str, model: str, seconds: float) -> None:
+    def observe(self, what: str, model: str, seconds: float) -> None:
         """Count a time, of those in `TIMES`; `model` is "" where a request as a whole is meant."""
         histogram = self.seconds.get((what, model))
         if histogram is None:
             histogram = self.seconds[what, model] = Histogram(SECONDS)
         histogram.add(seconds)
 
-    def batch(self, model: str, size: int) -> None:
+    def observe_batch(self, model: str, size: int) -> None:
         """Count a batch of `size` items."""
         if model not in self.batches:
             self.batches[model] = Histogram(ITEMS)
         self.batches[model].add(size)
 
     @contextmanager
-    def timed(self, what: str, model: str = "") -> Iterator[None]:
+    def time(self, what: str, model: str = "") -> Iterator[None]:
         """Count the time of a `with` block, however it ends."""
         started = self._clock()
         try:
             yield
         finally:
-            self.took(what, model, self._clock() - started)
+            self.observe(what, model, self._clock() - started)
 
-    def failed(self, message: str) -> None:
+    def record_error(self, message: str) -> None:
         """Remember a failure of ours; the oldest is forgotten."""
         self._errors.append(Failure(self._clock(), message))
 

@@ -159,7 +159,7 @@ class Service:
         return exposition(replace(snapshot, gauges=[*snapshot.gauges, *gpus]))
 
     def _on_death(self, reason: str) -> None:
-        self.metrics.failed(reason)
+        self.metrics.record_error(reason)
         self._report_death(reason)
 
     def _upstream(self) -> Upstream | None:

@@ -24,7 +24,7 @@ def test_a_value_falls_into_the_first_bucket_that_holds_it() -> None:
 def test_time_is_counted_however_the_block_ends() -> None:
     clock = Clock()
     metrics = Metrics(clock)
-    with suppress(ValueError), metrics.timed("decode"):
+    with suppress(ValueError), metrics.time("decode"):
         clock.now += 3
         raise ValueError
     assert metrics.seconds["decode", ""].sum == 3
@@ -34,7 +34,7 @@ def test_only_the_last_errors_are_kept_the_newest_first() -> None:
     clock = Clock()
     metrics = Metrics(clock)
     for number in range(ERRORS_KEPT + 5):
-        metrics.failed(f"error {number}")
+        metrics.record_error(f"error {number}")
         clock.now += 1
     errors = metrics.last_errors()
     assert len(errors) == ERRORS_KEPT
@@ -44,10 +44,10 @@ def test_only_the_last_errors_are_kept_the_newest_first() -> None:
 
 def test_a_copy_does_not_change_any_more() -> None:
     metrics = Metrics()
-    metrics.batch("m", 3)
+    metrics.observe_batch("m", 3)
     copied = metrics.copy()
-    metrics.batch("m", 3)
-    metrics.request("t", "m", 200)
+    metrics.observe_batch("m", 3)
+    metrics.count_request("t", "m", 200)
     assert copied.batches["m"].sum == 3
     assert not copied.requests
 
@@ -62,9 +62,9 @@ def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
 
 def test_the_exposition_is_read_back_by_prometheus_own_parser() -> None:
     metrics = Metrics()
-    metrics.request("ocr", 'a "quoted"\nmodel', 200)
-    metrics.fetch("clip/x", "failed")
-    metrics.took("queue", "m", 0.3)
+    metrics.count_request("ocr", 'a "quoted"\nmodel', 200)
+    metrics.count_fetch("clip/x", "failed")
+    metrics.observe("queue", "m", 0.3)
     gauges = [Gauge("threads", "Threads.", {"": 3.0}), Gauge("queue_length", "Waiting.", {"m": 2.0}, "model")]
     found = samples(exposition(Snapshot(metrics, "1.2", "CPU", gauges)).decode())
 

@@ -198,7 +198,7 @@ class Batcher(Generic[ItemT, OutputT]):
             self._arrived.clear()
         now = self._clock()
         for waiting in batch:
-            self._metrics.took("queue", self.name, now - waiting.since)
+            self._metrics.observe("queue", self.name, now - waiting.since)
         return batch
 
     async def _run(
@@ -265,10 +265,10 @@ class Batcher(Generic[ItemT, OutputT]):
         self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]], *, single: bool
     ) -> Exception | None:
         """Run a batch once and hand out its outputs; why it failed, if it did."""
-        self._metrics.batch(self.name, len(batch))
+        self._metrics.observe_batch(self.name, len(batch))
         lane, items = replica.lane, [waiting.item for waiting in batch]
         try:
-            with self._metrics.timed("inference", self.name):
+            with self._metrics.time("inference", self.name):
                 if single:
                     outputs = await lane.run_beside(_infer_single, replica.model, items)
                 else:

@@ -124,7 +124,7 @@ class Pipeline:
             raise
         finally:
             for task, model in models.items():
-                self._metrics.request(task, model, status)
+                self._metrics.count_request(task, model, status)
 
     async def _answer(
         self, tasks: Tasks, plan: Plan, image: bytes | None, text: str | None, *, upright: bool, max_side: int | None
@@ -143,13 +143,13 @@ class Pipeline:
     async def _answer_image(
         self, tasks: Tasks, plan: Plan, data: bytes, *, upright: bool, max_side: int | None
     ) -> Answer:
-        with self._metrics.timed("measure"):
+        with self._metrics.time("measure"):
             width, height = await self._pool.run(images.measure, data, self._max_pixels)
         if max_side is not None and max(width, height) > max_side:
             raise TooLarge(f"the image has {width} x {height} pixels, more than {max_side} wide or high")
         least_side = await self._least_side(plan)
         async with self._budget.reserve(width * height * BYTES_PER_PIXEL):
-            with self._metrics.timed("decode"):
+            with self._metrics.time("decode"):
                 picture = await self._pool.run(images.decode, data, self._max_pixels, least_side)
                 if upright:
                     picture = await self._pool.run(images.upright, picture)
@@ -194,7 +194,7 @@ class Pipeline:
         async with self._registry.lease(plan.face_detector) as detector:
             item = await self._pool.run(detector.model.prepare, picture)
             raw = await detector.batcher.submit(item)
-            with self._metrics.timed("postprocess", plan.face_detector.key):
+            with self._metrics.time("postprocess", plan.face_detector.key):
                 faces: Faces = await self._pool.run(detector.model.faces, item, raw, task.min_score)
         if plan.face_recognizer is None:
             return faces
@@ -213,7 +213,7 @@ class Pipeline:
         async with self._registry.lease(plan.text_detector) as detector:
             item = await self._pool.run(detector.model.prepare, picture, task.max_resolution)
             probabilities = await detector.batcher.submit(item)
-            with self._metrics.timed("postprocess", plan.text_detector.key):
+            with self._metrics.time("postprocess", plan.text_detector.key):
                 found: TextBoxes = await self._pool.run(
                     detector.model.boxes, item, probabilities, task.min_detection_score
                 )
@@ -234,7 +234,7 @@ class Pipeline:
             probabilities = await self._run_all(orientation, lines)
             lines, order = await self._pool.run(_turn_lines, lines, probabilities, found.boxes)
             paths = await self._run_all(recognizer, lines)
-            with self._metrics.timed("postprocess", reader.key):
+            with self._metrics.time("postprocess", reader.key):
                 read = await self._pool.each(recognizer.model.decode, paths)
         kept = [index for index in order if _is_text(read[index], min_score)]
         return ReadText(

@@ -54,7 +54,7 @@ class Delivery:
             await asyncio.get_running_loop().run_in_executor(self._executor, self.bring_now, task, model, kind)
             outcome = "ok"
         finally:
-            self._metrics.fetch(f"{task}/{model}/{kind}", outcome)
+            self._metrics.count_fetch(f"{task}/{model}/{kind}", outcome)
 
     def arrival(self, task: str, model: str) -> str:
         """How far the fetch of a model is, as an addition to a sentence; "" when none is under way."""

@@ -94,7 +94,7 @@ class _House:
 
     async def _receive(self, request: Request, read: Callable[[Request], Awaitable[T]]) -> T:
         try:
-            with self._metrics.timed("receive"):
+            with self._metrics.time("receive"):
                 async with asyncio.timeout(self._receive_timeout_s):
                     return await read(request)
         except TimeoutError:
@@ -252,7 +252,7 @@ class _Failures:
         line = f"{request.method} {request.url.path} → {error.status} {_one_line(str(error))}"
         logger.log(level, "%s", line)
         if error.status >= 500:
-            self._metrics.failed(line)
+            self._metrics.record_error(line)
             logger.debug("what happened", exc_info=error.__cause__)
         headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
         if error.status == RequestTimeout.status:
@@ -261,7 +261,7 @@ class _Failures:
 
     async def unexpected(self, request: Request, error: Exception) -> Response:
         """Anything else: uvicorn logs its traceback."""
-        self._metrics.failed(f"{request.method} {request.url.path} → 500 {_one_line(repr(error))}")
+        self._metrics.record_error(f"{request.method} {request.url.path} → 500 {_one_line(repr(error))}")
         return JSONResponse({"detail": "the server failed on this request; its log says why"}, 500)
 
 

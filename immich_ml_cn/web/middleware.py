@@ -108,7 +108,7 @@ class Journal:
             await self._app(scope, receive, noted)
         finally:
             path = scope["path"]
-            self._metrics.response(path if path in self._routes else "other", status)
+            self._metrics.count_response(path if path in self._routes else "other", status)
             took_ms = (time.monotonic() - started) * 1000
             logger.debug("%s %s → %d in %.0f ms", scope["method"], path, status, took_ms)
             REQUEST.reset(token)
