@@ -52,7 +52,7 @@ class ParallelCall:
     feeds: Sequence[Feeds]
 
     def __call__(self) -> None:
-        self.session.run_each(self.feeds)
+        self.session.run_parallel(self.feeds)
 
     def in_turn(self) -> Sequence[Call]:
         """The same work, one run after the other."""
@@ -93,15 +93,15 @@ class _RecordingParallelSession(_RecordingSession):
     session: ParallelSession
 
     @property
-    def width(self) -> int:
-        return self.session.width
+    def parallelism(self) -> int:
+        return self.session.parallelism
 
-    def run_single(self, feeds: Feeds) -> list[NDArray[Any]]:
+    def run_single_threaded(self, feeds: Feeds) -> list[NDArray[Any]]:
         return self.run(feeds)  # one request at a time is recorded
 
-    def run_each(self, feeds: Sequence[Feeds]) -> list[list[NDArray[Any]]]:
+    def run_parallel(self, feeds: Sequence[Feeds]) -> list[list[NDArray[Any]]]:
         self.calls.append(ParallelCall(self.session, [dict(feed) for feed in feeds]))
-        return self.session.run_each(feeds)
+        return self.session.run_parallel(feeds)
 
 
 class _RecordingEngine:
@@ -114,8 +114,8 @@ class _RecordingEngine:
         self.description = engine.description
         self.calls: list[AnyCall] = []
 
-    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
-        session = self._engine.open(graph, kind, device_id, side_by_side=side_by_side)
+    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False) -> Session:
+        session = self._engine.open(graph, kind, device_id, parallel=parallel)
         if isinstance(session, ParallelSession):
             return _RecordingParallelSession(session, self.calls)
         return _RecordingSession(session, self.calls)

@@ -59,7 +59,7 @@ def open_session(source: Graph) -> OrtSession:
 
 def open_parallel_session(source: Graph) -> Session:
     settings = Settings.from_env({"MACHINE_LEARNING_MODEL_INTRA_OP_THREADS": "2"})
-    return CpuEngine(settings).open(source, "bulk", 0, side_by_side=True)
+    return CpuEngine(settings).open(source, "bulk", 0, parallel=True)
 
 
 def bundled(name: str) -> Path:

@@ -44,23 +44,23 @@ class Doubler:
         return [2 * item for item in items]
 
 
-class Streamer(Doubler):
+class ParallelDoubler(Doubler):
     """A doubler that runs single items beside one another: each of `held` until its event is set.
 
     Attributes:
         singles: those that were run, in the order of their beginning.
     """
 
-    def __init__(self, streams: int = 2, poison: Sequence[int] = ()) -> None:
+    def __init__(self, parallelism: int = 2, poison: Sequence[int] = ()) -> None:
         super().__init__(poison)
-        self.streams = streams
+        self.parallelism = parallelism
         self.singles: list[int] = []
         self.held: dict[int, threading.Event] = {}
 
     def hold(self, *items: int) -> None:
         self.held.update({item: threading.Event() for item in items})
 
-    def infer_single(self, item: int) -> int:
+    def infer_one(self, item: int) -> int:
         self.singles.append(item)
         if item in self.held and not self.held[item].wait(PATIENCE_S):
             raise TimeoutError("the test never let it go on")
@@ -83,7 +83,7 @@ class FakeEngine:
         self.on_gpu = on_gpu
         self.opened: list[tuple[LaneKind, int]] = []
 
-    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
+    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False) -> Session:
         self.opened.append((kind, device_id))
         return NoSession()  # type: ignore[return-value]
 

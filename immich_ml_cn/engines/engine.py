@@ -30,11 +30,11 @@ class Engine(Protocol):
         """Device and versions for people, e.g. ``CPU, 8 threads (ONNX Runtime 1.32.0)``."""
         ...
 
-    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
+    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False) -> Session:
         """Load a graph for a lane; called on that lane's loader thread.
 
         Args:
-            side_by_side: its inputs are many and small: a `ParallelSession`, where the device is one for it.
+            parallel: its inputs are many and small: open a `ParallelSession` where the device gains from one.
 
         Raises:
             LoadError: the graph cannot run here.

@@ -20,14 +20,14 @@ from .cores import threads_for
 from .engine import LoadError
 from .graphs.files import Graph, graph_bytes, graph_name
 from .packages import runtime_version, version
+from .parallel import CpuParallelSession
 from .prepacked import GRAPH, WEIGHTS, PrepackedGraphs, as_file
 from .session import LaneKind, Session, TensorInfo
-from .side_by_side import SideBySideSession
 
 logger = logging.getLogger(__name__)
 
 COPIED_BYTES: Final = 128 << 20
-"""Of a graph that is opened twice, to run side by side, where its weights cannot be shared."""
+"""Up to this size a graph is opened twice for parallel runs even where its weights cannot be shared."""
 
 _DAMAGE: Final = ("InvalidProtobuf", "InvalidGraph")
 """ONNX Runtime's exceptions for a file that will not load anywhere, whatever the device."""
@@ -57,7 +57,7 @@ class CpuEngine:
     def description(self) -> str:
         return f"CPU, {threads_for(self._settings, 'interactive')} threads (ONNX Runtime {runtime_version()})"
 
-    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
+    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False) -> Session:
         """See `Engine.open`; a CPU has no device numbers."""
         del device_id
         threads = threads_for(self._settings, kind)
@@ -65,12 +65,12 @@ class CpuEngine:
         packed = prepacked.path(graph) if prepacked else None
         if prepacked and packed and not isinstance(graph, bytes):
             try:
-                return _sessions(partial(self._packed_session, packed), threads, side_by_side=side_by_side)
+                return _sessions(partial(self._packed_session, packed), threads, parallel=parallel)
             except (DamagedModel, LoadError) as error:
                 logger.warning("packed weights are thrown away: %s", error)
                 prepacked.discard(graph)
-        copied = side_by_side and _is_copied(graph)
-        return _sessions(partial(self._session, graph), threads, side_by_side=copied)
+        copied = parallel and _is_copied(graph)
+        return _sessions(partial(self._session, graph), threads, parallel=copied)
 
     def _session(self, graph: Graph, threads: int) -> "OnnxSession":
         import onnxruntime
@@ -102,9 +102,9 @@ class CudaEngine:
         versions = f"ONNX Runtime {onnxruntime.__version__}, CUDA {onnxruntime.cuda_version}, cuDNN {cudnn}"
         return f"GPU {names} ({versions})"
 
-    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
+    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False) -> Session:
         """See `Engine.open`; a GPU takes batches. A session that silently fell back to the CPU is refused."""
-        del kind, side_by_side
+        del kind, parallel
         import onnxruntime
 
         options = _session_options(self._settings, self._settings.intra_op_threads or 1)
@@ -194,11 +194,11 @@ def _made_up(info: TensorInfo) -> NDArray[Any]:
     return np.random.default_rng(0).random(shape).astype(dtype) if dtype.kind == "f" else np.ones(shape, dtype)
 
 
-def _sessions(open_on: Callable[[int], "OnnxSession"], threads: int, *, side_by_side: bool) -> Session:
-    whole = open_on(threads)
-    if not side_by_side:
-        return whole
-    return SideBySideSession(whole, open_on(1) if threads > 1 else whole, threads)
+def _sessions(open_on: Callable[[int], "OnnxSession"], threads: int, *, parallel: bool) -> Session:
+    session = open_on(threads)
+    if not parallel:
+        return session
+    return CpuParallelSession(session, open_on(1) if threads > 1 else session, threads)
 
 
 def _is_copied(graph: Graph) -> bool:

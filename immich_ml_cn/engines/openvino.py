@@ -22,9 +22,9 @@ from .graphs.files import Graph, file_or_data, graph_bytes, graph_name
 from .graphs.metadata import read_metadata
 from .graphs.openvino_rewrites import rewrite
 from .packages import version
+from .parallel import CpuParallelSession
 from .session import LaneKind, Session, TensorInfo
 from .shelf import Shelf
-from .side_by_side import SideBySideSession
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class OpenVinoEngine:
         names = (f"{name.removeprefix('GPU.')}: {self._property(name, 'FULL_DEVICE_NAME')}" for name in self._names)
         return f"GPU {', '.join(names)}, {self.precision} ({runtime})"
 
-    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> Session:
+    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False) -> Session:
         """See `Engine.open`; a CPU has no device numbers, graphics take batches."""
         graph = file_or_data(graph)
         if isinstance(graph, Path) and not graph.is_file():
@@ -101,11 +101,11 @@ class OpenVinoEngine:
         if self.on_gpu:
             return self._session(graph, f"GPU.{device_id}", self._shared_config())
         threads = threads_for(self._settings, kind)
-        whole = self._session(graph, "CPU", self._cpu_config(threads))
-        if not side_by_side or graph_bytes(graph) > REWRITTEN_BYTES:
-            return whole  # images gain nothing from it
-        single = self._session(graph, "CPU", self._cpu_config(threads, threads), threads) if threads > 1 else whole
-        return OpenVinoSideBySide(whole, single, threads)
+        session = self._session(graph, "CPU", self._cpu_config(threads))
+        if not parallel or graph_bytes(graph) > REWRITTEN_BYTES:
+            return session  # images gain nothing from it
+        single = self._session(graph, "CPU", self._cpu_config(threads, threads), threads) if threads > 1 else session
+        return OpenVinoParallelSession(session, single, threads)
 
     def _session(self, graph: Path | bytes, name: str, config: dict[str, Any], requests: int = 1) -> "OpenVinoSession":
         compiled = self._compile(graph, name, config)
@@ -279,25 +279,29 @@ class OpenVinoSession:
             self._compiled.release_memory()
 
 
-class OpenVinoSideBySide(SideBySideSession):
+class OpenVinoParallelSession(CpuParallelSession):
     """`ParallelSession` on the CPU: as many runs at once as there are threads, in streams of one compiled model, which
-    share its weights. Small inputs of one shape are run as a batch, where the graph takes any number."""
+    share its weights. Small inputs of one shape are run as a batch, where the graph has a dynamic batch axis."""
 
-    def __init__(self, whole: OpenVinoSession, single: OpenVinoSession, threads: int) -> None:
-        """See `SideBySideSession`."""
-        super().__init__(whole, single, threads)
-        self._streams = single
-        self._takes_batches = all(info.shape[:1] == (None,) for info in (*single.inputs, *single.outputs))
+    def __init__(self, latency: OpenVinoSession, streams: OpenVinoSession, threads: int) -> None:
+        """
+        Args:
+            latency: one run at a time, on all threads.
+            streams: `threads` runs at a time, on one thread each.
+        """
+        super().__init__(latency, streams, threads)
+        self._streams = streams
+        self._takes_batches = all(info.shape[:1] == (None,) for info in (*streams.inputs, *streams.outputs))
 
-    def run_each(self, feeds: Sequence[Feeds]) -> list[list[NDArray[Any]]]:
-        """See `ParallelSession.run_each`; each of `feeds` is a batch of one where the graph takes any number.
+    def run_parallel(self, feeds: Sequence[Feeds]) -> list[list[NDArray[Any]]]:
+        """See `ParallelSession.run_parallel`; each of `feeds` is a batch of one where the graph takes any number.
 
         Raises:
             ValueError, RuntimeError: as `OpenVinoSession.run`, for one of them; the others ran or never will.
         """
         batches = _batches(feeds) if self._takes_batches else [[feed] for feed in feeds]
         try:
-            outputs = super().run_each([_joined(batch) for batch in batches])
+            outputs = super().run_parallel([_joined(batch) for batch in batches])
         finally:
             self._streams.release()
         if len(batches) == len(feeds):

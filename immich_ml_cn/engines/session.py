@@ -54,20 +54,20 @@ class Session(Protocol):
 
 @runtime_checkable
 class ParallelSession(Session, Protocol):
-    """A session on a device that does several small runs side by side faster than one of them, or their batch, on all
-    of it: a CPU, of which each core takes one."""
+    """A session on a device that finishes several small runs sooner in parallel, one core each, than in turn on all
+    cores or as one batch: a CPU."""
 
     @property
-    def width(self) -> int:
-        """How many runs go side by side."""
+    def parallelism(self) -> int:
+        """How many runs go in parallel."""
         ...
 
-    def run_single(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Run the graph on the calling thread only; `width` threads may do so at once."""
+    def run_single_threaded(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run the graph on the calling thread only; `parallelism` threads may do so at once."""
         ...
 
-    def run_each(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
-        """Run the graph once for each of `feeds`, several at a time; the outputs of each, in order."""
+    def run_parallel(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
+        """Run the graph once for each of `feeds`, up to `parallelism` at a time; the outputs of each, in order."""
         ...
 
 
@@ -88,14 +88,14 @@ class Model(Protocol[ItemT, OutputT]):
 
 
 @runtime_checkable
-class StreamingModel(Model[ItemT, OutputT], Protocol):
-    """A model of which several items may run at once, each on a core of its own, without waiting for one another."""
+class ParallelModel(Model[ItemT, OutputT], Protocol):
+    """A model that can run several items in parallel, one core each, without waiting for one another."""
 
     @property
-    def streams(self) -> int:
-        """How many; 1 where nothing is gained."""
+    def parallelism(self) -> int:
+        """How many items may run in parallel; 1 where nothing is gained."""
         ...
 
-    def infer_single(self, item: ItemT) -> OutputT:
-        """Run one item on the calling thread only; `streams` threads may do so at once."""
+    def infer_one(self, item: ItemT) -> OutputT:
+        """Run one item on the calling thread only; `parallelism` threads may do so at once."""
         ...

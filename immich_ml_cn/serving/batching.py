@@ -4,9 +4,9 @@ A batch closes when the lane is free, not when a clock says so: the oldest live 
 others of its bucket. (The rule of Hugging Face's text-embeddings-inference; a waiting window gains little and costs
 much at the few concurrent jobs that Immich sends.)
 
-Where a model streams and there are items enough for every core, each core takes the next item as soon as it is done
-with the last: in a batch it would wait for the others. As soon as another model waits for the lane there are batches
-again: it is not to wait for cores that end one after the other.
+Where a model is a `ParallelModel` and there are items enough for every core, each core takes the next item as soon as
+it is done with the last: in a batch it would wait for the others. As soon as another model waits for the lane there are
+batches again: it is not to wait for cores that end one after the other.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from immich_ml_cn.engines.device_errors import is_of_device, is_out_of_memory, is_poisoned
-from immich_ml_cn.engines.session import Model, StreamingModel
+from immich_ml_cn.engines.session import Model, ParallelModel
 from immich_ml_cn.errors import InferenceFailed, OutOfMemory, ServiceError, Unavailable
 from immich_ml_cn.metrics import Metrics
 
@@ -39,9 +39,9 @@ class Replica(Generic[ItemT, OutputT]):
     model: Model[ItemT, OutputT]
 
     @property
-    def streams(self) -> int:
+    def parallelism(self) -> int:
         """How many single items may run at once."""
-        return self.model.streams if isinstance(self.model, StreamingModel) else 1
+        return self.model.parallelism if isinstance(self.model, ParallelModel) else 1
 
 
 @dataclass(eq=False)
@@ -56,9 +56,9 @@ async def _nothing() -> None:
     """The relief of a batcher that stands alone."""
 
 
-def _infer_single(model: StreamingModel[ItemT, OutputT], items: list[ItemT]) -> Sequence[OutputT]:
+def _infer_one(model: ParallelModel[ItemT, OutputT], items: list[ItemT]) -> Sequence[OutputT]:
     (item,) = items
-    return [model.infer_single(item)]
+    return [model.infer_one(item)]
 
 
 class Batcher(Generic[ItemT, OutputT]):
@@ -94,7 +94,7 @@ class Batcher(Generic[ItemT, OutputT]):
         self._closed = False
         self._running = 0
         # How many items were here at each of the last arrivals: who came together lately will do so again.
-        self._crowds: deque[int] = deque((0,), max(replica.streams for replica in replicas))
+        self._crowds: deque[int] = deque((0,), max(replica.parallelism for replica in replicas))
         self._singles: set[asyncio.Task[None]] = set()
         self._tasks = [asyncio.create_task(self._serve(replica), name=f"batcher {name}") for replica in replicas]
         for task in self._tasks:
@@ -151,11 +151,11 @@ class Batcher(Generic[ItemT, OutputT]):
         return replicas
 
     async def _serve(self, replica: Replica[ItemT, OutputT]) -> None:
-        turn, streams = replica.lane.turn, replica.streams
+        turn, parallelism = replica.lane.turn, replica.parallelism
         while True:
             await self._arrived.wait()
-            crowded = streams > 1 and max(self._crowds) >= streams
-            alone = await turn.take(streams if crowded else 1)
+            crowded = parallelism > 1 and max(self._crowds) >= parallelism
+            alone = await turn.take(parallelism if crowded else 1)
             if alone and not (crowded and not turn.wanted):
                 try:
                     await self._run(replica, self._take(self._max_batch))
@@ -270,7 +270,7 @@ class Batcher(Generic[ItemT, OutputT]):
         try:
             with self._metrics.time("inference", self.name):
                 if single:
-                    outputs = await lane.run_beside(_infer_single, replica.model, items)
+                    outputs = await lane.run_beside(_infer_one, replica.model, items)
                 else:
                     outputs = await lane.run(self._infer, replica.model, items)
         except Exception as error:

@@ -28,8 +28,8 @@ FACES: Final = "facial-recognition"
 FACE_DIMENSION: Final = 512
 """Of every ArcFace embedding: Immich's column has room for no other."""
 
-LINES_SIDE_BY_SIDE: Final = 32
-"""Lines of text that a CPU takes on at once, over all requests: each core one, until all are done."""
+MAX_PARALLEL_LINES: Final = 32
+"""Lines of text, over all requests, that a CPU is given together and runs in parallel, one core each."""
 
 MAX_NAME_BYTES: Final = 128
 """A folder's name may have 255; more than this no model has."""
@@ -64,7 +64,7 @@ class Catalogue:
         self._max_batch_clip = settings.max_batch_clip or (16 if on_gpu else 4)
         self._max_batch_faces = settings.max_batch_faces or 16
         self._max_batch_detection = 4 if on_gpu else 1
-        self._max_batch_ocr = settings.max_batch_ocr if on_gpu else LINES_SIDE_BY_SIDE
+        self._max_batch_ocr = settings.max_batch_ocr if on_gpu else MAX_PARALLEL_LINES
 
     def plan(self, tasks: Tasks) -> Plan:
         """The models of a request.
@@ -144,7 +144,7 @@ class Catalogue:
 
             return load_recognizer(path, open_session)
 
-        return self._ocr(name, "recognition", build, self._max_batch_ocr, side_by_side=True)
+        return self._ocr(name, "recognition", build, self._max_batch_ocr, parallel=True)
 
     def text_orientation(self) -> ModelSpec:
         """PP-OCR's classifier of upside-down lines, which the rapidocr package carries."""
@@ -163,13 +163,13 @@ class Catalogue:
             max_batch=self._max_batch_ocr,
             build=build,
             device=self._devices.get("ocr"),
-            side_by_side=True,
+            parallel=True,
         )
 
-    def _ocr(self, name: str, kind: str, build: BuildFrom, batch: int, *, side_by_side: bool = False) -> ModelSpec:
+    def _ocr(self, name: str, kind: str, build: BuildFrom, batch: int, *, parallel: bool = False) -> ModelSpec:
         known = self._known("ocr", name)
         bundled = sources.bundled("ocr", "PP-OCRv6_small", kind)
-        spec = replace(self._spec("ocr", known, kind, build, batch), side_by_side=side_by_side)
+        spec = replace(self._spec("ocr", known, kind, build, batch), parallel=parallel)
         if bundled is None or self._path("ocr", known, kind).is_file():
             return spec
         carried = ModelSpec(
@@ -178,7 +178,7 @@ class Catalogue:
             max_batch=batch,
             build=lambda open_session: build(bundled, open_session),
             device=self._devices.get("ocr"),
-            side_by_side=side_by_side,
+            parallel=parallel,
         )
         if known == "PP-OCRv6_small":
             return carried
@@ -212,7 +212,7 @@ class Catalogue:
             set_aside=self._delivery.set_aside,
             device=self._devices.get("clip"),
             dimension=LISTED_DIMENSIONS.get(asked),
-            side_by_side=kind == "visual",
+            parallel=kind == "visual",
         )
 
     def _known(self, task: str, name: str) -> str:

@@ -51,7 +51,7 @@ class ModelSpec:
         device: the one GPU that runs it, None for all.
         arrival: how much of what `fetch` brings has come, as an addition to a sentence; "" when nothing is coming.
         dimension: length that the answers must have, None where any will do.
-        side_by_side: its items are many and small, and a CPU runs them side by side rather than as a batch.
+        parallel: its items are many and small, and a CPU runs them in parallel, one core each, rather than as a batch.
     """
 
     key: str
@@ -64,7 +64,7 @@ class ModelSpec:
     device: int | None = None
     arrival: Callable[[], str] | None = None
     dimension: int | None = None
-    side_by_side: bool = False
+    parallel: bool = False
 
 
 @dataclass(frozen=True)
@@ -311,7 +311,7 @@ class Registry:
 
     def _opener(self, spec: ModelSpec, lane: Lane, sizes: list[int]) -> OpenSession:
         def open_session(graph: Graph) -> Session:
-            session = self._engine.open(graph, lane.kind, lane.device_id, side_by_side=spec.side_by_side)
+            session = self._engine.open(graph, lane.kind, lane.device_id, parallel=spec.parallel)
             with suppress(OSError):  # the file may be gone by now
                 sizes.append(graph_bytes(graph))
             return session

@@ -28,9 +28,9 @@ from immich_ml_cn.engines import (
     select_engine,
     usable_cores,
 )
+from immich_ml_cn.engines.parallel import CpuParallelSession
 from immich_ml_cn.engines.self_test import DOUBLING
 from immich_ml_cn.engines.session import ParallelSession, Session, TensorInfo
-from immich_ml_cn.engines.side_by_side import SideBySideSession
 from immich_ml_cn.errors import DamagedModel
 from immich_ml_cn.settings import Settings
 
@@ -257,27 +257,27 @@ def numbered(count: int) -> list[Mapping[str, Any]]:
     return [{"x": np.array(number, np.float32)} for number in range(count)]
 
 
-class TestSideBySide:
+class TestParallelSession:
     def test_as_many_runs_as_threads_go_at_once(self) -> None:
-        session = SideBySideSession(Meeting(0), Meeting(2), 3)
-        assert session.run_each(numbered(6)) == [[np.float32(n)] for n in range(6)]
+        session = CpuParallelSession(Meeting(0), Meeting(2), 3)
+        assert session.run_parallel(numbered(6)) == [[np.float32(n)] for n in range(6)]
 
     def test_too_few_for_all_threads_take_all_of_them_in_turn(self) -> None:
-        session = SideBySideSession(Meeting(0), Meeting(2), 3)
-        assert session.run_each(numbered(2)) == [[np.float32(n)] for n in range(2)]
-        assert session.run_each([]) == []
+        session = CpuParallelSession(Meeting(0), Meeting(2), 3)
+        assert session.run_parallel(numbered(2)) == [[np.float32(n)] for n in range(2)]
+        assert session.run_parallel([]) == []
 
     def test_the_failure_of_one_is_the_failure_of_all(self) -> None:
         feeds = [*numbered(3), {"x": np.array(-1, np.float32)}, *numbered(2)]
         with pytest.raises(RuntimeError, match="one of them failed"):
-            SideBySideSession(Meeting(0), Meeting(0), 2).run_each(feeds)
+            CpuParallelSession(Meeting(0), Meeting(0), 2).run_parallel(feeds)
 
     @pytest.mark.parametrize("threads", [1, 2, 3])
     def test_the_cpu_answers_each_with_its_own(self, threads: int) -> None:
-        session = CpuEngine(Settings(intra_op_threads=threads)).open(graph(), "bulk", 0, side_by_side=True)
+        session = CpuEngine(Settings(intra_op_threads=threads)).open(graph(), "bulk", 0, parallel=True)
         assert isinstance(session, ParallelSession)
         feeds = [{"x": np.full((1, 3), number, np.float32)} for number in range(7)]
-        assert [y.tolist() for (y,) in session.run_each(feeds)] == [[[n] * 3] for n in range(7)]
+        assert [y.tolist() for (y,) in session.run_parallel(feeds)] == [[[n] * 3] for n in range(7)]
         assert session.metadata == {"character": "一\n二"}
         assert session.inputs == (TensorInfo("x", "float32", (None, 3)),)
 

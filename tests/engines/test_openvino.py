@@ -429,11 +429,9 @@ def upsampling_head(*, biased: bool = True, kernel: int = 2, channels: int = 1) 
     return model_of(nodes, y, ["n", 6, "h", "w"], **weights)
 
 
-def recognizer_session(engine: Engine, *, side_by_side: bool = False) -> Session:
+def recognizer_session(engine: Engine, *, parallel: bool = False) -> Session:
     """Of the graph as it is edited to answer the best class of each time step."""
-    return ocr.load_recognizer(
-        RECOGNIZER, lambda edited: engine.open(edited, "bulk", 0, side_by_side=side_by_side)
-    ).session
+    return ocr.load_recognizer(RECOGNIZER, lambda edited: engine.open(edited, "bulk", 0, parallel=parallel)).session
 
 
 def operations(session: Session) -> set[str]:
@@ -519,11 +517,11 @@ class TestRewrites:
 
 
 @needs_openvino
-class TestSideBySide:
+class TestParallelSession:
     @staticmethod
     def session(cache: Path, source: Graph, threads: int = 2, **settings: Any) -> ParallelSession:
         engine = engine_in(cache, intra_op_threads=threads, **settings)
-        session = engine.open(source, "bulk", 0, side_by_side=True)
+        session = engine.open(source, "bulk", 0, parallel=True)
         assert isinstance(session, ParallelSession)
         return session
 
@@ -533,8 +531,8 @@ class TestSideBySide:
         session = self.session(tmp_path, graph(), threads, model_arena=keep_memory)
         feeds = [{"x": np.full((1, 3), number, np.float32)} for number in range(7)]
         for _ in range(2):
-            assert [y.tolist() for (y,) in session.run_each(feeds)] == [[[n] * 3] for n in range(7)]
-        assert session.run_each([]) == []
+            assert [y.tolist() for (y,) in session.run_parallel(feeds)] == [[[n] * 3] for n in range(7)]
+        assert session.run_parallel([]) == []
         assert session.metadata == {"character": "一\n二"}
 
     def test_those_of_one_shape_are_run_as_batches_of_bounded_size(
@@ -551,7 +549,7 @@ class TestSideBySide:
 
         monkeypatch.setattr(OpenVinoSession, "run", counting)
         feeds = [{"x": np.full((1, 3), number, np.float32)} for number in range(8)]
-        outputs = session.run_each(feeds)
+        outputs = session.run_parallel(feeds)
         assert sorted(sizes) == [2, 3, 3]
         assert [y.tolist() for (y,) in outputs] == [[[n] * 3] for n in range(8)]
 
@@ -559,20 +557,20 @@ class TestSideBySide:
         monkeypatch.setattr("immich_ml_cn.engines.openvino.SMALL", 2)
         session = self.session(tmp_path, graph())
         feeds = [{"x": np.full((1, 3), number, np.float32)} for number in range(5)]
-        assert [y.tolist() for (y,) in session.run_each(feeds)] == [[[n] * 3] for n in range(5)]
+        assert [y.tolist() for (y,) in session.run_parallel(feeds)] == [[[n] * 3] for n in range(5)]
 
     def test_a_graph_for_batches_of_one_gets_no_larger_ones(self, tmp_path: Path) -> None:
         session = self.session(tmp_path, graph(shape=(1, 3)))
         feeds = [{"x": np.full((1, 3), number, np.float32)} for number in range(5)]
-        assert [y.tolist() for (y,) in session.run_each(feeds)] == [[[n] * 3] for n in range(5)]
+        assert [y.tolist() for (y,) in session.run_parallel(feeds)] == [[[n] * 3] for n in range(5)]
 
     def test_lines_of_any_width_are_read_as_one_by_one(self, tmp_path: Path) -> None:
-        session = recognizer_session(engine_in(tmp_path, intra_op_threads=2), side_by_side=True)
+        session = recognizer_session(engine_in(tmp_path, intra_op_threads=2), parallel=True)
         assert isinstance(session, ParallelSession)
         rng = np.random.default_rng(1)
         widths = [320, 64, 192, 64, 416, 96, 320]
         feeds = [{"x": rng.standard_normal((1, 3, 48, width)).astype(np.float32)} for width in widths]
-        for feed, together in zip(feeds, session.run_each(feeds), strict=True):
+        for feed, together in zip(feeds, session.run_parallel(feeds), strict=True):
             for mine, alone in zip(together, session.run(feed), strict=True):
                 assert mine.dtype == alone.dtype
                 np.testing.assert_allclose(mine, alone, rtol=1e-3, atol=1e-6)
@@ -589,8 +587,8 @@ class TestSideBySide:
         right = {"x": np.ones((1, 3), np.float32)}
         for _ in range(3):
             with pytest.raises(error):
-                session.run_each([right, wrong, right, wrong])
-        assert [y.tolist() for (y,) in session.run_each([right] * 4)] == [[[1, 1, 1]]] * 4
+                session.run_parallel([right, wrong, right, wrong])
+        assert [y.tolist() for (y,) in session.run_parallel([right] * 4)] == [[[1, 1, 1]]] * 4
 
     def test_a_graph_of_large_batches_is_compiled_once(self, tmp_path: Path) -> None:
         assert not isinstance(engine_in(tmp_path).open(graph(), "bulk", 0), ParallelSession)
@@ -599,9 +597,9 @@ class TestSideBySide:
         path = tmp_path / "model.onnx"
         path.write_bytes(CLASSIFIER.read_bytes())
         feeds = [{"x": np.full((1, 3, 48, 192), value, np.float32)} for value in (0, 0.5, 1)]
-        first = self.session(tmp_path, path).run_each(feeds)
+        first = self.session(tmp_path, path).run_parallel(feeds)
         kept = blobs(tmp_path)
-        again = self.session(tmp_path, path).run_each(feeds)
+        again = self.session(tmp_path, path).run_parallel(feeds)
         assert blobs(tmp_path) == kept
         np.testing.assert_array_equal([y for (y,) in again], [y for (y,) in first])
 
@@ -661,28 +659,28 @@ class TestParity:
         reader = Reader(parity_engine)
         assert {path.name: reader.read(path) for path in PICTURES} == texts_of_onnx_runtime()
 
-    def test_ocr_reads_the_same_text_side_by_side(self, parity_engine: OpenVinoEngine) -> None:
-        reader = Reader(parity_engine, side_by_side=True)
-        assert {path.name: reader.read(path) for path in PICTURES} == texts_of_onnx_runtime(side_by_side=True)
+    def test_ocr_reads_the_same_text_in_parallel(self, parity_engine: OpenVinoEngine) -> None:
+        reader = Reader(parity_engine, parallel=True)
+        assert {path.name: reader.read(path) for path in PICTURES} == texts_of_onnx_runtime(parallel=True)
 
 
 @cache
-def texts_of_onnx_runtime(*, side_by_side: bool = False) -> dict[str, list[str]]:
-    reader = Reader(CpuEngine(Settings()), side_by_side=side_by_side)
+def texts_of_onnx_runtime(*, parallel: bool = False) -> dict[str, list[str]]:
+    reader = Reader(CpuEngine(Settings()), parallel=parallel)
     return {path.name: reader.read(path) for path in PICTURES}
 
 
 class Reader:
     """What the pipeline does of OCR on an engine's sessions, without lanes."""
 
-    def __init__(self, engine: Engine, *, side_by_side: bool = False) -> None:
+    def __init__(self, engine: Engine, *, parallel: bool = False) -> None:
         def open_session(graph: Graph) -> Session:
             return engine.open(graph, "bulk", 0)
 
         def open_lines(graph: Graph) -> Session:
-            return engine.open(graph, "bulk", 0, side_by_side=side_by_side)
+            return engine.open(graph, "bulk", 0, parallel=parallel)
 
-        self.at_once = side_by_side
+        self.at_once = parallel
         self.detector = ocr.load_detector(DETECTOR, open_session)
         self.classifier = ocr.load_classifier(CLASSIFIER, open_lines)
         self.recognizer = ocr.load_recognizer(RECOGNIZER, open_lines)

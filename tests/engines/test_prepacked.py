@@ -84,12 +84,12 @@ class TestAnswers:
         )
         np.testing.assert_array_equal(embedding(session), embedding(expected))
 
-    def test_side_by_side_as_well(self, tmp_path: Path, model: Path) -> None:
-        session = engine_in(tmp_path, threads=2).open(model, "bulk", 0, side_by_side=True)
+    def test_parallel_sessions_as_well(self, tmp_path: Path, model: Path) -> None:
+        session = engine_in(tmp_path, threads=2).open(model, "bulk", 0, parallel=True)
         assert isinstance(session, ParallelSession)
         feeds = {session.inputs[0].name: FACE}
         expected = embedding(plain(model))
-        for (answer,) in session.run_each([feeds] * 3):
+        for (answer,) in session.run_parallel([feeds] * 3):
             np.testing.assert_array_equal(answer, expected)
 
     def test_are_those_of_a_file_that_took_its_place(self, tmp_path: Path, model: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from serving_fakes import PATIENCE_S, Doubler, Streamer, a_lane, happens, settle, until
+from serving_fakes import PATIENCE_S, Doubler, ParallelDoubler, a_lane, happens, settle, until
 
 from immich_ml_cn.engines.session import Model
 from immich_ml_cn.errors import BadImage, InferenceFailed, OutOfMemory, Unavailable
@@ -462,7 +462,7 @@ class TestSharing:
         assert order == ["a", "b", "a", "b", "a", "b", "a"]
 
 
-async def crowd(batcher: Batcher[int, int], model: Streamer) -> None:
+async def crowd(batcher: Batcher[int, int], model: ParallelDoubler) -> None:
     """Let two items come together, so that the next ones are run beside one another."""
     first = await occupy(batcher, model)
     (second,) = await queue(batcher, 0)
@@ -489,14 +489,14 @@ class TestStreaming:
     """Single items on a core each, each taking the next as soon as it is done."""
 
     async def test_a_lone_client_has_all_cores(self) -> None:
-        model = Streamer()
+        model = ParallelDoubler()
         async with batching(model) as batcher:
             assert [await batcher.submit(item) for item in range(5)] == [0, 2, 4, 6, 8]
         assert model.batches == [[item] for item in range(5)]
         assert not model.singles
 
     async def test_items_that_come_together_do_not_wait_for_one_another(self) -> None:
-        model = Streamer()
+        model = ParallelDoubler()
         async with batching(model) as batcher:
             await crowd(batcher, model)
             model.hold(1, 2, 3, 4)
@@ -513,7 +513,7 @@ class TestStreaming:
         assert not model.batches
 
     async def test_who_comes_while_another_runs_is_company(self) -> None:
-        model = Streamer()
+        model = ParallelDoubler()
         async with batching(model) as batcher:
             await crowd(batcher, model)
             model.hold(1)
@@ -527,7 +527,7 @@ class TestStreaming:
             assert model.batches[-1] == [5], "alone again, on all cores"
 
     async def test_too_few_for_every_core_are_a_batch(self) -> None:
-        model = Streamer(streams=4)
+        model = ParallelDoubler(parallelism=4)
         async with batching(model) as batcher:
             first = await occupy(batcher, model)
             others = await queue(batcher, 1, 2)
@@ -536,7 +536,7 @@ class TestStreaming:
         assert model.batches == [[0], [1, 2]]
 
     async def test_there_are_batches_while_another_model_waits(self) -> None:
-        streamer, other = Streamer(), Doubler()
+        streamer, other = ParallelDoubler(), Doubler()
         async with two_on_a_lane(streamer, other) as (streaming, doubling):
             first = await occupy(doubling, other)
             crowded = await queue(streaming, 1, 2, 3)
@@ -546,7 +546,7 @@ class TestStreaming:
         assert (streamer.batches, streamer.singles) == ([[1, 2, 3]], [])
 
     async def test_another_model_has_the_lane_alone(self) -> None:
-        streamer, other = Streamer(), Doubler()
+        streamer, other = ParallelDoubler(), Doubler()
         async with two_on_a_lane(streamer, other) as (streaming, doubling):
             streamer.hold(1, 2)
             running = await queue(streaming, 1, 2)
@@ -561,7 +561,7 @@ class TestStreaming:
             assert await outcomes([running[1], waiting, behind]) == [4, 16, 6]
 
     async def test_a_failure_is_of_its_item_only(self) -> None:
-        model = Streamer(poison=[2])
+        model = ParallelDoubler(poison=[2])
         async with batching(model) as batcher:
             await crowd(batcher, model)
             found = await outcomes(await queue(batcher, 1, 2, 3, 4))
@@ -573,11 +573,11 @@ class TestStreaming:
     async def test_memory_that_is_short_is_freed_for_a_single_item_too(self) -> None:
         short = threading.Event()
 
-        class Tight(Streamer):
-            def infer_single(self, item: int) -> int:
+        class Tight(ParallelDoubler):
+            def infer_one(self, item: int) -> int:
                 if short.is_set():
                     raise MemoryError
-                return super().infer_single(item)
+                return super().infer_one(item)
 
         async def relieve() -> None:
             short.clear()
@@ -591,7 +591,7 @@ class TestStreaming:
         assert sorted(model.singles) == [1, 2]
 
     async def test_who_leaves_before_its_turn_is_not_run(self) -> None:
-        model = Streamer()
+        model = ParallelDoubler()
         async with batching(model) as batcher:
             await crowd(batcher, model)
             model.hold(1, 2)
@@ -606,7 +606,7 @@ class TestStreaming:
         assert sorted(model.singles) == [1, 2, 4]
 
     async def test_closing_tells_who_waits_and_who_runs(self) -> None:
-        model = Streamer()
+        model = ParallelDoubler()
         deaths: list[str] = []
         async with batching(model, deaths=deaths) as batcher:
             await crowd(batcher, model)
@@ -625,7 +625,7 @@ class TestStreaming:
             pass
 
         class Taker:
-            streams = 2
+            parallelism = 2
 
             def bucket(self, item: Item) -> Hashable:
                 return 0
@@ -633,7 +633,7 @@ class TestStreaming:
             def infer(self, items: Sequence[Item]) -> Sequence[None]:
                 return [None for _ in items]
 
-            def infer_single(self, item: Item) -> None:
+            def infer_one(self, item: Item) -> None:
                 return None
 
         async with batching(Taker()) as batcher:

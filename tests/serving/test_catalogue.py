@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from immich_ml_cn.errors import UnknownModel
-from immich_ml_cn.serving.catalogue import LINES_SIDE_BY_SIDE, MAX_NAME_BYTES, Catalogue
+from immich_ml_cn.serving.catalogue import MAX_NAME_BYTES, MAX_PARALLEL_LINES, Catalogue
 from immich_ml_cn.serving.tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.clip_names import (
@@ -171,7 +171,7 @@ def test_only_text_is_on_the_interactive_lane(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("on_gpu", "environ", "expected"),
     [
-        (False, {}, (4, 1, 16, 1, LINES_SIDE_BY_SIDE)),
+        (False, {}, (4, 1, 16, 1, MAX_PARALLEL_LINES)),
         (True, {}, (16, 4, 16, 4, 6)),
         (True, {"CLIP": "3", "FACIAL_RECOGNITION": "5", "OCR": "7"}, (3, 4, 5, 4, 7)),
     ],

@@ -48,7 +48,7 @@ class SleepyEngine:
     on_gpu = False
     description = "sleep"
 
-    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, side_by_side: bool = False) -> SleepySession:
+    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False) -> SleepySession:
         return SleepySession()
 
 

@@ -56,7 +56,7 @@ class Tower:
         self._vector = _embedding_index(session.outputs)
         self._features = _index(session.outputs, _FEATURES)
         self._batch = next((info.shape[0] for info in session.inputs if info.shape[0]), None)
-        parallel = isinstance(session, ParallelSession) and session.width > 1 and (self._batch or 1) == 1
+        parallel = isinstance(session, ParallelSession) and session.parallelism > 1 and (self._batch or 1) == 1
         self._parallel = cast(ParallelSession, session) if parallel else None
 
     @property
@@ -65,19 +65,19 @@ class Tower:
         return self._session.outputs[self._vector].shape[-1]
 
     @property
-    def streams(self) -> int:
-        """How many items may run at once, see `StreamingModel`."""
-        return self._parallel.width if self._parallel else 1
+    def parallelism(self) -> int:
+        """How many items may run at once, see `ParallelModel`."""
+        return self._parallel.parallelism if self._parallel else 1
 
-    def encode_single(self, feeds: Mapping[str, NDArray[Any]]) -> Embedding:
-        """Run the graph on one item (1, …), on the calling thread only; `streams` threads may do so at once.
+    def encode_one(self, feeds: Mapping[str, NDArray[Any]]) -> Embedding:
+        """Run the graph on one item (1, …), on the calling thread only; `parallelism` threads may do so at once.
 
         Raises:
             InferenceFailed: as `encode`.
         """
         if self._parallel is None:
             return self.encode(feeds)[0]
-        return self._embeddings(self._parallel.run_single(self._typed(feeds)), 1)[0]
+        return self._embeddings(self._parallel.run_single_threaded(self._typed(feeds)), 1)[0]
 
     def encode(self, feeds: Mapping[str, NDArray[Any]]) -> list[Embedding]:
         """Run the graph on N items, from the calling thread.
@@ -94,25 +94,25 @@ class Tower:
         """
         typed = self._typed(feeds)
         count = len(next(iter(typed.values())))
-        alone = self._count_alone(count)
-        found = self._side_by_side(typed, alone)
+        parallel = self._parallel_count(count)
+        found = self._run_parallel(typed, parallel)
         size = self._batch or count
-        for start in range(alone, count, size):
+        for start in range(parallel, count, size):
             found += self._run(_part(typed, start, start + size))
         return found
 
     def _typed(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         return {name: array.astype(self._inputs[name].dtype, copy=False) for name, array in feeds.items()}
 
-    def _count_alone(self, count: int) -> int:
-        """How many of so many items are run one by one, side by side: those that give each core as many as the next."""
-        return count - count % self.streams if self.streams > 1 else 0
+    def _parallel_count(self, count: int) -> int:
+        """How many of `count` items run in parallel, one per core: the largest multiple of the number of cores."""
+        return count - count % self.parallelism if self.parallelism > 1 else 0
 
-    def _side_by_side(self, feeds: Mapping[str, NDArray[Any]], count: int) -> list[Embedding]:
+    def _run_parallel(self, feeds: Mapping[str, NDArray[Any]], count: int) -> list[Embedding]:
         """The embeddings of the first `count` items."""
         if self._parallel is None or not count:
             return []
-        runs = self._parallel.run_each([_part(feeds, index, index + 1) for index in range(count)])
+        runs = self._parallel.run_parallel([_part(feeds, index, index + 1) for index in range(count)])
         return [embedding for outputs in runs for embedding in self._embeddings(outputs, 1)]
 
     def _run(self, feeds: Mapping[str, NDArray[Any]]) -> list[Embedding]:

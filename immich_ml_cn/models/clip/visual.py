@@ -38,9 +38,9 @@ class VisualEncoder:
         return self._tower.dimension
 
     @property
-    def streams(self) -> int:
-        """How many pictures may run at once, see `StreamingModel`."""
-        return self._tower.streams
+    def parallelism(self) -> int:
+        """How many pictures may run at once, see `ParallelModel`."""
+        return self._tower.parallelism
 
     def prepare(self, picture: Picture) -> NDArray[np.float32]:
         """Pure: the picture as float32 (3, H, W), RGB, normalised by the model's mean and std."""
@@ -58,9 +58,9 @@ class VisualEncoder:
         """
         return self._tower.encode({self._image: np.stack(items)})
 
-    def infer_single(self, item: NDArray[np.float32]) -> Embedding:
+    def infer_one(self, item: NDArray[np.float32]) -> Embedding:
         """Embed one prepared picture on the calling thread only; see `infer`."""
-        return self._tower.encode_single({self._image: item[np.newaxis]})
+        return self._tower.encode_one({self._image: item[np.newaxis]})
 
 
 def load_visual(

@@ -61,7 +61,7 @@ class TextOrientation:
         """Per crop the probability, 0…1, that it is upside down."""
         name = self.session.inputs[0].name
         if isinstance(self.session, ParallelSession):
-            runs = self.session.run_each([{name: item.tensor[None]} for item in items])
+            runs = self.session.run_parallel([{name: item.tensor[None]} for item in items])
             probabilities = np.concatenate([run[0] for run in runs])
         else:
             probabilities = self.session.run({name: np.stack([item.tensor for item in items])})[0]

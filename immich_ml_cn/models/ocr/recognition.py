@@ -98,7 +98,7 @@ class TextRecognizer:
     def _run_each(self, session: ParallelSession, items: Sequence[RecognitionInput]) -> list[BestPath]:
         """The longest first: those that end last end about together."""
         order = sorted(range(len(items)), key=lambda index: -_width(items[index]))
-        runs = session.run_each([{session.inputs[0].name: items[index].tensor[None]} for index in order])
+        runs = session.run_parallel([{session.inputs[0].name: items[index].tensor[None]} for index in order])
         paths = {index: next(_best_paths(run)) for index, run in zip(order, runs, strict=True)}
         return [paths[index] for index in range(len(items))]
 

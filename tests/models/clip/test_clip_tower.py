@@ -27,32 +27,32 @@ class FakeSession:
 
 
 class EchoSession:
-    """Answers what it is fed, side by side for `width` at a time; notes the batches."""
+    """Answers what it is fed, `parallelism` at a time; notes the batches."""
 
     metadata: Mapping[str, str] = {}
 
-    def __init__(self, batch: int | None, width: int = 3) -> None:
-        self.width = width
+    def __init__(self, batch: int | None, parallelism: int = 3) -> None:
+        self.parallelism = parallelism
         self.inputs = (TensorInfo("x", "float32", (batch, 2)),)
         self.outputs = (TensorInfo("embedding", "float32", (batch, 2)),)
-        self.alone: list[int] = []
+        self.parallel: list[int] = []
         self.together: list[int] = []
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         self.together.append(len(feeds["x"]))
         return [feeds["x"]]
 
-    def run_single(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        self.alone.append(len(feeds["x"]))
+    def run_single_threaded(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        self.parallel.append(len(feeds["x"]))
         return [feeds["x"]]
 
-    def run_each(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
-        self.alone += [len(feed["x"]) for feed in feeds]
+    def run_parallel(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
+        self.parallel += [len(feed["x"]) for feed in feeds]
         return [[feed["x"]] for feed in feeds]
 
 
 @pytest.mark.parametrize(
-    ("batch", "count", "alone", "together"),
+    ("batch", "count", "parallel", "together"),
     [
         (None, 1, 0, [1]),
         (None, 2, 0, [2]),
@@ -62,31 +62,31 @@ class EchoSession:
         (4, 6, 0, [4, 4]),
     ],
 )
-def test_items_run_side_by_side_as_long_as_each_core_gets_one(
-    batch: int | None, count: int, alone: int, together: list[int]
+def test_items_run_in_parallel_as_long_as_each_core_gets_one(
+    batch: int | None, count: int, parallel: int, together: list[int]
 ) -> None:
     session = EchoSession(batch)
     angles = np.arange(count, dtype=np.float32)
     items = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     found = Tower(session).encode({"x": items})
     np.testing.assert_allclose([embedding.vector for embedding in found], items, atol=1e-6)
-    assert (session.alone, session.together) == ([1] * alone, together)
+    assert (session.parallel, session.together) == ([1] * parallel, together)
 
 
-@pytest.mark.parametrize(("batch", "width", "streams"), [(None, 3, 3), (1, 3, 3), (4, 3, 1), (None, 1, 1)])
-def test_items_may_run_on_a_core_each(batch: int | None, width: int, streams: int) -> None:
-    session = EchoSession(batch, width)
+@pytest.mark.parametrize(("batch", "parallelism", "expected"), [(None, 3, 3), (1, 3, 3), (4, 3, 1), (None, 1, 1)])
+def test_items_may_run_on_a_core_each(batch: int | None, parallelism: int, expected: int) -> None:
+    session = EchoSession(batch, parallelism)
     tower = Tower(session)
-    assert tower.streams == streams
-    found = tower.encode_single({"x": np.array([[0, 2]], np.float64)})
+    assert tower.parallelism == expected
+    found = tower.encode_one({"x": np.array([[0, 2]], np.float64)})
     np.testing.assert_array_equal(found.vector, np.array([0, 1], np.float32))
-    assert (session.alone, session.together) == (([1], []) if streams > 1 else ([], [batch or 1]))
+    assert (session.parallel, session.together) == (([1], []) if expected > 1 else ([], [batch or 1]))
 
 
 def test_a_single_core_takes_batches() -> None:
-    session = EchoSession(None, width=1)
+    session = EchoSession(None, parallelism=1)
     assert len(Tower(session).encode({"x": np.ones((4, 2), np.float32)})) == 4
-    assert (session.alone, session.together) == ([], [4])
+    assert (session.parallel, session.together) == ([], [4])
 
 
 FEED = {"x": np.zeros((2, 2), np.float32)}

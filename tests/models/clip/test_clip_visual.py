@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from immich_ml_cn.engines import CpuEngine
-from immich_ml_cn.engines.session import Model, StreamingModel
+from immich_ml_cn.engines.session import Model, ParallelModel
 from immich_ml_cn.errors import InferenceFailed, Unavailable
 from immich_ml_cn.models.clip import Embedding, ImageTransform, VisualEncoder, chinese_clip_transform, load_visual
 from immich_ml_cn.models.images import Picture
@@ -110,14 +110,14 @@ def test_pictures_may_run_on_a_core_each(tmp_path: Path, photos: list[Image.Imag
     path = save_visual(tmp_path / "model.onnx", **export)
     engine = CpuEngine(Settings(intra_op_threads=2))
     encoder = load_visual(
-        tmp_path, path, lambda graph: engine.open(graph, "bulk", 0, side_by_side=True), chinese_clip_transform(32)
+        tmp_path, path, lambda graph: engine.open(graph, "bulk", 0, parallel=True), chinese_clip_transform(32)
     )
-    model: StreamingModel[NDArray[np.float32], Embedding] = encoder
-    assert isinstance(encoder, StreamingModel)
-    assert model.streams == 2
+    model: ParallelModel[NDArray[np.float32], Embedding] = encoder
+    assert isinstance(encoder, ParallelModel)
+    assert model.parallelism == 2
     items = [encoder.prepare(Picture.of(photo)) for photo in photos]
     with ThreadPoolExecutor(2) as threads:
-        found = list(threads.map(model.infer_single, items * 8))
+        found = list(threads.map(model.infer_one, items * 8))
     for embedding, expected in zip(found, encoder.infer(items) * 8, strict=True):
         assert cosine(embedding.vector, expected.vector) > 0.99999
         assert (embedding.features is None) == (expected.features is None)

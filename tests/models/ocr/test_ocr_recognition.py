@@ -135,17 +135,17 @@ def test_a_batch_of_wide_lines_is_split() -> None:
 
 
 class FakeParallelSession(FakeSession):
-    width = 2
+    parallelism = 2
 
-    def run_single(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    def run_single_threaded(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         raise AssertionError("lines are run by the page")
 
-    def run_each(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
+    def run_parallel(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
         return [self.run(feed) for feed in feeds]
 
 
 @pytest.mark.parametrize("every_class", [False, True])
-def test_lines_of_any_width_run_side_by_side_the_longest_first(every_class: bool) -> None:
+def test_lines_of_any_width_run_in_parallel_the_longest_first(every_class: bool) -> None:
     session = FakeParallelSession(every_class)
     model = TextRecognizer(session, ())
     items = [item(3, 64), item(1, 320), item(2, 96)]
