@@ -72,6 +72,27 @@ STRANGE_NAMES = (
 pillow_heif.register_heif_opener()
 
 
+STRANGE_SOCKETS = {
+    "smuggling": b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /",
+    "two lengths": b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello!",
+    "negative length": b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
+    "giant length": b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: " + b"9" * 30 + b"\r\n\r\n",
+    "giant chunk": b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffff\r\nx",
+    "bad chunk": b"POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\nx",
+    "no protocol": b"GET /\r\n\r\n",
+    "HTTP/9": b"GET / HTTP/9.9\r\nhost: x\r\n\r\n",
+    "bytes in the path": b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n",
+    "percent in the path": b"GET /%ff%00%zz HTTP/1.1\r\nhost: x\r\n\r\n",
+    "dots in the path": b"GET /../../etc/passwd HTTP/1.1\r\nhost: x\r\n\r\n",
+    "NUL in a header": b"GET / HTTP/1.1\r\nhost: x\0y\r\n\r\n",
+    "long path": b"GET /" + b"x" * 60_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    "many headers": b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 3_000 + b"\r\n",
+    "upgrade": b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)),
+}
+
+
 def gradient(mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Image.Image:
     """A small picture in a mode."""
     x, y = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))

@@ -3,8 +3,6 @@
 import ast
 import os
 import re
-import subprocess
-import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -221,32 +219,6 @@ def test_every_setting_is_read_by_somebody() -> None:
     }
     unread = {item.name for item in setting_fields()} - read_names
     assert unread == set()
-
-
-TABLE = re.compile(r"<!-- table (\w+) -->\n(.*?)<!-- end -->", re.DOTALL)
-
-
-@pytest.mark.parametrize("document", sorted((ROOT / "docs").glob("settings*.md")), ids=lambda path: path.name)
-def test_the_documented_tables_are_those_of_the_code(document: Path) -> None:
-    """English entirely; of a translation the variables and defaults. `scripts/settings_table.py` writes them."""
-    translation = ["--keep-meanings"] if document.name != "settings.md" else []
-    before = document.read_text(encoding="utf-8")
-    code = (
-        "import sys; sys.path.insert(0, 'scripts'); import settings_table, pathlib;"
-        f"print(settings_table.rewritten(sys.stdin.read(), keep_meanings={bool(translation)}), end='')"
-    )
-    after = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        input=before,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=True,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-    ).stdout
-    assert after == before
-    assert {match[1] for match in TABLE.finditer(before)} == {"immich", "ours", "inert"}
 
 
 def test_the_english_document_names_every_variable_once() -> None:

@@ -1,6 +1,8 @@
 """The two languages of a document say the same: equal headings, code and tables; what they link to exists."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,27 @@ def test_the_messages_explained_are_those_of_the_code(name: str) -> None:
     assert len(messages) > 20
     fragments = [(message, part) for message in messages for part in re.split(r"…", message) if len(part) > 3]
     assert [message for message, part in fragments if part not in source] == []
+
+
+def generate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "generate_docs.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
+
+
+def test_generated_tables_are_those_of_the_code() -> None:
+    checked = generate("--check")
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_every_table_of_the_generator_stands_in_a_document() -> None:
+    listed = subprocess.run(
+        [sys.executable, "-c", "import generate_docs as g; print(*g.TABLES); print(*g.DOCUMENTS)"],
+        cwd=ROOT / "scripts",
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    tables, documents = (line.split() for line in listed.stdout.splitlines())
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in documents)
+    assert set(re.findall(r"<!-- table ([\w-]+) -->", text)) == set(tables)

@@ -1,4 +1,4 @@
-"""The table of real addresses: its form, and that models/README.md tells the same."""
+"""The table of real addresses: its form."""
 
 import hashlib
 import re
@@ -25,7 +25,6 @@ from immich_ml_cn.sources import (
     joint_source,
     licence_of,
     model_names,
-    rough_size_of,
     sources_for,
 )
 from immich_ml_cn.sources.clip import CHINESE_CLIP, MCLIP, OPENCLIP
@@ -204,43 +203,6 @@ def test_licences_that_forbid_something_are_named() -> None:
     assert licence_of("clip", "nllb-clip-large-siglip__v1") == "CC-BY-NC-4.0"
     assert licence_of("clip", "ViT-H-14-378-quickgelu__dfn5b") == "Apple AMLR: research only"
     assert licence_of("clip", "ViT-L-14__openai") == "MIT"
-
-
-def readme_rows() -> list[str]:
-    """What the tables of models/README.md have to say: one row per model."""
-    return [row(task, name) for task, name in MODELS]
-
-
-def row(task: str, name: str) -> str:
-    size = rough_size_of(task, name)
-    shown = "" if size is None else f"{size / 1e6:,.0f} MB"
-    origin = "<br>".join(_origin(source) for source in sources_for(task, name)) or "own export"
-    return f"| `{name}` | {shown} | {licence_of(task, name)} | {origin} |"
-
-
-def _origin(source: Source) -> str:
-    match source.content:
-        case HubSnapshot(repo=repo):
-            return f"Hugging Face `{repo}`"
-        case Archive(url=url, sha256=sha256, members=members):
-            inner = ", ".join(f"`{member.name}` `{member.sha256}`" for member in members)
-            return f"{url} `{sha256}`: {inner}"
-        case files:
-            return "<br>".join(f"{file.url}" + (f" `{file.sha256}`" if file.sha256 else "") for file in files)
-
-
-def without_version(lines: list[str]) -> set[str]:
-    """RapidOCR's addresses carry its version, which may be newer here than when the page was written."""
-    return {re.sub(r"/resolve/v[\d.]+/", "/resolve/v*/", line) for line in lines}
-
-
-def test_the_readme_tells_the_same() -> None:
-    told = without_version([line for line in README.read_text().splitlines() if line.startswith("| `")])
-    rows = without_version(readme_rows())
-
-    assert told - rows == set(), "the page tells what the table does not"
-    assert rows - told == set(), "the table has what the page does not tell"
-    assert len(rows) == len(MODELS) > 80
 
 
 SMALLEST = {
