@@ -6,33 +6,37 @@ from collections.abc import Sequence
 
 from . import __version__, logs, memory
 from .commands import doctor, models
-from .settings import Settings, SettingsError, switch_telemetry_off
+from .messages import Translator, tr
+from .settings import Settings, SettingsError, locale_language, switch_telemetry_off
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the process's exit code (2 for a setting or argument that cannot be used)."""
     switch_telemetry_off()
-    options = parser().parse_args(arguments)
+    say = Translator(locale_language())
+    options = parser(say).parse_args(arguments)
     try:
         settings = Settings.from_env()
     except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - there are no logs before there are settings
+        print(say(error), file=sys.stderr)  # noqa: T201 - there are no logs before there are settings
         return 2
-    logs.set_up(settings.log_level, no_color=settings.no_color, as_json=settings.log_json)
+    logs.set_up(settings.log_level, no_color=settings.no_color, as_json=settings.log_json, language=settings.language)
     command: int = options.command(settings, options)
     return command
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(say: Translator) -> argparse.ArgumentParser:
     """The command line's grammar; each command leaves its function in ``command``."""
-    line = argparse.ArgumentParser(prog="immich-ml-cn", description="Machine learning for Immich, in Chinese too.")
+    line = argparse.ArgumentParser(
+        prog="immich-ml-cn", description=say(tr("Machine learning for Immich, in Chinese too."))
+    )
     line.add_argument("--version", action="version", version=f"immich-ml-cn {__version__}")
     line.set_defaults(command=_serve)
-    commands = line.add_subparsers(title="commands")
-    serve = commands.add_parser("serve", help="start the server (the default)")
+    commands = line.add_subparsers(title=say(tr("commands")))
+    serve = commands.add_parser("serve", help=say(tr("start the server (the default)")))
     serve.set_defaults(command=_serve)
-    models.add_parser(commands)
-    doctor.add_parser(commands)
+    models.add_parser(commands, say)
+    doctor.add_parser(commands, say)
     return line
 
 

@@ -6,9 +6,11 @@ import sys
 import time
 import warnings
 from contextvars import ContextVar
+from copy import copy
 from typing import Final, TextIO
 from urllib.parse import urlsplit
 
+from .messages import Language, Translator
 from .settings import LogLevel
 
 LEVELS: Final[dict[LogLevel, int]] = {
@@ -32,15 +34,18 @@ _COLOURS: Final = {
 
 
 class LineFormatter(logging.Formatter):
-    """``[11/22/26 18:20:01] INFO     message``, coloured by level."""
+    """``[2026-11-22 18:20:01] INFO     message``, coloured by level, in the reader's language."""
 
-    def __init__(self, *, colour: bool) -> None:
-        super().__init__("[%(asctime)s] %(levelname)-8s %(message)s", datefmt="%m/%d/%y %H:%M:%S")
+    def __init__(self, *, colour: bool, translator: Translator | None = None) -> None:
+        super().__init__("[%(asctime)s] %(levelname)-8s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
         self._colour = colour
+        self._translator = translator or Translator()
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, and the traceback below it where there is one."""
-        line = super().format(record)
+        translated = copy(record)
+        translated.msg, translated.args = self._translator.log(record), ()
+        line = super().format(translated)
         if record.levelno == logging.DEBUG and REQUEST.get():
             line = f"{line} [{REQUEST.get()}]"
         colour = _COLOURS.get(record.levelno, "") if self._colour else ""
@@ -48,7 +53,10 @@ class LineFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """``{"time": …, "level": …, "logger": …, "message": …}``, with ``request`` and ``traceback`` where there is one."""
+    """``{"time": …, "level": …, "logger": …, "message": …}``, with ``request`` and ``traceback`` where there is one.
+
+    For machines, so always English.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """One line, whatever the message holds."""
@@ -66,16 +74,24 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
-def set_up(level: LogLevel, *, no_color: bool, as_json: bool = False, stream: TextIO = sys.stderr) -> None:
+def set_up(
+    level: LogLevel,
+    *,
+    no_color: bool,
+    as_json: bool = False,
+    language: Language = "en",
+    stream: TextIO = sys.stderr,
+) -> None:
     """Send the log of the whole process to `stream`.
 
     Args:
         no_color: no colours, although `stream` is a terminal.
-        as_json: one JSON object per line.
+        as_json: one JSON object per line, in English.
+        language: of the lines for people.
     """
     handler = logging.StreamHandler(stream)
     colour = not no_color and stream.isatty()
-    handler.setFormatter(JsonFormatter() if as_json else LineFormatter(colour=colour))
+    handler.setFormatter(JsonFormatter() if as_json else LineFormatter(colour=colour, translator=Translator(language)))
     logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
     for name in ("uvicorn", "httpx", "httpx2", "httpcore", "httpcore2", "PIL", "filelock"):
         logging.getLogger(name).setLevel(max(logging.WARNING, LEVELS[level]))

@@ -9,6 +9,8 @@ from types import MappingProxyType
 from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
 
+from .messages import Language, language_for
+
 TASKS: Final = ("clip", "facial-recognition", "ocr")
 """Tasks that can be left to another server, or put on a GPU."""
 
@@ -183,6 +185,14 @@ def openvino_precision(value: str) -> str:
     if precision not in get_args(OpenVinoPrecision):
         raise ValueError("one of FP32, FP16, BF16, auto")
     return precision
+
+
+def language(value: str) -> Language:
+    """A language that there are messages in, by its code or a locale of it."""
+    found = language_for(value)
+    if found is None:
+        raise ValueError("en or zh")
+    return found
 
 
 def one_of(choices: tuple[str, ...]) -> Callable[[str], str]:

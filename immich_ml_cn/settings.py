@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from . import setting_values as values
+from .messages import Language, language_for
 from .setting_values import PILLOWS_LIMIT, OpenVinoPrecision
 from .sources import Preference
 from .sources.clip_names import DEFAULT_ALIASES, parse_aliases
@@ -364,6 +365,14 @@ class Settings:
         "address, or in the path as /key/KEY/predict. Unset, nobody is asked.",
         shown="",
     )
+    language: Language = _setting(
+        "IMMICH_ML_CN_LANGUAGE",
+        "en",
+        values.language,
+        "Language of the log and the command line: en or zh (Simplified Chinese). Unset, that of LC_ALL, LC_MESSAGES "
+        "or LANG. HTTP, JSON and debug messages are always English.",
+        shown="",
+    )
     log_json: bool = _setting(
         "MACHINE_LEARNING_LOG_JSON", False, values.flag, "Logs as one JSON object per line.", shown="false"
     )
@@ -497,6 +506,8 @@ class Settings:
         given = {item.name: _read(item, environ) for item in setting_fields()}
         if given["provider"] is MISSING and given["device"] in PROVIDERS_OF_DEVICE:
             given["provider"] = given["device"]
+        if given["language"] is MISSING:
+            given["language"] = locale_language(environ)
         inert = tuple(name for name in INERT if environ.get(name, "") != "")
         settings = cls(**{name: value for name, value in given.items() if value is not MISSING}, inert=inert)
         _check_task_devices(settings)
@@ -511,6 +522,14 @@ def _check_task_devices(settings: Settings) -> None:
                 f"MACHINE_LEARNING_TASK_DEVICES puts {task} on GPU {device}, "
                 f"but MACHINE_LEARNING_DEVICE_IDS names {used}"
             )
+
+
+def locale_language(environ: Mapping[str, str] = os.environ) -> Language:
+    """The language that an environment asks for, before and without its settings; English where it asks for another."""
+    for variable in ("IMMICH_ML_CN_LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"):
+        if locale := environ.get(variable, ""):
+            return language_for(locale) or "en"
+    return "en"
 
 
 def switch_telemetry_off(environ: MutableMapping[str, str] = os.environ) -> None:

@@ -43,6 +43,23 @@ def test_a_wrong_value_is_one_line_and_exit_code_2(arguments: tuple[str, ...]) -
     assert answer.stderr == "MACHINE_LEARNING_WORKERS='many' cannot be used: it must be a whole number\n"
 
 
+@pytest.mark.parametrize(
+    ("environ", "chinese"),
+    [
+        ({"LANG": "zh_CN.UTF-8"}, True),
+        ({"LC_ALL": "zh_CN.UTF-8", "LANG": "en_US.UTF-8"}, True),
+        ({"IMMICH_ML_CN_LANGUAGE": "zh", "LANG": "en_US.UTF-8"}, True),
+        ({"IMMICH_ML_CN_LANGUAGE": "en", "LANG": "zh_CN.UTF-8"}, False),
+        ({"LANG": "C.UTF-8"}, False),
+        ({}, False),
+    ],
+)
+def test_the_language_is_that_of_the_setting_or_the_locale(environ: dict[str, str], chinese: bool) -> None:
+    answer = command("models", "list", **environ)
+    assert ("维度" in answer.stdout) is chinese
+    assert answer.returncode == 0
+
+
 def test_an_unknown_command_is_exit_code_2() -> None:
     answer = command("sing")
     assert answer.returncode == 2

@@ -43,7 +43,7 @@ def written(level: LogLevel = "log", *, no_color: bool = False, stream: io.Strin
 
 def test_a_line_has_time_level_and_message() -> None:
     lines = written().splitlines()
-    assert re.fullmatch(r"\[\d\d/\d\d/\d\d \d\d:\d\d:\d\d\] INFO     a message of level info", lines[0])
+    assert re.fullmatch(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] INFO     a message of level info", lines[0])
     assert lines[1].endswith("] WARNING  a message of level warning")
     assert len(lines) == 4
 
@@ -144,3 +144,14 @@ def test_debug_lines_bear_the_number_of_their_request_and_others_do_not() -> Non
     fine, plain = stream.getvalue().splitlines()
     assert fine.endswith("fine [r7]")
     assert plain.endswith("plain")
+
+
+def test_lines_for_people_are_in_their_language_and_json_is_english() -> None:
+    lines = []
+    for as_json in (False, True):
+        stream = io.StringIO()
+        logs.set_up("log", no_color=True, as_json=as_json, language="zh", stream=stream)
+        logging.getLogger("immich_ml_cn.test").info("loading %s", "clip")
+        lines.append(stream.getvalue())
+    assert lines[0].endswith("] INFO     正在加载 clip\n")
+    assert json.loads(lines[1])["message"] == "loading clip"

@@ -1,10 +1,11 @@
 """`immich-ml-cn doctor`: looks at the device, the libraries, the cache and the sources, and says what to do."""
 
 import argparse
+import http.client
 import importlib.metadata
-import json
 import os
 import shutil
+import socket
 import tempfile
 import urllib.error
 import urllib.request
@@ -17,8 +18,11 @@ from typing import Final
 
 from immich_ml_cn import __version__
 from immich_ml_cn.engines import EngineError, select_engine, usable_cores
+from immich_ml_cn.messages import Translator, said_by, tr
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.kinds import BASES, Kind
+
+from .console import Console
 
 REACH_TIMEOUT_S: Final = 5.0
 """Seconds that a source has to answer."""
@@ -31,6 +35,9 @@ ROOMY_BYTES: Final = 2_000_000_000
 
 LIBRARIES: Final = ("starlette", "uvicorn", "numpy", "pillow", "opencv-python-headless", "tokenizers", "rapidocr")
 
+IMMICHS_NAME: Final = "immich-machine-learning"
+"""What Immich's server calls this one unless its settings say otherwise."""
+
 
 class Verdict(StrEnum):
     """How a look turned out; only `BAD` makes the command fail."""
@@ -40,32 +47,46 @@ class Verdict(StrEnum):
     BAD = "bad"
 
 
+_MARKS = {Verdict.GOOD: tr("good"), Verdict.NOTE: tr("note"), Verdict.BAD: tr("bad")}
+
+
 @dataclass(frozen=True)
 class Finding:
-    """What a look found; `advice` is what to do, "" where there is nothing to do."""
+    """What a look found; `advice` is what to do, "" where there is nothing to do, `paste` the command that does it."""
 
     subject: str
     verdict: Verdict
     found: str
     advice: str = ""
+    paste: str = ""
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", say: Translator) -> None:
     """Add `doctor` to the command line."""
-    parser = commands.add_parser("doctor", help="check device, libraries, cache and sources, and say what to do")
-    parser.add_argument("--json", action="store_true", help="for scripts")
+    parser = commands.add_parser(
+        "doctor", help=say(tr("check device, libraries, cache, sources and the way from Immich, and say what to do"))
+    )
+    parser.add_argument("--json", action="store_true", help="JSON")
     parser.set_defaults(command=_examine)
 
 
 def _examine(settings: Settings, options: argparse.Namespace) -> int:
+    console = Console(settings.language)
     findings = list(examine(settings))
     if options.json:
-        _print(json.dumps({"version": __version__, "findings": [asdict(f) for f in findings]}, ensure_ascii=False))
+        console.json({"version": __version__, "findings": [asdict(finding) for finding in findings]})
     for finding in findings if not options.json else ():
-        _print(f"{finding.verdict.value:4}  {finding.subject}: {finding.found}")
-        if finding.advice:
-            _print(f"      → {finding.advice}")
+        _print(console, finding)
     return int(any(finding.verdict is Verdict.BAD for finding in findings))
+
+
+def _print(console: Console, finding: Finding) -> None:
+    mark = console.say(_MARKS[finding.verdict])
+    console.print(f"{mark:4}  {console.say(finding.subject)}: {console.say(finding.found)}")
+    if finding.advice:
+        console.print(f"      → {console.say(finding.advice)}")
+    if finding.paste:
+        console.print(f"        {finding.paste}")
 
 
 def examine(settings: Settings, reach: Callable[[str], str] | None = None) -> Iterator[Finding]:
@@ -80,18 +101,22 @@ def examine(settings: Settings, reach: Callable[[str], str] | None = None) -> It
     yield _cache(settings)
     yield _disk(settings)
     yield from _sources(settings, reach or unreachable)
+    yield from _route(settings)
     yield _door(settings)
 
 
 def _device(settings: Settings) -> Finding:
+    subject = tr("device")
     try:
         engine = select_engine(settings)
     except EngineError as error:
-        return Finding("device", Verdict.BAD, str(error), "fix the driver, or set MACHINE_LEARNING_PROVIDER=auto")
+        advice = tr("fix the driver, or let the server choose")
+        return Finding(subject, Verdict.BAD, said_by(error), advice, _set("MACHINE_LEARNING_PROVIDER=auto"))
     if not engine.on_gpu and _has_gpu_runtime() and settings.provider != "cpu":
-        advice = "run `nvidia-smi` here; in Docker pass the GPU to the container (--gpus all)"
-        return Finding("device", Verdict.BAD, f"{engine.description}, although the GPU build is installed", advice)
-    return Finding("device", Verdict.GOOD, engine.description)
+        found = tr("{device}, although the GPU build is installed", device=engine.description)
+        advice = tr("look at the driver; in Docker the container needs the GPU (the cuda override file has it)")
+        return Finding(subject, Verdict.BAD, found, advice, "nvidia-smi")
+    return Finding(subject, Verdict.GOOD, engine.description)
 
 
 def _has_gpu_runtime() -> bool:
@@ -106,67 +131,88 @@ def _version(package: str) -> str:
 
 
 def _libraries() -> Finding:
+    subject = tr("libraries")
     versions = {name: _version(name) for name in LIBRARIES}
     missing = [name for name, version in versions.items() if not version]
     if missing:
-        return Finding("libraries", Verdict.BAD, f"missing: {', '.join(missing)}", "install the package anew")
-    return Finding("libraries", Verdict.GOOD, ", ".join(f"{name} {version}" for name, version in versions.items()))
+        found = tr("missing: {names}", names=", ".join(missing))
+        return Finding(subject, Verdict.BAD, found, tr("install the package anew"), "scripts/environment cpu")
+    return Finding(subject, Verdict.GOOD, ", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 def _memory() -> Finding:
+    subject = tr("computer")
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    found = f"{usable_cores()} cores, {whole / 1e9:.1f} GB"
+    found = tr("{cores} cores, {memory:.1f} GB", cores=usable_cores(), memory=whole / 1e9)
     if whole < ROOMY_BYTES:
-        return Finding("computer", Verdict.NOTE, found, "lower MACHINE_LEARNING_MODEL_TTL, or choose smaller models")
-    return Finding("computer", Verdict.GOOD, found)
+        advice = tr("let models go sooner, or choose smaller ones")
+        return Finding(subject, Verdict.NOTE, found, advice, _set("MACHINE_LEARNING_MODEL_TTL=60"))
+    return Finding(subject, Verdict.GOOD, found)
 
 
 def _cache(settings: Settings) -> Finding:
+    subject = tr("cache")
     folder = settings.cache_folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        return Finding(
-            "cache",
-            Verdict.BAD,
-            f"{folder} cannot be written: {error.strerror}",
-            f"give it to user {os.getuid()} (chown -R {os.getuid()} …), or set MACHINE_LEARNING_CACHE_FOLDER",
-        )
-    models = sum(1 for _ in folder.glob("*/*/*/model.onnx"))
-    return Finding("cache", Verdict.GOOD, f"{folder} can be written, {models} model files")
+        found = tr("{folder} cannot be written: {reason}", folder=folder, reason=error.strerror)
+        advice = tr("give it to user {user}, or set MACHINE_LEARNING_CACHE_FOLDER", user=os.getuid())
+        return Finding(subject, Verdict.BAD, found, advice, _as_root(f"chown -R {os.getuid()} {folder}"))
+    found = tr("{folder} can be written, {count} model files", folder=folder, count=_model_files(settings))
+    return Finding(subject, Verdict.GOOD, found)
+
+
+def _model_files(settings: Settings) -> int:
+    return sum(1 for _ in settings.cache_folder.glob("*/*/*/model.onnx"))
 
 
 def _disk(settings: Settings) -> Finding:
+    subject = tr("disk")
     folder = _existing(settings.cache_folder)
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        return Finding("disk", Verdict.BAD, f"{folder} cannot be looked at: {error.strerror}")
-    found = f"{free / 1e9:.1f} GB free"
+        found = tr("{folder} cannot be looked at: {reason}", folder=folder, reason=error.strerror)
+        return Finding(subject, Verdict.BAD, found)
+    found = tr("{free:.1f} GB free", free=free / 1e9)
     if free < ENOUGH_BYTES:
-        return Finding("disk", Verdict.NOTE, found, "a large CLIP model needs up to 5 GB; `immich-ml-cn models remove`")
-    return Finding("disk", Verdict.GOOD, found)
+        advice = tr("a large CLIP model needs up to 5 GB; see what can go")
+        return Finding(subject, Verdict.NOTE, found, advice, "immich-ml-cn models list")
+    return Finding(subject, Verdict.GOOD, found)
 
 
 def _existing(folder: Path) -> Path:
     return next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
 
 
+# --- where models come from ---
+
+
 def _sources(settings: Settings, reach: Callable[[str], str]) -> Iterator[Finding]:
     if settings.hf_hub_offline:
-        yield Finding("sources", Verdict.NOTE, "HF_HUB_OFFLINE is set: nothing is fetched")
+        yield _nothing_comes(settings, tr("HF_HUB_OFFLINE is set: nothing is fetched"), "HF_HUB_OFFLINE=0")
         return
     addresses = _addresses(settings)
     with ThreadPoolExecutor(len(addresses)) as pool:
         reasons = list(pool.map(reach, addresses.values()))
     for (name, address), reason in zip(addresses.items(), reasons, strict=True):
-        found = f"{address} answers" if not reason else f"{address}: {reason}"
-        yield Finding(f"source {name}", Verdict.NOTE if reason else Verdict.GOOD, found)
+        found = tr("{address}: {reason}", address=address, reason=reason or tr("answers"))
+        yield Finding(tr("source {name}", name=name), Verdict.NOTE if reason else Verdict.GOOD, found)
     if all(reasons):
-        advice = "set HTTPS_PROXY or MACHINE_LEARNING_MODEL_SOURCE; models already in the cache are served all the same"
-        yield Finding("sources", Verdict.NOTE, "none can be reached: missing models cannot be fetched", advice)
+        mirror = "MACHINE_LEARNING_MODEL_SOURCE=modelscope,https://hf-mirror.com"
+        yield _nothing_comes(settings, tr("none can be reached: missing models cannot be fetched"), mirror)
+
+
+def _nothing_comes(settings: Settings, found: str, cure: str) -> Finding:
+    """What it means that nothing can be fetched: a problem where nothing is here either."""
+    if _model_files(settings):
+        advice = tr("models already in the cache are served all the same")
+        return Finding(tr("sources"), Verdict.NOTE, found, advice)
+    advice = tr("only the bundled text recognition can be served: connect, name a proxy (HTTPS_PROXY) or a mirror")
+    return Finding(tr("sources"), Verdict.BAD, found, advice, _set(cure))
 
 
 def _addresses(settings: Settings) -> dict[str, str]:
@@ -188,16 +234,84 @@ def unreachable(address: str) -> str:
         return str(getattr(error, "reason", None) or error)
 
 
+# --- the way from Immich ---
+
+
+def _route(settings: Settings) -> Iterator[Finding]:
+    subject = tr("the way from Immich")
+    if settings.host in {"127.0.0.1", "localhost", "::1"}:
+        found = tr("IMMICH_HOST={host}: only this machine itself can connect", host=settings.host)
+        advice = tr("listen on all addresses, unless Immich runs here outside of a container")
+        yield Finding(subject, Verdict.NOTE, found, advice, _set("IMMICH_HOST=[::]"))
+    elif not _answers(settings):
+        found = tr("no server answers on port {port}", port=settings.port)
+        yield Finding(subject, Verdict.NOTE, found, tr("start it"), "immich-ml-cn serve")
+    else:
+        yield Finding(subject, Verdict.GOOD, _way_in(settings))
+
+
+def _way_in(settings: Settings) -> str:
+    """What has to stand in Immich as the URL."""
+    own = _own_address()
+    if own and own in _resolved(IMMICHS_NAME):
+        return tr("Immich's usual address http://{name}:{port} leads here", name=IMMICHS_NAME, port=settings.port)
+    return tr("in Immich: Machine Learning → URL → http://{host}:{port}", host=own or "…", port=settings.port)
+
+
+def _answers(settings: Settings) -> bool:
+    host = "127.0.0.1" if settings.host in {"::", "0.0.0.0"} else settings.host  # noqa: S104 - compared, not bound
+    connection = http.client.HTTPConnection(host, settings.port, timeout=2)
+    try:
+        connection.request("GET", f"{settings.root_path}/ping")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _own_address() -> str:
+    """The address by which this machine goes out, "" where it has none; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return ""
+
+
+def _resolved(name: str) -> set[str]:
+    try:
+        return {str(address[4][0]) for address in socket.getaddrinfo(name, None)}
+    except OSError:
+        return set()
+
+
 def _door(settings: Settings) -> Finding:
+    subject = tr("access")
     if settings.api_key:
-        return Finding("access", Verdict.GOOD, "a key is needed for everything but /ping")
+        return Finding(subject, Verdict.GOOD, tr("a key is needed for everything but /ping"))
     return Finding(
-        "access",
+        subject,
         Verdict.NOTE,
-        f"whoever reaches {settings.host} port {settings.port} may use this server",
-        "keep the port inside your network, or set MACHINE_LEARNING_API_KEY",
+        tr("whoever reaches {host} port {port} may use this server", host=settings.host, port=settings.port),
+        tr("keep the port inside your network, or set MACHINE_LEARNING_API_KEY"),
     )
 
 
-def _print(line: str) -> None:
-    print(line)  # noqa: T201 - the command's answer
+# --- what can be pasted ---
+
+
+def _in_container() -> bool:
+    return Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
+
+
+def _set(assignment: str) -> str:
+    """The command that gives a setting to the server, beside Immich's compose file or for this user."""
+    if _in_container():
+        return f"echo '{assignment}' >> .env && docker compose up -d"
+    return f"{assignment} scripts/serve"
+
+
+def _as_root(command: str) -> str:
+    return f"docker exec --user root immich_machine_learning {command}" if _in_container() else f"sudo {command}"

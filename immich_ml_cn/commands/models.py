@@ -5,19 +5,20 @@ import http.client
 import json
 import logging
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from immich_ml_cn import sources
 from immich_ml_cn.errors import ServiceError
+from immich_ml_cn.messages import Translator, tr
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.clip_names import clean_name
 from immich_ml_cn.store.delivery import Delivery
-from immich_ml_cn.store.inventory import HALVES, Row, find, folder_of, inventory, lacking
+from immich_ml_cn.store.inventory import HALVES, Presence, Row, find, folder_of, inventory, lacking
 
+from .console import Console
 from .verification import Finding, verify
 
 logger = logging.getLogger(__name__)
@@ -25,27 +26,34 @@ logger = logging.getLogger(__name__)
 IMMICH_DEFAULTS = ("ViT-B-32__openai", "buffalo_l", "PP-OCRv5_mobile")
 """What an unchanged Immich server asks for."""
 
+_HERE = {
+    Presence.CACHED: tr("in the cache"),
+    Presence.BUNDLED: tr("bundled"),
+    Presence.PARTLY: tr("partly"),
+    Presence.MISSING: tr("missing"),
+}
+
 Command = Callable[[Settings, argparse.Namespace], int]
 
 
-def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", say: Translator) -> None:
     """Add `models` and what belongs to it to the command line."""
-    models = commands.add_parser("models", help="list, fetch, check and remove models")
-    actions = models.add_subparsers(title="actions", required=True)
-    _action(actions, "list", "what can be served, and what of it is here", _list)
-    names = _action(actions, "fetch", "bring models into the cache", _fetch)
-    names.add_argument("names", nargs="*", metavar="NAME", help="as Immich or `models list` calls it")
-    names.add_argument("--all-defaults", action="store_true", help="the models an unchanged Immich asks for")
-    _action(actions, "verify", "check every file and graph in the cache", _verify)
-    where = _action(actions, "where", "the cache's folder, or a model's", _where)
+    models = commands.add_parser("models", help=say(tr("list, fetch, check and remove models")))
+    actions = models.add_subparsers(title=say(tr("actions")), required=True)
+    _action(actions, "list", say(tr("what can be served, and what of it is here")), _list)
+    names = _action(actions, "fetch", say(tr("bring models into the cache")), _fetch)
+    names.add_argument("names", nargs="*", metavar="NAME", help=say(tr("as Immich or `models list` calls it")))
+    names.add_argument("--all-defaults", action="store_true", help=say(tr("the models an unchanged Immich asks for")))
+    _action(actions, "verify", say(tr("check every file and graph in the cache")), _verify)
+    where = _action(actions, "where", say(tr("the cache's folder, or a model's")), _where)
     where.add_argument("names", nargs="*", metavar="NAME")
-    remove = _action(actions, "remove", "delete models from the cache", _remove)
+    remove = _action(actions, "remove", say(tr("delete models from the cache")), _remove)
     remove.add_argument("names", nargs="+", metavar="NAME")
 
 
 def _action(actions: Any, name: str, help_text: str, command: Command) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=help_text)
-    parser.add_argument("--json", action="store_true", help="for scripts")
+    parser.add_argument("--json", action="store_true", help="JSON")
     parser.set_defaults(command=command)
     return parser
 
@@ -54,30 +62,33 @@ def _action(actions: Any, name: str, help_text: str, command: Command) -> argpar
 
 
 def _list(settings: Settings, options: argparse.Namespace) -> int:
+    console = Console(settings.language)
     loaded = _loaded(settings)
     rows = list(inventory(settings))
     if options.json:
-        _print_json([_as_dict(row, loaded) for row in rows])
+        console.json([_as_dict(row, loaded) for row in rows])
         return 0
+    header = (tr("MODEL"), tr("NAME IN IMMICH"), tr("DIM"), tr("SIZE"), tr("HERE"), tr("LICENCE"))
     for task in HALVES:
-        _print(f"\n{task}")
-        _print_table(
-            ("MODEL", "NAME IN IMMICH", "DIM", "SIZE", "HERE", "LICENCE"),
-            [_cells(row, loaded) for row in rows if row.task == task],
-        )
-    _print(f"\nThe cache is {settings.cache_folder}. `immich-ml-cn models fetch NAME` brings what is missing;")
-    _print("so does the first request that needs it. After a change of the CLIP model: Smart Search → All in Immich.")
+        console.print(f"\n{task}")
+        console.table(("", *header), [_cells(row, loaded) for row in rows if row.task == task])
+    console.print()
+    console.print(tr("★ is recommended. The cache is {folder}.", folder=settings.cache_folder))
+    console.print(
+        tr("`immich-ml-cn models fetch NAME` brings what is missing; so does the first request that needs it.")
+    )
+    console.print(tr("After a change of the CLIP model: Smart Search → All in Immich."))
     return 0
 
 
-def _cells(row: Row, loaded: frozenset[str]) -> tuple[str, ...]:
-    here = "loaded" if _is_loaded(row, loaded) else row.presence.value
+def _cells(row: Row, loaded: frozenset[str]) -> tuple[object, ...]:
     return (
+        "★" if row.recommended else "",
         row.model,
         ", ".join(row.names),
         str(row.dimension or ""),
         _megabytes(row.size),
-        here,
+        tr("loaded") if _is_loaded(row, loaded) else _HERE[row.presence],
         row.licence,
     )
 
@@ -90,6 +101,7 @@ def _as_dict(row: Row, loaded: frozenset[str]) -> dict[str, Any]:
         "dimension": row.dimension,
         "bytes": row.size,
         "licence": row.licence,
+        "recommended": row.recommended,
         "presence": row.presence.value,
         "loaded": _is_loaded(row, loaded),
         "folders": [str(folder) for folder in row.folders],
@@ -123,13 +135,14 @@ class Fetched:
 
     task: str
     model: str
-    error: str | None
+    error: ServiceError | None
 
 
 def _fetch(settings: Settings, options: argparse.Namespace) -> int:
     names = [*options.names, *(IMMICH_DEFAULTS if options.all_defaults else ())]
+    console = Console(settings.language)
     if not names:
-        _complain("name a model, or say --all-defaults; `immich-ml-cn models list` shows them all")
+        console.complain(tr("name a model, or say --all-defaults; `immich-ml-cn models list` shows them all"))
         return 2
     wanted = _resolve(settings, names)
     if wanted is None:
@@ -138,10 +151,15 @@ def _fetch(settings: Settings, options: argparse.Namespace) -> int:
     outcomes = [_fetch_one(settings, delivery, task, model) for task, model in wanted]
     delivery.close()
     if options.json:
-        _print_json([outcome.__dict__ for outcome in outcomes])
+        console.json([_outcome(outcome) for outcome in outcomes])
     for outcome in outcomes if not options.json else ():
-        _print(f"{outcome.model}: {outcome.error or 'here'}")
+        console.print(tr("{model}: {outcome}", model=outcome.model, outcome=outcome.error or tr("here")))
     return int(any(outcome.error for outcome in outcomes))
+
+
+def _outcome(fetched: Fetched) -> dict[str, Any]:
+    error = None if fetched.error is None else str(fetched.error)
+    return {"task": fetched.task, "model": fetched.model, "error": error}
 
 
 def _fetch_one(settings: Settings, delivery: Delivery, task: str, model: str) -> Fetched:
@@ -152,7 +170,7 @@ def _fetch_one(settings: Settings, delivery: Delivery, task: str, model: str) ->
             if lacking(settings, task, model, half):
                 delivery.bring_now(task, model, half)
     except ServiceError as error:
-        return Fetched(task, model, str(error))
+        return Fetched(task, model, error)
     return Fetched(task, model, None)
 
 
@@ -162,15 +180,20 @@ def _fetch_one(settings: Settings, delivery: Delivery, task: str, model: str) ->
 def _verify(settings: Settings, options: argparse.Namespace) -> int:
     findings = [finding for row in inventory(settings) for finding in verify(settings, row)]
     bad = [finding for finding in findings if finding.problem]
+    console = Console(settings.language)
     if options.json:
-        _print_json([_finding(finding) for finding in findings])
+        console.json([_finding(finding) for finding in findings])
         return int(bool(bad))
     if not findings:
-        _print(f"there are no models in {settings.cache_folder}")
+        console.print(tr("there are no models in {folder}", folder=settings.cache_folder))
         return 0
-    _print_table(("MODEL", "PART", "RESULT"), [(f.model, f.part, f.problem or "good") for f in findings])
+    results = [(finding.model, finding.part, finding.problem or tr("good")) for finding in findings]
+    console.table((tr("MODEL"), tr("PART"), tr("RESULT")), results)
     if bad:
-        _print(f"\n{len(bad)} of {len(findings)} are wrong: remove the model, then fetch it again.")
+        console.print()
+        console.print(
+            tr("{bad} of {all} are wrong: remove the model, then fetch it again.", bad=len(bad), all=len(findings))
+        )
     return int(bool(bad))
 
 
@@ -187,10 +210,11 @@ def _where(settings: Settings, options: argparse.Namespace) -> int:
         return 2
     folders = [_folders(settings, task, model) for task, model in wanted]
     paths = [folder for group in folders for folder in group] or [settings.cache_folder]
+    console = Console(settings.language)
     if options.json:
-        _print_json([str(path) for path in paths])
+        console.json([str(path) for path in paths])
     for path in paths if not options.json else ():
-        _print(str(path))
+        console.print(path)
     return 0
 
 
@@ -205,13 +229,17 @@ def _remove(settings: Settings, options: argparse.Namespace) -> int:
         try:
             shutil.rmtree(folder)
         except OSError as error:
-            _complain(f"{folder} cannot be removed: {error.strerror}")
+            reason = error.strerror
+            Console(settings.language).complain(
+                tr("{folder} cannot be removed: {reason}", folder=folder, reason=reason)
+            )
             return 1
         removed.append(str(folder))
+    console = Console(settings.language)
     if options.json:
-        _print_json(removed)
+        console.json(removed)
     for path in removed if not options.json else ():
-        _print(f"removed {path}")
+        console.print(tr("removed {path}", path=path))
     return 0
 
 
@@ -226,32 +254,13 @@ def _resolve(settings: Settings, names: Iterable[str]) -> list[tuple[str, str]] 
     for name in names:
         found = find(settings, clean_name(name))
         if found is None:
-            _complain(f"there is no model {name!r}; `immich-ml-cn models list` shows them all")
+            Console(settings.language).complain(
+                tr("there is no model {name!r}; `immich-ml-cn models list` shows them all", name=name)
+            )
             return None
         wanted.append(found)
     return list(dict.fromkeys(wanted))
 
 
-# --- output ---
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(line[column]) for line in (header, *rows)) for column in range(len(header))]
-    for line in (header, *rows):
-        _print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
 def _megabytes(size: int | None) -> str:
     return "" if size is None else f"{size / 1e6:,.0f} MB"
-
-
-def _print_json(value: Any) -> None:
-    _print(json.dumps(value, ensure_ascii=False, indent=1))
-
-
-def _print(line: str) -> None:
-    print(line)  # noqa: T201 - the command's answer
-
-
-def _complain(line: str) -> None:
-    print(line, file=sys.stderr)  # noqa: T201 - the command's answer

@@ -17,6 +17,10 @@ HALVES: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
+RECOMMENDED: Final = frozenset({"chinese-clip-vit-large-patch14", "buffalo_l", "PP-OCRv6_small"})
+"""One model of each task for a library in Chinese, by the name of its folder."""
+
+
 class Presence(StrEnum):
     """Whether a model's files are here."""
 
@@ -45,6 +49,11 @@ class Row:
     licence: str
     presence: Presence
     folders: tuple[Path, ...]
+
+    @property
+    def recommended(self) -> bool:
+        """Whether it is the one to choose for a library in Chinese."""
+        return self.model in RECOMMENDED
 
 
 def inventory(settings: Settings) -> Iterator[Row]:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from server import RunningServer, fill_cache
 
 from immich_ml_cn import cli
 from immich_ml_cn.commands.doctor import Finding, Verdict, examine, unreachable
+from immich_ml_cn.messages import Translator
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.kinds import BASES
 
@@ -52,11 +54,34 @@ def test_cuda_demanded_where_there_is_none(tmp_path: Path) -> None:
     assert device.advice
 
 
-def test_sources_that_cannot_be_reached_are_no_reason_to_fail(tmp_path: Path) -> None:
+def test_sources_that_cannot_be_reached_matter_where_no_model_is_here(tmp_path: Path) -> None:
     findings = found(tmp_path, unreached="no route")
-    assert {finding.verdict for name, finding in findings.items() if "source" in name} == {Verdict.NOTE}
     assert "no route" in findings["source huggingface"].found
-    assert "MACHINE_LEARNING_MODEL_SOURCE" in findings["sources"].advice
+    assert findings["source huggingface"].verdict is Verdict.NOTE
+    assert findings["sources"].verdict is Verdict.BAD
+    assert "MACHINE_LEARNING_MODEL_SOURCE=" in findings["sources"].paste
+    fill_cache(tmp_path)
+    assert found(tmp_path, unreached="no route")["sources"].verdict is Verdict.NOTE
+
+
+def test_one_source_that_answers_is_enough(tmp_path: Path) -> None:
+    def reach(address: str) -> str:
+        return "" if "modelscope" in address else "no route"
+
+    verdicts = [finding.verdict for finding in examine(Settings(cache_folder=tmp_path, provider="cpu"), reach)]
+    assert Verdict.BAD not in verdicts
+
+
+def test_the_way_from_immich(tmp_path: Path) -> None:
+    route = "the way from Immich"
+    assert "only this machine" in found(tmp_path, host="127.0.0.1")[route].found
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    assert found(tmp_path, port=port)[route].paste == "immich-ml-cn serve"
+    with RunningServer(tmp_path) as server:
+        running = found(tmp_path, port=server.port)[route]
+    assert running.verdict is Verdict.GOOD
+    assert running.found.endswith(f":{server.port}")
 
 
 def test_offline_nobody_is_asked(tmp_path: Path) -> None:
@@ -95,7 +120,7 @@ def test_an_address_is_reached_or_not() -> None:
     assert unreachable("nonsense")
 
 
-@pytest.mark.parametrize(("cache", "code"), [("cache", 0), ("file/cache", 1)])
+@pytest.mark.parametrize(("cache", "code"), [("filled", 0), ("file/cache", 1)])
 def test_the_command(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -104,15 +129,16 @@ def test_the_command(
     code: int,
 ) -> None:
     (tmp_path / "file").write_text("")
+    fill_cache(tmp_path / "filled")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("MACHINE_LEARNING_PROVIDER", "cpu")
     monkeypatch.setenv("MACHINE_LEARNING_CACHE_FOLDER", str(tmp_path / cache))
-    options: argparse.Namespace = cli.parser().parse_args(["doctor"])
+    options: argparse.Namespace = cli.parser(Translator()).parse_args(["doctor"])
     assert options.command(Settings.from_env(), options) == code
     text = capsys.readouterr().out
     assert ("bad   cache: " in text) == bool(code)
     assert ("      → " in text) is True
-    options = cli.parser().parse_args(["doctor", "--json"])
+    options = cli.parser(Translator()).parse_args(["doctor", "--json"])
     assert options.command(Settings.from_env(), options) == code
     report = json.loads(capsys.readouterr().out)
     assert {finding["subject"] for finding in report["findings"]} >= {"device", "cache", "disk"}

@@ -11,6 +11,7 @@ from hub_server import Page, running
 from server import CLIP, FACES, RunningServer, fill_cache
 
 from immich_ml_cn.cli import parser
+from immich_ml_cn.messages import Translator
 from immich_ml_cn.settings import Settings
 
 LOCAL = "local-model"
@@ -34,7 +35,7 @@ def models(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
 
     def run(*arguments: str, environ: Mapping[str, str] | None = None) -> Answer:
         offline = {"MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path), "HF_HUB_OFFLINE": "1", "IMMICH_PORT": "9"}
-        options = parser().parse_args(["models", *arguments])
+        options = parser(Translator()).parse_args(["models", *arguments])
         code = options.command(Settings.from_env({**offline, **(environ or {})}), options)
         captured = capsys.readouterr()
         return Answer(code=code, out=captured.out, err=captured.err)
@@ -58,9 +59,15 @@ def test_list_says_what_there_is_and_what_is_missing(models: Any) -> None:
     assert not [row for row in listing if row["model"] == "ViT-B-32__openai"], "another model answers to it"
 
 
+def test_list_recommends_one_model_of_each_task(models: Any) -> None:
+    recommended = [row["model"] for row in models("list", "--json").json if row["recommended"]]
+    assert recommended == ["chinese-clip-vit-large-patch14", "buffalo_l", "PP-OCRv6_small"]
+
+
 def test_list_is_readable(models: Any) -> None:
     lines = models("list").out.splitlines()
-    row = next(line for line in lines if line.startswith("chinese-clip-vit-large-patch14 "))
+    row = next(line for line in lines if "chinese-clip-vit-large-patch14 " in line)
+    assert row.startswith("★")
     assert "ViT-L-14__openai" in row
     assert "768" in row
     assert "1,630 MB" in row

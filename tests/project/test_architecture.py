@@ -27,6 +27,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("sources",),
     ("memory", "metrics"),
     ("errors", "setting_values"),
+    ("messages",),
     ("__init__",),
 )
 """Rooms and the files that they share, from the top down: each may import only from lines below its own."""
