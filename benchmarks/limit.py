@@ -96,9 +96,6 @@ class _RecordingParallelSession(_RecordingSession):
     def parallelism(self) -> int:
         return self.session.parallelism
 
-    def run_single_threaded(self, feeds: Feeds) -> list[NDArray[Any]]:
-        return self.run(feeds)  # one request at a time is recorded
-
     def run_parallel(self, feeds: Sequence[Feeds]) -> list[list[NDArray[Any]]]:
         self.calls.append(ParallelCall(self.session, [dict(feed) for feed in feeds]))
         return self.session.run_parallel(feeds)

@@ -121,7 +121,7 @@ class Service:
             "models": self.registry.details(),
             "aliases": dict(self._settings.clip_aliases),
             "lanes": [
-                {"name": lane.name, "device": lane.device_id, "busy": lane.turn.locked()}
+                {"name": lane.name, "device": lane.device_id, "busy": lane.lock.locked()}
                 for lane in self._running_lanes
             ],
             "decodedBytes": {"held": self._budget.held, "limit": self._budget.total, "waiting": self._budget.waiting},
@@ -142,7 +142,7 @@ class Service:
                 "model_bytes", "Bytes of a loaded model's graphs.", {k: d["bytes"] for k, d in ready.items()}, "model"
             ),
             Gauge("model_leases", "Requests that hold a model.", {k: d["leases"] for k, d in ready.items()}, "model"),
-            Gauge("lane_busy", "1 while a lane runs.", {x.name: x.turn.locked() for x in self._running_lanes}, "lane"),
+            Gauge("lane_busy", "1 while a lane runs.", {x.name: x.lock.locked() for x in self._running_lanes}, "lane"),
             Gauge("decoded_bytes", "Memory held by decoded images.", {"": self._budget.held}),
             Gauge("decode_waiting", "Requests that wait for memory to decode.", {"": self._budget.waiting}),
             Gauge("threads", "Threads of Python.", {"": threading.active_count()}),

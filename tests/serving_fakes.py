@@ -44,31 +44,6 @@ class Doubler:
         return [2 * item for item in items]
 
 
-class ParallelDoubler(Doubler):
-    """A doubler that runs single items beside one another: each of `held` until its event is set.
-
-    Attributes:
-        singles: those that were run, in the order of their beginning.
-    """
-
-    def __init__(self, parallelism: int = 2, poison: Sequence[int] = ()) -> None:
-        super().__init__(poison)
-        self.parallelism = parallelism
-        self.singles: list[int] = []
-        self.held: dict[int, threading.Event] = {}
-
-    def hold(self, *items: int) -> None:
-        self.held.update({item: threading.Event() for item in items})
-
-    def infer_one(self, item: int) -> int:
-        self.singles.append(item)
-        if item in self.held and not self.held[item].wait(PATIENCE_S):
-            raise TimeoutError("the test never let it go on")
-        if item in self._poison:
-            raise ValueError(f"poisoned by {item}")
-        return 2 * item
-
-
 class NoSession:
     """What `FakeEngine` opens; nobody runs it."""
 

@@ -36,10 +36,6 @@ class CpuParallelSession:
         """See `Session.run`."""
         return self._multi_threaded.run(feeds)
 
-    def run_single_threaded(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """See `ParallelSession.run_single_threaded`."""
-        return self._single_threaded.run(feeds)
-
     def run_parallel(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
         """See `ParallelSession.run_parallel`. Fewer than `parallelism` run in turn, on all threads each."""
         if len(feeds) < self.parallelism or self.parallelism == 1:

@@ -62,10 +62,6 @@ class ParallelSession(Session, Protocol):
         """How many runs go in parallel."""
         ...
 
-    def run_single_threaded(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Run the graph on the calling thread only; `parallelism` threads may do so at once."""
-        ...
-
     def run_parallel(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
         """Run the graph once for each of `feeds`, up to `parallelism` at a time; the outputs of each, in order."""
         ...
@@ -84,18 +80,4 @@ class Model(Protocol[ItemT, OutputT]):
 
     def infer(self, items: Sequence[ItemT]) -> Sequence[OutputT]:
         """Run one batch of equal buckets on the calling thread: one output per item, in order."""
-        ...
-
-
-@runtime_checkable
-class ParallelModel(Model[ItemT, OutputT], Protocol):
-    """A model that can run several items in parallel, one core each, without waiting for one another."""
-
-    @property
-    def parallelism(self) -> int:
-        """How many items may run in parallel; 1 where nothing is gained."""
-        ...
-
-    def infer_one(self, item: ItemT) -> OutputT:
-        """Run one item on the calling thread only; `parallelism` threads may do so at once."""
         ...

@@ -3,10 +3,6 @@
 A batch closes when the lane is free, not when a clock says so: the oldest live item plus up to ``max_batch - 1``
 others of its bucket. (The rule of Hugging Face's text-embeddings-inference; a waiting window gains little and costs
 much at the few concurrent jobs that Immich sends.)
-
-Where a model is a `ParallelModel` and there are items enough for every core, each core takes the next item as soon as
-it is done with the last: in a batch it would wait for the others. As soon as another model waits for the lane there are
-batches again: it is not to wait for cores that end one after the other.
 """
 
 import asyncio
@@ -19,7 +15,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from immich_ml_cn.engines.device_errors import is_of_device, is_out_of_memory, is_poisoned
-from immich_ml_cn.engines.session import Model, ParallelModel
+from immich_ml_cn.engines.session import Model
 from immich_ml_cn.errors import InferenceFailed, OutOfMemory, ServiceError, Unavailable
 from immich_ml_cn.metrics import Metrics
 
@@ -38,11 +34,6 @@ class Replica(Generic[ItemT, OutputT]):
     lane: Lane
     model: Model[ItemT, OutputT]
 
-    @property
-    def parallelism(self) -> int:
-        """How many single items may run at once."""
-        return self.model.parallelism if isinstance(self.model, ParallelModel) else 1
-
 
 @dataclass(eq=False)
 class _Waiting(Generic[ItemT, OutputT]):
@@ -54,11 +45,6 @@ class _Waiting(Generic[ItemT, OutputT]):
 
 async def _nothing() -> None:
     """The relief of a batcher that stands alone."""
-
-
-def _infer_one(model: ParallelModel[ItemT, OutputT], items: list[ItemT]) -> Sequence[OutputT]:
-    (item,) = items
-    return [model.infer_one(item)]
 
 
 class Batcher(Generic[ItemT, OutputT]):
@@ -92,10 +78,6 @@ class Batcher(Generic[ItemT, OutputT]):
         self._queue: deque[_Waiting[ItemT, OutputT]] = deque()
         self._arrived = asyncio.Event()
         self._closed = False
-        self._running = 0
-        # How many items were here at each of the last arrivals: who came together lately will do so again.
-        self._crowds: deque[int] = deque((0,), max(replica.parallelism for replica in replicas))
-        self._singles: set[asyncio.Task[None]] = set()
         self._tasks = [asyncio.create_task(self._serve(replica), name=f"batcher {name}") for replica in replicas]
         for task in self._tasks:
             task.add_done_callback(self._ended)
@@ -124,18 +106,15 @@ class Batcher(Generic[ItemT, OutputT]):
             raise self._unloaded()
         future: asyncio.Future[OutputT] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(item, self._replicas[0].model.bucket(item), future, self._clock()))
-        self._crowds.append(self._running + len(self._queue))
         self._arrived.set()
         return future
 
     async def close(self) -> None:
         """Stop serving; what still waits is refused with `Unavailable`."""
         self._closed = True
-        tasks = [*self._tasks, *self._singles]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        del tasks
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()  # each keeps its cancellation, whose traceback holds a replica
         while self._queue:
             self._fail(self._queue.popleft(), self._unloaded())
@@ -151,47 +130,28 @@ class Batcher(Generic[ItemT, OutputT]):
         return replicas
 
     async def _serve(self, replica: Replica[ItemT, OutputT]) -> None:
-        turn, parallelism = replica.lane.turn, replica.parallelism
+        """Run one batch after the other on a replica's lane, for as long as the batcher lives.
+
+        The batch is formed after the lock was acquired, not before: until then more items may join it, another replica
+        may take them all (`_next_batch` is empty then), and their callers may leave.
+        """
         while True:
             await self._arrived.wait()
-            crowded = parallelism > 1 and max(self._crowds) >= parallelism
-            alone = await turn.take(parallelism if crowded else 1)
-            if alone and not (crowded and not turn.wanted):
-                try:
-                    await self._run(replica, self._take(self._max_batch))
-                finally:
-                    turn.leave()
-                continue
-            if alone:
-                turn.share()
-            self._start_single(replica)
+            async with replica.lane.lock:
+                await self._run(replica, self._next_batch())
 
-    def _start_single(self, replica: Replica[ItemT, OutputT]) -> None:
-        """Run the next item beside others; a share of the turn goes with it."""
-        batch = self._take(1)
-        if not batch:
-            replica.lane.turn.leave()
-            return
-        task = asyncio.create_task(self._run(replica, batch, single=True), name=f"single {self.name}")
-        self._singles.add(task)
-        task.add_done_callback(partial(self._single_ended, replica.lane, batch))
+    def _next_batch(self) -> list[_Waiting[ItemT, OutputT]]:
+        """Take the next batch from the queue and leave the rest in order.
 
-    def _single_ended(self, lane: Lane, batch: list[_Waiting[ItemT, OutputT]], task: "asyncio.Task[None]") -> None:
-        self._singles.discard(task)
-        lane.turn.leave()
-        for waiting in batch:  # of a task that was cancelled before it began
-            self._fail(waiting, self._unloaded())
-        if not task.cancelled() and task.exception() is not None:
-            self._ended(task)
-
-    def _take(self, most: int) -> list[_Waiting[ItemT, OutputT]]:
-        """Form the next batch and leave the rest queued, in order; cancelled items are dropped."""
+        The oldest item decides the bucket. Items of other buckets, and those beyond `max_batch`, stay queued; items
+        whose callers have left are dropped.
+        """
         batch: list[_Waiting[ItemT, OutputT]] = []
         rest: deque[_Waiting[ItemT, OutputT]] = deque()
         for waiting in self._queue:
             if waiting.future.done():
                 continue
-            fits = len(batch) < most and (not batch or waiting.bucket == batch[0].bucket)
+            fits = len(batch) < self._max_batch and (not batch or waiting.bucket == batch[0].bucket)
             (batch if fits else rest).append(waiting)
         self._queue = rest
         if not rest:
@@ -201,28 +161,22 @@ class Batcher(Generic[ItemT, OutputT]):
             self._metrics.observe("queue", self.name, now - waiting.since)
         return batch
 
-    async def _run(
-        self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]], *, single: bool = False
-    ) -> None:
+    async def _run(self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]]) -> None:
         """Run a batch so that each item gets an outcome, whatever ends the run."""
-        self._running += len(batch)
         try:
-            await self._split(replica, batch, single=single)
+            await self._split(replica, batch)
         finally:
-            self._running -= len(batch)
             for waiting in batch:
                 self._fail(waiting, self._unloaded())
 
-    async def _split(
-        self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]], *, single: bool = False
-    ) -> None:
+    async def _split(self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]]) -> None:
         """Run a batch; if it fails, run its halves, down to single items, so that each gets its own outcome.
 
         Where memory did not suffice, what others hold without need is freed first. A device that fails at everything
         is not asked again.
         """
         live = [waiting for waiting in batch if not waiting.future.done()]
-        attempt = partial(self._attempt, replica, live, single=single)
+        attempt = partial(self._attempt, replica, live)
         error = await attempt() if live else None
         if error is not None and is_out_of_memory(error):
             error = await self._with_more_memory(attempt, len(live), error)
@@ -262,17 +216,14 @@ class Batcher(Generic[ItemT, OutputT]):
         return OutOfMemory(f"{self.name} does not have enough memory for this input: {again}", retry_after=30)
 
     async def _attempt(
-        self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]], *, single: bool
+        self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]]
     ) -> Exception | None:
         """Run a batch once and hand out its outputs; why it failed, if it did."""
         self._metrics.observe_batch(self.name, len(batch))
         lane, items = replica.lane, [waiting.item for waiting in batch]
         try:
             with self._metrics.time("inference", self.name):
-                if single:
-                    outputs = await lane.run_beside(_infer_one, replica.model, items)
-                else:
-                    outputs = await lane.run(self._infer, replica.model, items)
+                outputs = await lane.run(self._infer, replica.model, items)
         except Exception as error:
             return error
         lane.worked()

@@ -1,8 +1,8 @@
 """Lanes: the threads that own inference sessions.
 
 A lane is a pair of threads: one runs batches, one creates and drops sessions, so that a load never holds up the models
-that are ready. On a CPU further threads run single items, a core each. Nobody else touches a session. The bulk lane's
-threads have the lowest priority: a search on the interactive lane gets the CPU first.
+that are ready. Nobody else touches a session. The bulk lane's threads have the lowest priority: a search on the
+interactive lane gets the CPU first.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ import queue
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -21,7 +20,6 @@ from typing import Any, Final, TypeVar
 from immich_ml_cn.engines.session import LaneKind
 
 from .concurrency import contained
-from .turn import Turn
 
 T = TypeVar("T")
 
@@ -133,8 +131,7 @@ def lower_priority(nice: int) -> None:
 
 
 class Lane:
-    """One device's turn-taking: batches run one at a time, in the order in which they asked; single items may share a
-    turn."""
+    """One device: its batches run one at a time, in the order in which the batchers acquired `lock`."""
 
     def __init__(
         self,
@@ -157,34 +154,18 @@ class Lane:
         self.name = name
         self.kind: LaneKind = kind
         self.device_id = device_id
-        self.turn = Turn()
+        self.lock = asyncio.Lock()
         self._time_limit_s = time_limit_s
         self._on_death = on_death
         self._device_failures = 0
         self._loading = asyncio.Lock()
-        self._worker = partial(Worker, nice=nice, on_death=on_death)
-        self._runner = self._worker(f"{name}-run")
-        self._loader = self._worker(f"{name}-load")
-        self._beside: list[Worker] = []
-        self._idle: deque[Worker] = deque()
+        self._runner = Worker(f"{name}-run", nice=nice, on_death=on_death)
+        self._loader = Worker(f"{name}-load", nice=nice, on_death=on_death)
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Run a batch on the lane's thread; hold `turn` while you do."""
+        """Run a batch on the lane's thread; hold `lock` while you do."""
         with self._watched("a batch"):
             return await self._runner.run(function, *args)
-
-    async def run_beside(self, function: Callable[..., T], *args: Any) -> T:
-        """Run a single item on a thread of its own; hold a share of `turn` while you do."""
-        worker = self._idle.pop() if self._idle else self._one_more()
-        try:
-            with self._watched("a batch"):
-                return await worker.run(function, *args)
-        finally:
-            self._idle.appendleft(worker)  # the last to be taken: where the caller was cancelled, it still runs
-
-    def _one_more(self) -> Worker:
-        self._beside.append(self._worker(f"{self.name}-run-{len(self._beside)}"))
-        return self._beside[-1]
 
     async def load(self, function: Callable[..., T], *args: Any) -> T:
         """Create or drop sessions, beside the batches that run."""
@@ -208,17 +189,14 @@ class Lane:
 
     def close(self) -> None:
         """Let all threads end after what they have."""
-        for worker in self._workers():
-            worker.close()
+        self._runner.close()
+        self._loader.close()
 
     def join(self, timeout: float) -> bool:
         """Wait for all threads; True when they ended within `timeout` seconds."""
         deadline = time.monotonic() + timeout
-        ended = [worker.join(max(0.0, deadline - time.monotonic())) for worker in self._workers()]
+        ended = [worker.join(max(0.0, deadline - time.monotonic())) for worker in (self._runner, self._loader)]
         return all(ended)
-
-    def _workers(self) -> list[Worker]:
-        return [self._runner, self._loader, *self._beside]
 
     @contextmanager
     def _watched(self, what: str) -> Iterator[None]:
@@ -232,4 +210,4 @@ class Lane:
         self._on_death(f"{what} on {self.name} has been running for over {self._time_limit_s:g} s")
 
     def __repr__(self) -> str:
-        return f"<Lane {self.name} [{'busy' if self.turn.locked() else 'idle'}]>"
+        return f"<Lane {self.name} [{'busy' if self.lock.locked() else 'idle'}]>"

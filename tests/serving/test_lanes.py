@@ -194,51 +194,12 @@ class TestLane:
             stop.end.set()
             assert await loading == 5
 
-    @linux
-    async def test_single_items_run_beside_one_another_on_threads_that_are_kept(self) -> None:
-        together = threading.Barrier(2, timeout=PATIENCE_S)
-
-        def meet() -> tuple[str, int]:
-            together.wait()
-            return threading.current_thread().name, priority()
-
-        with a_lane() as lane:
-            for _ in range(3):
-                found = await asyncio.gather(lane.run_beside(meet), lane.run_beside(meet))
-                assert sorted(found) == [("bulk-0-run-0", 19), ("bulk-0-run-1", 19)]
-            with pytest.raises(ZeroDivisionError):
-                await lane.run_beside(divmod, 1, 0)
-            assert await lane.run_beside(abs, -1) == 1
-        assert not {thread.name for thread in threading.enumerate() if thread.name.startswith("bulk-0")}
-
-    async def test_a_thread_whose_caller_left_is_the_last_to_get_work(self) -> None:
-        stop = Stop()
-        with a_lane() as lane:
-            leaving = asyncio.create_task(lane.run_beside(stop))
-            await happens(stop.begun)
-            other = await lane.run_beside(threading.current_thread)
-            leaving.cancel()
-            await settle()
-            assert await lane.run_beside(threading.current_thread) is other
-            stop.end.set()
-
-    async def test_a_single_item_over_the_time_limit_is_reported(self) -> None:
-        deaths: list[str] = []
-        stop = Stop()
-        with a_lane(time_limit_s=0.05, deaths=deaths) as lane:
-            running = asyncio.create_task(lane.run_beside(stop))
-            await happens(stop.begun)
-            await until(lambda: deaths)
-            stop.end.set()
-            await running
-        assert deaths == ["a batch on bulk-0 has been running for over 0.05 s"]
-
     async def test_threads_bear_the_lanes_name(self) -> None:
         with a_lane("bulk-3") as lane:
             assert (await lane.run(threading.current_thread)).name == "bulk-3-run"
             assert (await lane.load(threading.current_thread)).name == "bulk-3-load"
             assert repr(lane) == "<Lane bulk-3 [idle]>"
-            async with lane.turn:
+            async with lane.lock:
                 assert repr(lane) == "<Lane bulk-3 [busy]>"
 
     async def test_a_batch_over_the_time_limit_is_reported(self) -> None:
@@ -284,7 +245,7 @@ class TestLane:
 
         async def take(number: int) -> None:
             for _ in range(2):
-                async with lane.turn:
+                async with lane.lock:
                     order.append(number)
                     await lane.run(abs, -1)
 

@@ -64,21 +64,6 @@ class Tower:
         """Length D of the embeddings, None where the graph leaves it open."""
         return self._session.outputs[self._vector].shape[-1]
 
-    @property
-    def parallelism(self) -> int:
-        """How many items may run at once, see `ParallelModel`."""
-        return self._parallel.parallelism if self._parallel else 1
-
-    def encode_one(self, feeds: Mapping[str, NDArray[Any]]) -> Embedding:
-        """Run the graph on one item (1, …), on the calling thread only; `parallelism` threads may do so at once.
-
-        Raises:
-            InferenceFailed: as `encode`.
-        """
-        if self._parallel is None:
-            return self.encode(feeds)[0]
-        return self._embeddings(self._parallel.run_single_threaded(self._typed(feeds)), 1)[0]
-
     def encode(self, feeds: Mapping[str, NDArray[Any]]) -> list[Embedding]:
         """Run the graph on N items, from the calling thread.
 
@@ -105,8 +90,8 @@ class Tower:
         return {name: array.astype(self._inputs[name].dtype, copy=False) for name, array in feeds.items()}
 
     def _parallel_count(self, count: int) -> int:
-        """How many of `count` items run in parallel, one per core: the largest multiple of the number of cores."""
-        return count - count % self.parallelism if self.parallelism > 1 else 0
+        """How many of `count` items run in parallel, one per core: as many as give each core the same number."""
+        return count - count % self._parallel.parallelism if self._parallel else 0
 
     def _run_parallel(self, feeds: Mapping[str, NDArray[Any]], count: int) -> list[Embedding]:
         """The embeddings of the first `count` items."""

@@ -37,11 +37,6 @@ class VisualEncoder:
         """Length D of the embeddings, None where the graph leaves it open."""
         return self._tower.dimension
 
-    @property
-    def parallelism(self) -> int:
-        """How many pictures may run at once, see `ParallelModel`."""
-        return self._tower.parallelism
-
     def prepare(self, picture: Picture) -> NDArray[np.float32]:
         """Pure: the picture as float32 (3, H, W), RGB, normalised by the model's mean and std."""
         return self.transform(picture)
@@ -57,10 +52,6 @@ class VisualEncoder:
             InferenceFailed: an embedding is zero or not finite.
         """
         return self._tower.encode({self._image: np.stack(items)})
-
-    def infer_one(self, item: NDArray[np.float32]) -> Embedding:
-        """Embed one prepared picture on the calling thread only; see `infer`."""
-        return self._tower.encode_one({self._image: item[np.newaxis]})
 
 
 def load_visual(

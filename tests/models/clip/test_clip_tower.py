@@ -42,10 +42,6 @@ class EchoSession:
         self.together.append(len(feeds["x"]))
         return [feeds["x"]]
 
-    def run_single_threaded(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        self.parallel.append(len(feeds["x"]))
-        return [feeds["x"]]
-
     def run_parallel(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
         self.parallel += [len(feed["x"]) for feed in feeds]
         return [[feed["x"]] for feed in feeds]
@@ -71,16 +67,6 @@ def test_items_run_in_parallel_as_long_as_each_core_gets_one(
     found = Tower(session).encode({"x": items})
     np.testing.assert_allclose([embedding.vector for embedding in found], items, atol=1e-6)
     assert (session.parallel, session.together) == ([1] * parallel, together)
-
-
-@pytest.mark.parametrize(("batch", "parallelism", "expected"), [(None, 3, 3), (1, 3, 3), (4, 3, 1), (None, 1, 1)])
-def test_items_may_run_on_a_core_each(batch: int | None, parallelism: int, expected: int) -> None:
-    session = EchoSession(batch, parallelism)
-    tower = Tower(session)
-    assert tower.parallelism == expected
-    found = tower.encode_one({"x": np.array([[0, 2]], np.float64)})
-    np.testing.assert_array_equal(found.vector, np.array([0, 1], np.float32))
-    assert (session.parallel, session.together) == (([1], []) if expected > 1 else ([], [batch or 1]))
 
 
 def test_a_single_core_takes_batches() -> None:

@@ -137,9 +137,6 @@ def test_a_batch_of_wide_lines_is_split() -> None:
 class FakeParallelSession(FakeSession):
     parallelism = 2
 
-    def run_single_threaded(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        raise AssertionError("lines are run by the page")
-
     def run_parallel(self, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> list[list[NDArray[Any]]]:
         return [self.run(feed) for feed in feeds]
 
