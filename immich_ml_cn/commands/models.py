@@ -4,7 +4,6 @@ import argparse
 import http.client
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,10 @@ from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.clip_names import clean_name
 from immich_ml_cn.store.delivery import Delivery
 from immich_ml_cn.store.inventory import HALVES, Presence, Row, find, folder_of, inventory, lacking
+from immich_ml_cn.store.removal import plan_removal
 
 from .console import Console
+from .removal import remove
 from .verification import Finding, verify
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", 
     _action(actions, "verify", say(tr("check every file and graph in the cache")), _verify)
     where = _action(actions, "where", say(tr("the cache's folder, or a model's")), _where)
     where.add_argument("names", nargs="*", metavar="NAME")
-    remove = _action(actions, "remove", say(tr("delete models from the cache")), _remove)
-    remove.add_argument("names", nargs="+", metavar="NAME")
+    removal = _action(actions, "remove", say(tr("list a model's files in the cache, ask, and delete them")), _remove)
+    removal.add_argument("names", nargs="+", metavar="NAME")
+    removal.add_argument("--yes", action="store_true", help=say(tr("do not ask")))
 
 
 def _action(actions: Any, name: str, help_text: str, command: Command) -> argparse.ArgumentParser:
@@ -219,28 +221,19 @@ def _where(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _remove(settings: Settings, options: argparse.Namespace) -> int:
+    """Say what would be deleted, ask, and delete it."""
     wanted = _resolve(settings, options.names)
     if wanted is None:
         return 2
-    removed = []
-    for folder in [folder for task, model in wanted for folder in _folders(settings, task, model)]:
-        if not folder.is_dir():
-            continue
-        try:
-            shutil.rmtree(folder)
-        except OSError as error:
-            reason = error.strerror
-            Console(settings.language).complain(
-                tr("{folder} cannot be removed: {reason}", folder=folder, reason=reason)
-            )
-            return 1
-        removed.append(str(folder))
-    console = Console(settings.language)
-    if options.json:
-        console.json(removed)
-    for path in removed if not options.json else ():
-        console.print(tr("removed {path}", path=path))
-    return 0
+    try:
+        removals = {model: plan_removal(settings, task, model) for task, model in wanted}
+        return remove(settings, removals, as_json=options.json, agreed=options.yes)
+    except OSError as error:
+        reason = error.strerror
+        Console(settings.language).complain(
+            tr("{path} cannot be removed: {reason}", path=error.filename, reason=reason)
+        )
+        return 1
 
 
 def _folders(settings: Settings, task: str, model: str) -> list[Path]:

@@ -71,7 +71,8 @@ class Shelf:
         return (source.parent if self._owns(source) else self.cache) / self.name
 
     def _owns(self, source: Path) -> bool:
-        return source.is_relative_to(self.cache.absolute())
+        """Wherever links and ``..`` lead: beside somebody's own file nothing is written."""
+        return source.resolve().is_relative_to(self.cache.resolve())
 
 
 def _source(graph: Path | EditedGraph) -> Path:

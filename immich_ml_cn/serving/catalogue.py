@@ -193,7 +193,7 @@ class Catalogue:
             build=lambda open_session: build(path, open_session),
             fetch=lambda: self._delivery.bring(task, model, kind),
             arrival=lambda: self._delivery.arrival(task, model),
-            set_aside=self._delivery.set_aside,
+            set_aside=lambda damage: self._delivery.set_aside(task, model, kind, damage),
             device=self._devices.get(task),
         )
 
@@ -209,7 +209,7 @@ class Catalogue:
             build=self._clip_builder(model, folder, kind),
             fetch=lambda: self._delivery.bring("clip", model, kind),
             arrival=lambda: self._delivery.arrival("clip", model),
-            set_aside=self._delivery.set_aside,
+            set_aside=lambda damage: self._delivery.set_aside("clip", model, kind, damage),
             device=self._devices.get("clip"),
             dimension=LISTED_DIMENSIONS.get(asked),
             parallel=kind == "visual",

@@ -10,13 +10,14 @@ from typing import Final
 
 from immich_ml_cn import sources
 from immich_ml_cn.engines import checking_engine
-from immich_ml_cn.errors import DamagedModel, ServiceError
+from immich_ml_cn.errors import DamagedModel, ServiceError, UnknownModel
 from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.settings import Settings
 
 from . import conversions, fetch
 from .fetch.lock import locked
 from .fetch.watch import Watch
+from .inventory import is_inside
 
 logger = logging.getLogger(__name__)
 
@@ -61,10 +62,15 @@ class Delivery:
         tally = self._tallies.get((task, model))
         return "" if tally is None or tally.now is None else f" ({tally.now})"
 
-    def set_aside(self, damage: DamagedModel) -> bool:
-        """Rename a damaged file in the cache, so that it is fetched again; False when that was done before."""
-        cache = self._settings.cache_folder.absolute()
-        if not damage.path.absolute().is_relative_to(cache) or fetch.times_set_aside(damage.path):
+    def set_aside(self, task: str, model: str, kind: str, damage: DamagedModel) -> bool:
+        """Rename a damaged file in the cache, so that it is fetched again.
+
+        Returns:
+            False when that was done before, or where it cannot be had again: then it stays as it is.
+        """
+        if not is_inside(self._settings.cache_folder, damage.path.parent) or fetch.times_set_aside(damage.path):
+            return False
+        if not self._is_offered(task, model, kind):
             return False
         try:
             aside = fetch.set_aside(damage.path)
@@ -100,14 +106,10 @@ class Delivery:
             self._under_way.discard(threading.get_ident())
 
     def _fetch(self, task: str, model: str, kind: str) -> None:
-        offered = sources.sources_for(
-            task, model, kind, organization=self._settings.model_organization, revision=self._settings.model_revision
-        )
-        joint = sources.joint_source(model) if task == "clip" else None
         folder = self._folder(task, model, kind).absolute()
         tally = self._tallies.setdefault((task, model), fetch.Tally())
         report = fetch.fetch_model(
-            offered if joint is None else (*offered, joint),
+            self._sources(task, model, kind),
             folder,
             self._options,
             fetch.Several(tally, fetch.show_on(sys.stderr, logger)),
@@ -118,8 +120,26 @@ class Delivery:
         if report.source is not None:
             size, seconds = report.bytes / 1e6, report.seconds
             logger.info("fetched %s/%s/%s from %s: %.0f MB in %.0f s", task, model, kind, report.source, size, seconds)
-        if joint is not None:
+        if task == "clip" and sources.joint_source(model) is not None:
             self._split_joint(task, model, kind, folder)
+
+    def _sources(self, task: str, model: str, kind: str) -> tuple[sources.Source, ...]:
+        """
+        Raises:
+            UnknownModel: nobody has a model of that name.
+        """
+        offered = sources.sources_for(
+            task, model, kind, organization=self._settings.model_organization, revision=self._settings.model_revision
+        )
+        joint = sources.joint_source(model) if task == "clip" else None
+        return offered if joint is None else (*offered, joint)
+
+    def _is_offered(self, task: str, model: str, kind: str) -> bool:
+        """Whether a model can be fetched."""
+        try:
+            return not self._options.offline and bool(self._sources(task, model, kind))
+        except UnknownModel:
+            return False
 
     def _split_joint(self, task: str, model: str, kind: str, folder: Path) -> None:
         """Make the towers where what arrived is one graph with both."""

@@ -96,6 +96,11 @@ def folder_of(settings: Settings, task: str, model: str, half: str) -> Path:
     return settings.cache_folder / sources.folder_for(task, model, half, revision=settings.model_revision)
 
 
+def is_inside(cache: Path, path: Path) -> bool:
+    """Whether a path is below the cache folder, wherever links and ``..`` in it lead."""
+    return path.resolve().is_relative_to(cache.resolve())
+
+
 def lacking(settings: Settings, task: str, model: str, half: str) -> bool:
     """Whether a half must be fetched before it can be served."""
     if (folder_of(settings, task, model, half) / half / "model.onnx").is_file():

@@ -152,10 +152,81 @@ def test_verify_refuses_another_dimension(models: Any, tmp_path: Path) -> None:
     assert problems == ["it gives 512 numbers instead of 640"] * 2
 
 
-def test_where_and_remove(models: Any, tmp_path: Path) -> None:
+def test_where(models: Any, tmp_path: Path) -> None:
     fill_cache(tmp_path)
     assert models("where").out.strip() == str(tmp_path)
     assert models("where", FACES).out.strip() == str(tmp_path / "facial-recognition" / FACES)
-    assert models("remove", FACES, "--json").json == [str(tmp_path / "facial-recognition" / FACES)]
-    assert not (tmp_path / "facial-recognition" / FACES).exists()
-    assert (tmp_path / "clip" / CLIP).exists()
+
+
+class TestRemove:
+    def test_it_lists_what_would_go_and_does_nothing_without_an_answer(self, models: Any, tmp_path: Path) -> None:
+        fill_cache(tmp_path)
+        folder = tmp_path / "facial-recognition" / FACES
+        answer = models("remove", FACES)
+        assert answer.code == 1
+        assert str(folder / "detection" / "model.onnx") in answer.out
+        assert "say --yes" in answer.err
+        dry = models("remove", FACES, "--json")
+        assert dry.code == 1
+        assert {row["path"]: row["removed"] for row in dry.json} == {
+            str(folder / half / "model.onnx"): False for half in ("detection", "recognition")
+        }
+        assert len(list(folder.rglob("model.onnx"))) == 2
+
+    @pytest.mark.parametrize(("typed", "removed"), [("y", True), (" YES ", True), ("", False), ("n", False)])
+    def test_it_asks_a_person(
+        self, models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, removed: bool
+    ) -> None:
+        fill_cache(tmp_path)
+        asked: list[str] = []
+
+        def answer(question: str) -> str:
+            asked.append(question)
+            return typed
+
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+        monkeypatch.setattr("builtins.input", answer)
+        assert models("remove", FACES).code == int(not removed)
+        assert asked == ["Delete these 2 files? [y/N] "]
+        assert (tmp_path / "facial-recognition" / FACES).exists() is not removed
+        assert (tmp_path / "clip" / CLIP).exists()
+
+    def test_all_of_a_model_goes_and_nothing_else(self, models: Any, tmp_path: Path) -> None:
+        fill_cache(tmp_path)
+        answer = models("remove", FACES, "--yes", "--json")
+        assert answer.code == 0
+        assert all(row["removed"] and row["bytes"] > 0 for row in answer.json)
+        assert not (tmp_path / "facial-recognition" / FACES).exists()
+        assert (tmp_path / "clip" / CLIP).exists()
+
+    @pytest.mark.parametrize("way", ["folder", "..", "link"])
+    def test_a_folder_outside_the_cache_is_never_touched(self, models: Any, tmp_path: Path, way: str) -> None:
+        """The alias `=/models/mine` is documented; the folder is its owner's."""
+        mine = fill_cache(tmp_path / "elsewhere") / "clip" / CLIP
+        (mine / "visual" / "holiday.jpg").write_bytes(b"a photo")
+        cache = tmp_path / "cache"
+        (cache / "clip").mkdir(parents=True)
+        before = sorted(tmp_path.rglob("*"))
+        model = {"folder": str(mine), "..": f"{cache}/../elsewhere/clip/{CLIP}", "link": "linked"}[way]
+        if way == "link":
+            (cache / "clip" / "linked").symlink_to(mine)
+            before = sorted(tmp_path.rglob("*"))
+        environ = {
+            "MACHINE_LEARNING_CACHE_FOLDER": str(cache),
+            "MACHINE_LEARNING_CLIP_ALIASES": f"ViT-B-16__openai={model}",
+        }
+        for arguments in (("remove", "--yes", "ViT-B-16__openai"), ("fetch", "ViT-B-16__openai"), ("verify",)):
+            answer = models(*arguments, environ=environ)
+            if arguments[0] == "remove":
+                assert answer.code == 2
+                assert "outside the cache" in answer.err
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_with_one_model_refused_none_is_removed(self, models: Any, tmp_path: Path) -> None:
+        fill_cache(tmp_path / "cache")
+        environ = {
+            "MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path / "cache"),
+            "MACHINE_LEARNING_CLIP_ALIASES": f"ViT-B-16__openai={tmp_path}",
+        }
+        assert models("remove", "--yes", FACES, "ViT-B-16__openai", environ=environ).code == 2
+        assert (tmp_path / "cache" / "facial-recognition" / FACES / "detection" / "model.onnx").exists()

@@ -317,6 +317,16 @@ class TestShelf:
         assert shelf.place(model).parent == tmp_path / "cache" / "forms"
         assert Shelf(tmp_path, "forms", "cpu", "1").place(model).parent == model.parent / "forms"
 
+    @pytest.mark.parametrize("way", ["..", "link"])
+    def test_a_file_of_others_stays_one_whatever_its_path_looks_like(
+        self, tmp_path: Path, model: Path, way: str
+    ) -> None:
+        cache = tmp_path / "cache"
+        cache.mkdir()
+        (cache / "linked").symlink_to(model.parent)
+        path = cache / ".." / model.relative_to(tmp_path) if way == ".." else cache / "linked" / model.name
+        assert Shelf(cache, "forms", "cpu", "1").place(path).parent == cache / "forms"
+
     def test_forms_of_files_of_others_are_kept_while_somebody_uses_them(self, tmp_path: Path) -> None:
         files = [tmp_path / "elsewhere" / name / "model.onnx" for name in ("used", "unused", "new")]
         for file in files:

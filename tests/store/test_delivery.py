@@ -116,29 +116,48 @@ async def test_a_model_that_is_here_does_not_wait_for_downloads(site: Site, tmp_
 class TestSettingAside:
     async def test_a_damaged_file_is_renamed_once(self, tmp_path: Path) -> None:
         path = cached(tmp_path)
-        delivery = Delivery(settings(tmp_path))
+        delivery = Delivery(Settings(cache_folder=tmp_path))
         damage = DamagedModel(path, "cut short")
-        assert delivery.set_aside(damage)
+        assert delivery.set_aside("clip", NAME, "visual", damage)
         assert not path.exists()
         assert [file.read_bytes() for file in path.parent.iterdir()] == [GRAPH]
         path.write_bytes(GRAPH)
-        assert not delivery.set_aside(damage), "the same bytes again will not help"
+        assert not delivery.set_aside("clip", NAME, "visual", damage), "the same bytes again will not help"
         assert path.exists()
         delivery.close()
 
-    async def test_what_is_not_in_the_cache_is_not_touched(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("way", ["plain", "..", "link"])
+    async def test_what_is_not_in_the_cache_is_not_touched(self, tmp_path: Path, way: str) -> None:
+        """Whatever its path looks like."""
         path = cached(tmp_path / "elsewhere")
-        delivery = Delivery(settings(tmp_path / "cache"))
-        assert not delivery.set_aside(DamagedModel(path, "cut short"))
+        cache = tmp_path / "cache"
+        (cache / "clip").mkdir(parents=True)
+        if way == "..":
+            path = cache / ".." / path.relative_to(tmp_path)
+        if way == "link":
+            (cache / "clip" / NAME).symlink_to(path.parent.parent)
+            path = cache / "clip" / NAME / "visual" / "model.onnx"
+        delivery = Delivery(Settings(cache_folder=cache))
+        assert not delivery.set_aside("clip", NAME, "visual", DamagedModel(path, "cut short"))
+        assert path.exists()
+        delivery.close()
+
+    @pytest.mark.parametrize(("name", "offline"), [("my-own-model", False), (NAME, True)])
+    async def test_what_cannot_be_fetched_again_stays(self, tmp_path: Path, name: str, offline: bool) -> None:
+        """A file that nobody can bring again would be lost to its owner."""
+        path = cached(tmp_path, name)
+        delivery = Delivery(Settings(cache_folder=tmp_path, hf_hub_offline=offline))
+        assert not delivery.set_aside("clip", name, "visual", DamagedModel(path, "cut short"))
         assert path.exists()
         delivery.close()
 
     async def test_a_file_that_cannot_be_renamed_stays_a_failure(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        delivery = Delivery(settings(tmp_path))
+        delivery = Delivery(Settings(cache_folder=tmp_path))
         (tmp_path / "clip").mkdir()
-        assert not delivery.set_aside(DamagedModel(tmp_path / "clip" / "gone.onnx", "cut short"))
+        damage = DamagedModel(tmp_path / "clip" / "gone.onnx", "cut short")
+        assert not delivery.set_aside("clip", NAME, "visual", damage)
         assert "cannot be set aside" in caplog.text
         delivery.close()
 

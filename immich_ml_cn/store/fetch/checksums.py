@@ -54,6 +54,11 @@ def record(folder: Path, files: Mapping[str, tuple[int, str]]) -> None:
         new.replace(folder / _NAME)
 
 
+def recorded(folder: Path) -> tuple[str, ...]:
+    """The files of a model that were fetched or made, relative to its folder."""
+    return tuple(_read(folder))
+
+
 def check_files(sources: Sequence[Source], folder: Path) -> tuple[FileCheck, ...]:
     """Read every file of a model and compare it with what was fetched; takes about a second per gigabyte.
 
