@@ -25,7 +25,7 @@ from .serving.lanes import Lane
 from .serving.pipeline import Pipeline
 from .serving.registry import Loaded, ModelSpec, Registry
 from .settings import Settings
-from .store.delivery import Delivery
+from .store.downloader import Downloader
 
 logger = logging.getLogger(__name__)
 
@@ -63,13 +63,13 @@ class Service:
         settings = self._settings
         lanes = self._lanes()
         self._running_lanes = tuple(lanes)
-        delivery = Delivery(settings, self.metrics)
+        downloader = Downloader(settings, self.metrics)
         pool = CpuPool(settings.request_threads)
         text_pool = CpuPool(1, nice=0)
         self.registry = Registry(
             self._engine, lanes, ttl_s=settings.model_ttl_s, wait_s=settings.model_wait_s, metrics=self.metrics
         )
-        catalogue = Catalogue(settings, delivery, on_gpu=self._engine.on_gpu)
+        catalogue = Catalogue(settings, downloader, on_gpu=self._engine.on_gpu)
         self.pipeline = Pipeline(
             catalogue,
             self.registry,
@@ -91,7 +91,7 @@ class Service:
         finally:
             if sweeper is not None:
                 sweeper.cancel()
-            delivery.close()
+            downloader.close()
             if upstream is not None:
                 await upstream.close()
             patience_s = min(PATIENCE_S, settings.shutdown_timeout_s)
@@ -101,7 +101,7 @@ class Service:
             pool.close()
             text_pool.close()
             await self._join(lanes, patience_s)
-            if delivery.busy:
+            if downloader.busy:
                 self.stuck += ("fetch",)
 
     def stop_preloading(self) -> None:

@@ -193,14 +193,14 @@ class Settings:
         "MACHINE_LEARNING_PRELOAD__CLIP",
         (),
         values.names,
-        "Old name (Immich 2): both halves of a CLIP model.",
+        "Old name (Immich 2): both components of a CLIP model.",
         shown="",
     )
     preload_faces: tuple[str, ...] = _setting(
         "MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION",
         (),
         values.names,
-        "Old name (Immich 2): both halves of a face model.",
+        "Old name (Immich 2): both components of a face model.",
         shown="",
     )
     device_ids: tuple[int, ...] = _setting(

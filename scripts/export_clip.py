@@ -39,7 +39,7 @@ from immich_ml_cn.models.images import Picture, decode
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.clip_names import DEFAULT_ALIASES, DIRECT_NAMES
 from immich_ml_cn.store import fetch
-from immich_ml_cn.store.delivery import fetch_options
+from immich_ml_cn.store.downloader import fetch_options
 
 LEAST_COSINE: Final[Mapping[str, float]] = {"fp32": 0.99999, "fp16": 0.999}
 """Precision → the least cosine to PyTorch in fp32 with which an export is put in place; int8 is only measured."""

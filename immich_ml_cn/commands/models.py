@@ -14,8 +14,8 @@ from immich_ml_cn.errors import ServiceError
 from immich_ml_cn.messages import Translator, tr
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.clip_names import clean_name
-from immich_ml_cn.store.delivery import Delivery
-from immich_ml_cn.store.inventory import HALVES, Presence, Row, find, folder_of, inventory, lacking
+from immich_ml_cn.store.downloader import Downloader
+from immich_ml_cn.store.inventory import COMPONENTS, Presence, Row, find, folder_of, inventory, lacking
 from immich_ml_cn.store.removal import plan_removal
 
 from .console import Console
@@ -71,7 +71,7 @@ def _list(settings: Settings, options: argparse.Namespace) -> int:
         console.json([_as_dict(row, loaded) for row in rows])
         return 0
     header = (tr("MODEL"), tr("NAME IN IMMICH"), tr("DIM"), tr("SIZE"), tr("HERE"), tr("LICENCE"))
-    for task in HALVES:
+    for task in COMPONENTS:
         console.print(f"\n{task}")
         console.table(("", *header), [_cells(row, loaded) for row in rows if row.task == task])
     console.print()
@@ -149,9 +149,9 @@ def _fetch(settings: Settings, options: argparse.Namespace) -> int:
     wanted = _resolve(settings, names)
     if wanted is None:
         return 2
-    delivery = Delivery(settings)
-    outcomes = [_fetch_one(settings, delivery, task, model) for task, model in wanted]
-    delivery.close()
+    downloader = Downloader(settings)
+    outcomes = [_fetch_one(settings, downloader, task, model) for task, model in wanted]
+    downloader.close()
     if options.json:
         console.json([_outcome(outcome) for outcome in outcomes])
     for outcome in outcomes if not options.json else ():
@@ -164,13 +164,13 @@ def _outcome(fetched: Fetched) -> dict[str, Any]:
     return {"task": fetched.task, "model": fetched.model, "error": error}
 
 
-def _fetch_one(settings: Settings, delivery: Delivery, task: str, model: str) -> Fetched:
+def _fetch_one(settings: Settings, downloader: Downloader, task: str, model: str) -> Fetched:
     if task == "facial-recognition":
         logger.warning("%s: %s", model, sources.NON_COMMERCIAL)
     try:
-        for half in HALVES[task]:
-            if lacking(settings, task, model, half):
-                delivery.bring_now(task, model, half)
+        for component in COMPONENTS[task]:
+            if lacking(settings, task, model, component):
+                downloader.ensure_now(task, model, component)
     except ServiceError as error:
         return Fetched(task, model, error)
     return Fetched(task, model, None)
@@ -237,7 +237,7 @@ def _remove(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _folders(settings: Settings, task: str, model: str) -> list[Path]:
-    folders = [folder_of(settings, task, model, half) for half in HALVES[task]]
+    folders = [folder_of(settings, task, model, component) for component in COMPONENTS[task]]
     return list(dict.fromkeys(folders))
 
 

@@ -10,8 +10,8 @@ from immich_ml_cn.serving.catalogue import Catalogue
 from immich_ml_cn.serving.registry import ModelSpec
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.store import fetch
-from immich_ml_cn.store.delivery import Delivery
-from immich_ml_cn.store.inventory import HALVES, Row, folder_of
+from immich_ml_cn.store.downloader import Downloader
+from immich_ml_cn.store.inventory import COMPONENTS, Row, folder_of
 
 
 @dataclass(frozen=True)
@@ -25,25 +25,25 @@ class Finding:
 
 
 def verify(settings: Settings, row: Row) -> Iterator[Finding]:
-    """Check the halves of a model that are in the cache; nothing for one that is not there at all."""
-    for half in HALVES[row.task]:
-        folder = folder_of(settings, row.task, row.model, half)
-        if (folder / half).is_dir():
-            yield from _verify_files(settings, row, half)
-            yield Finding(row.task, row.model, half, _graph_problem(settings, row, half))
+    """Check the components of a model that are in the cache; nothing for one that is not there at all."""
+    for component in COMPONENTS[row.task]:
+        folder = folder_of(settings, row.task, row.model, component)
+        if (folder / component).is_dir():
+            yield from _verify_files(settings, row, component)
+            yield Finding(row.task, row.model, component, _graph_problem(settings, row, component))
 
 
-def _verify_files(settings: Settings, row: Row, half: str) -> Iterator[Finding]:
+def _verify_files(settings: Settings, row: Row, component: str) -> Iterator[Finding]:
     offered: tuple[sources.Source, ...] = ()
     if row.model in sources.model_names(row.task):
-        offered = sources.sources_for(row.task, row.model, half, revision=settings.model_revision)
-    for check in fetch.check_files(offered, folder_of(settings, row.task, row.model, half)):
-        if check.path.parts[0] == half and check.state in {fetch.State.MISSING, fetch.State.CHANGED}:
+        offered = sources.sources_for(row.task, row.model, component, revision=settings.model_revision)
+    for check in fetch.check_files(offered, folder_of(settings, row.task, row.model, component)):
+        if check.path.parts[0] == component and check.state in {fetch.State.MISSING, fetch.State.CHANGED}:
             yield Finding(row.task, row.model, str(check.path), f"the file is {check.state.value}")
 
 
-def _graph_problem(settings: Settings, row: Row, half: str) -> str | None:
-    spec = _spec(settings, row, half)
+def _graph_problem(settings: Settings, row: Row, component: str) -> str | None:
+    spec = _spec(settings, row, component)
     try:
         engine = checking_engine(settings)
         model = spec.build(lambda graph: engine.open(graph, spec.lane, 0))
@@ -55,8 +55,8 @@ def _graph_problem(settings: Settings, row: Row, half: str) -> str | None:
     return None
 
 
-def _spec(settings: Settings, row: Row, half: str) -> ModelSpec:
-    catalogue = Catalogue(settings, Delivery(settings), on_gpu=False)
+def _spec(settings: Settings, row: Row, component: str) -> ModelSpec:
+    catalogue = Catalogue(settings, Downloader(settings), on_gpu=False)
     finders = {
         ("clip", "visual"): catalogue.visual,
         ("clip", "textual"): catalogue.textual,
@@ -65,4 +65,4 @@ def _spec(settings: Settings, row: Row, half: str) -> ModelSpec:
         ("ocr", "detection"): catalogue.text_detector,
         ("ocr", "recognition"): catalogue.text_recognizer,
     }
-    return finders[row.task, half](row.model)
+    return finders[row.task, component](row.model)

@@ -16,7 +16,7 @@ from immich_ml_cn.engines.session import Model, OpenSession
 from immich_ml_cn.errors import UnknownModel
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.clip_names import CHINESE_CLIP_PIXELS, DIRECT_NAMES, LISTED_DIMENSIONS, clean_name
-from immich_ml_cn.store.delivery import Delivery
+from immich_ml_cn.store.downloader import Downloader
 
 from .registry import ModelSpec
 from .tasks import FaceTask, OcrTask, Tasks
@@ -51,14 +51,14 @@ class Plan:
 class Catalogue:
     """Finds models by the names that requests use."""
 
-    def __init__(self, settings: Settings, delivery: Delivery, *, on_gpu: bool) -> None:
+    def __init__(self, settings: Settings, downloader: Downloader, *, on_gpu: bool) -> None:
         """
         Args:
-            delivery: brings missing files.
+            downloader: brings missing files.
             on_gpu: decides the default batch sizes and the precision of CLIP.
         """
         self._settings = settings
-        self._delivery = delivery
+        self._downloader = downloader
         self._on_gpu = on_gpu
         self._devices: Mapping[str, int] = settings.task_devices if on_gpu else {}
         self._max_batch_clip = settings.max_batch_clip or (16 if on_gpu else 4)
@@ -166,14 +166,14 @@ class Catalogue:
             parallel=True,
         )
 
-    def _ocr(self, name: str, kind: str, build: BuildFrom, batch: int, *, parallel: bool = False) -> ModelSpec:
+    def _ocr(self, name: str, component: str, build: BuildFrom, batch: int, *, parallel: bool = False) -> ModelSpec:
         known = self._known("ocr", name)
-        bundled = sources.bundled("ocr", "PP-OCRv6_small", kind)
-        spec = replace(self._spec("ocr", known, kind, build, batch), parallel=parallel)
-        if bundled is None or self._path("ocr", known, kind).is_file():
+        bundled = sources.bundled("ocr", "PP-OCRv6_small", component)
+        spec = replace(self._spec("ocr", known, component, build, batch), parallel=parallel)
+        if bundled is None or self._path("ocr", known, component).is_file():
             return spec
         carried = ModelSpec(
-            key=f"ocr/PP-OCRv6_small/{kind} (bundled)",
+            key=f"ocr/PP-OCRv6_small/{component} (bundled)",
             lane="bulk",
             max_batch=batch,
             build=lambda open_session: build(bundled, open_session),
@@ -184,35 +184,35 @@ class Catalogue:
             return carried
         return replace(spec, fallback=carried)
 
-    def _spec(self, task: str, model: str, kind: str, build: BuildFrom, max_batch: int) -> ModelSpec:
-        path = self._path(task, model, kind)
+    def _spec(self, task: str, model: str, component: str, build: BuildFrom, max_batch: int) -> ModelSpec:
+        path = self._path(task, model, component)
         return ModelSpec(
-            key=f"{sources.folder_for(task, model, kind, revision=self._settings.model_revision)}/{kind}",
+            key=f"{sources.folder_for(task, model, component, revision=self._settings.model_revision)}/{component}",
             lane="bulk",
             max_batch=max_batch,
             build=lambda open_session: build(path, open_session),
-            fetch=lambda: self._delivery.bring(task, model, kind),
-            arrival=lambda: self._delivery.arrival(task, model),
-            set_aside=lambda damage: self._delivery.set_aside(task, model, kind, damage),
+            fetch=lambda: self._downloader.ensure(task, model, component),
+            progress=lambda: self._downloader.progress(task, model),
+            quarantine=lambda damage: self._downloader.quarantine(task, model, component, damage),
             device=self._devices.get(task),
         )
 
-    def _clip(self, name: str, kind: str) -> ModelSpec:
+    def _clip(self, name: str, component: str) -> ModelSpec:
         asked = self._known("clip", name)
         model = self._settings.clip_aliases.get(asked, asked)
         model = DIRECT_NAMES.get(model, model)
-        folder = self._folder("clip", model, kind)
+        folder = self._folder("clip", model, component)
         return ModelSpec(
-            key=f"{sources.folder_for('clip', model, kind, revision=self._settings.model_revision)}/{kind}",
-            lane="interactive" if kind == "textual" else "bulk",
+            key=f"{sources.folder_for('clip', model, component, revision=self._settings.model_revision)}/{component}",
+            lane="interactive" if component == "textual" else "bulk",
             max_batch=self._max_batch_clip,
-            build=self._clip_builder(model, folder, kind),
-            fetch=lambda: self._delivery.bring("clip", model, kind),
-            arrival=lambda: self._delivery.arrival("clip", model),
-            set_aside=lambda damage: self._delivery.set_aside("clip", model, kind, damage),
+            build=self._clip_builder(model, folder, component),
+            fetch=lambda: self._downloader.ensure("clip", model, component),
+            progress=lambda: self._downloader.progress("clip", model),
+            quarantine=lambda damage: self._downloader.quarantine("clip", model, component, damage),
             device=self._devices.get("clip"),
             dimension=LISTED_DIMENSIONS.get(asked),
-            parallel=kind == "visual",
+            parallel=component == "visual",
         )
 
     def _known(self, task: str, name: str) -> str:
@@ -232,21 +232,21 @@ class Catalogue:
     def _in_cache(self, task: str, model: str) -> bool:
         return (self._settings.cache_folder / task / model).is_dir()
 
-    def _folder(self, task: str, model: str, kind: str) -> Path:
-        relative = sources.folder_for(task, model, kind, revision=self._settings.model_revision)
+    def _folder(self, task: str, model: str, component: str) -> Path:
+        relative = sources.folder_for(task, model, component, revision=self._settings.model_revision)
         return self._settings.cache_folder / relative
 
-    def _path(self, task: str, model: str, kind: str) -> Path:
-        return self._folder(task, model, kind) / kind / "model.onnx"
+    def _path(self, task: str, model: str, component: str) -> Path:
+        return self._folder(task, model, component) / component / "model.onnx"
 
-    def _clip_builder(self, model: str, folder: Path, kind: str) -> Build:
+    def _clip_builder(self, model: str, folder: Path, component: str) -> Build:
         def build(open_session: OpenSession) -> Model[Any, Any]:
             from immich_ml_cn.models import clip
 
-            path = clip.choose_graph(folder / kind, self._settings.clip_precision, on_gpu=self._on_gpu)
+            path = clip.choose_graph(folder / component, self._settings.clip_precision, on_gpu=self._on_gpu)
             pixels = CHINESE_CLIP_PIXELS.get(model)
             encoder: clip.VisualEncoder | clip.TextualEncoder
-            if kind == "visual":
+            if component == "visual":
                 transform = clip.chinese_clip_transform(pixels) if pixels else None
                 fast = self._settings.clip_preprocessing == "fast"
                 encoder = clip.load_visual(folder, path, open_session, transform, fast=fast)

@@ -47,9 +47,9 @@ class ModelSpec:
         build: opens the graph and makes the model; runs on the lane's loader thread.
         fetch: brings what `build` needs into the cache; raises `Unavailable` when that cannot be done.
         fallback: loaded instead when `fetch` fails.
-        set_aside: puts a damaged file out of the way, so that `fetch` brings it again; False where it does not.
+        quarantine: puts a damaged file out of the way, so that `fetch` brings it again; False where it does not.
         device: the one GPU that runs it, None for all.
-        arrival: how much of what `fetch` brings has come, as an addition to a sentence; "" when nothing is coming.
+        progress: how much of what `fetch` brings has come, as an addition to a sentence; "" when nothing is coming.
         dimension: length that the answers must have, None where any will do.
         parallel: its items are many and small, and a CPU runs them in parallel, one core each, rather than as a batch.
     """
@@ -60,9 +60,9 @@ class ModelSpec:
     build: Callable[[OpenSession], Model[Any, Any]]
     fetch: Callable[[], Awaitable[None]] | None = None
     fallback: "ModelSpec | None" = None
-    set_aside: Callable[[DamagedModel], bool] | None = None
+    quarantine: Callable[[DamagedModel], bool] | None = None
     device: int | None = None
-    arrival: Callable[[], str] | None = None
+    progress: Callable[[], str] | None = None
     dimension: int | None = None
     parallel: bool = False
 
@@ -249,7 +249,7 @@ class Registry:
         """Wait for a load that is everybody's: one waiting client that leaves must not cancel it."""
         done, _ = await asyncio.wait([task], timeout=self._wait_s)
         if not done:
-            arrived = entry.spec.arrival() if entry.spec.arrival is not None else ""
+            arrived = entry.spec.progress() if entry.spec.progress is not None else ""
             raise Unavailable(f"{entry.spec.key} is still on its way{arrived}; try again", retry_after=10)
         if task.cancelled():
             raise Unavailable("the server is shutting down", retry_after=5)
@@ -283,7 +283,7 @@ class Registry:
         try:
             return await self._build(entry, await self._fetched(entry.spec))
         except DamagedModel as damage:
-            if entry.spec.set_aside is None or not entry.spec.set_aside(damage):
+            if entry.spec.quarantine is None or not entry.spec.quarantine(damage):
                 raise
         return await self._build(entry, await self._fetched(entry.spec))
 

@@ -1,7 +1,7 @@
 """Where every model we can serve comes from: the one table of real addresses.
 
 Pure data. `sources_for` answers in the order in which the sources are tried; all sources of one model bring the same
-files to the same places, Immich's cache layout: ``<cache>/<task>/<model>[/<revision>]/<type>/model.onnx``.
+files to the same places, Immich's cache layout: ``<cache>/<task>/<model>[/<revision>]/<component>/model.onnx``.
 """
 
 from pathlib import PurePosixPath
@@ -56,7 +56,7 @@ def model_names(task: str) -> tuple[str, ...]:
     return ()
 
 
-def folder_for(task: str, model: str, type: str | None = None, *, revision: str = _MAIN) -> PurePosixPath:
+def folder_for(task: str, model: str, component: str | None = None, *, revision: str = _MAIN) -> PurePosixPath:
     """The folder a model's files lie in, relative to the cache: Immich's layout, 2.x and 3.3's revisions.
 
     The detector of a language-prefixed OCR model is shared: it lies in the folder of the name without the prefix.
@@ -67,7 +67,7 @@ def folder_for(task: str, model: str, type: str | None = None, *, revision: str 
         return PurePosixPath(model)
     if task == "clip" and (repository := Repository.parse(model)) is not None:
         return repository.folder
-    if task == "ocr" and type == "detection":
+    if task == "ocr" and component == "detection":
         model = model.rpartition("__")[2]
     folder = PurePosixPath(task, model)
     return folder if revision == _MAIN or model in CHINESE_CLIP else folder / revision
@@ -76,7 +76,7 @@ def folder_for(task: str, model: str, type: str | None = None, *, revision: str 
 def sources_for(
     task: str,
     model: str,
-    type: str | None = None,
+    component: str | None = None,
     *,
     organization: str = "immich-app",
     revision: str = _MAIN,
@@ -86,11 +86,11 @@ def sources_for(
     Args:
         task: ``clip``, ``facial-recognition`` or ``ocr``.
         model: a clean model name, e.g. ``ViT-B-32__openai``; of a CLIP also a `Repository`'s address or a folder.
-        type: one half only (``visual``, ``textual``, ``detection``, ``recognition``); None for both.
+        component: one of them only (``visual``, ``textual``, ``detection``, ``recognition``); None for both.
         organization: who has Immich's exports on Hugging Face.
         revision: of Immich's exports; another than ``main`` is had from Hugging Face only.
 
-    Ask for the halves of a language-prefixed OCR model one by one: they lie in different folders.
+    Ask for the components of a language-prefixed OCR model one by one: they lie in different folders.
 
     Returns:
         () where nobody offers ready files: Chinese-CLIP RN50 and ViT-H-14 have to be exported.
@@ -101,15 +101,15 @@ def sources_for(
     if task == "clip" and model.startswith("/"):
         return ()
     if task == "clip" and (repository := Repository.parse(model)) is not None:
-        return repository.sources(type)
+        return repository.sources(component)
     if task == "clip" and model in CHINESE_CLIP:
-        return chinese_clip(CHINESE_CLIP[model], type)
+        return chinese_clip(CHINESE_CLIP[model], component)
     if task == "clip" and (model in OPENCLIP or model in MCLIP):
-        return (immich_clip(f"{organization}/{model}", revision, type),)
+        return (immich_clip(f"{organization}/{model}", revision, component),)
     if task == "facial-recognition" and model in INSIGHTFACE:
-        return insightface(model, type, organization, revision)
+        return insightface(model, component, organization, revision)
     if task == "ocr":
-        return pp_ocr(model, type, organization, revision)
+        return pp_ocr(model, component, organization, revision)
     raise UnknownModel(f"no model {model!r} for {task}; `immich-ml-cn models list` shows them all")
 
 
@@ -123,7 +123,7 @@ def licence_of(task: str, model: str) -> str:
 
 
 def rough_size_of(task: str, model: str) -> int | None:
-    """Bytes of both halves of a model, None where nobody says; for a list, not for a check."""
+    """Bytes of both components of a model, None where nobody says; for a list, not for a check."""
     match task:
         case "clip" if model in CHINESE_CLIP:
             return CHINESE_CLIP[model].size

@@ -78,10 +78,10 @@ def _table(text: str) -> Mapping[str, int]:
 
 
 OPENCLIP: Mapping[str, int] = _table(_OPENCLIP)
-"""Immich's OpenCLIP exports and their rough size in bytes, both halves together."""
+"""Immich's OpenCLIP exports and their rough size in bytes, both components together."""
 
 MCLIP: Mapping[str, int] = _table(_MCLIP)
-"""Immich's M-CLIP exports and their rough size in bytes, both halves together."""
+"""Immich's M-CLIP exports and their rough size in bytes, both components together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,21 +145,21 @@ def joint_source(model: str) -> Source | None:
     return Source(Kind.HUGGINGFACE, HubSnapshot(f"Xenova/{model}", "main", (graph,), (PurePosixPath(graph),), ()))
 
 
-def immich_clip(repo: str, revision: str, type: str | None) -> Source:
-    """Immich's export of a model, or one half of it."""
+def immich_clip(repo: str, revision: str, component: str | None) -> Source:
+    """Immich's export of a model, or one component of it."""
     required = {
         "visual": ("visual/model.onnx", "visual/preprocess_cfg.json"),
         "textual": ("textual/model.onnx", "textual/tokenizer.json", "config.json"),
     }
-    halves = [half for half in required if type in (half, None)]
-    names = [name for half in halves for name in required[half]]
-    allow = ("config.json", *(f"{half}/*" for half in halves))
+    components = list(required) if component is None else [component]
+    names = [name for each in components for name in required[each]]
+    allow = ("config.json", *(f"{each}/*" for each in components))
     snapshot = HubSnapshot(repo, revision, allow, tuple(PurePosixPath(name) for name in names))
     return Source(Kind.HUGGINGFACE, snapshot)
 
 
-def chinese_clip(entry: ChineseClip, type: str | None) -> tuple[Source, ...]:
-    """Ready conversions of a Chinese-CLIP, or of one half; () where there are none. We bring the tokenizer."""
+def chinese_clip(entry: ChineseClip, component: str | None) -> tuple[Source, ...]:
+    """Ready conversions of a Chinese-CLIP, or of one component; () where there are none. We bring the tokenizer."""
     if entry.towers is None:
         return ()
     repo = f"deadash/chinese_clip_{entry.towers}"
@@ -171,6 +171,6 @@ def chinese_clip(entry: ChineseClip, type: str | None) -> tuple[Source, ...]:
     files = tuple(
         RemoteFile(PurePosixPath(path), url)
         for path, url in addresses.items()
-        if type is None or path.startswith(f"{type}/")
+        if component is None or path.startswith(f"{component}/")
     )
     return (Source(Kind.MODELSCOPE, files),)

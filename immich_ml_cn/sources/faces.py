@@ -52,13 +52,13 @@ INSIGHTFACE: Mapping[str, Archive] = {
 }
 
 
-def insightface(model: str, type: str | None, organization: str, revision: str) -> tuple[Source, ...]:
+def insightface(model: str, component: str | None, organization: str, revision: str) -> tuple[Source, ...]:
     """The pack of a name; another revision than Immich's ``main`` is had from Hugging Face only.
 
-    GitHub brings both halves even when one is asked for: they share one big archive.
+    GitHub brings both components even when one is asked for: they share one big archive.
     """
     pack = INSIGHTFACE[model]
-    paths = tuple(member.path for member in pack.members if type in (member.path.parts[0], None))
+    paths = tuple(member.path for member in pack.members if component in (member.path.parts[0], None))
     allow = tuple(f"{path.parts[0]}/*" for path in paths)
     hub = Source(Kind.HUGGINGFACE, HubSnapshot(f"{organization}/{model}", revision, allow, paths))
     return (hub,) if revision != "main" else (hub, Source(Kind.GITHUB, pack))

@@ -87,7 +87,7 @@ Content: TypeAlias = tuple[RemoteFile, ...] | Archive | HubSnapshot
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One place that has all files of a model (or of one half of it)."""
+    """One place that has all files of a model (or of one component of it)."""
 
     kind: Kind
     content: Content

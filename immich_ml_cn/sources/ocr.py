@@ -18,11 +18,11 @@ _OCR_SIZES: Mapping[str, tuple[str, ...]] = {
 _OCR_SECTIONS = {"detection": "det", "recognition": "rec"}
 
 
-def bundled(task: str, model: str, type: str) -> Path | None:
-    """The file of a model that RapidOCR's wheel carries (both halves of PP-OCRv6_small), None for all others."""
-    if task != "ocr" or model != "PP-OCRv6_small" or type not in _OCR_SECTIONS:
+def bundled(task: str, model: str, component: str) -> Path | None:
+    """The file of a model that RapidOCR's wheel carries (both components of PP-OCRv6_small), None for all others."""
+    if task != "ocr" or model != "PP-OCRv6_small" or component not in _OCR_SECTIONS:
         return None
-    return _carried(f"PP-OCRv6_{_OCR_SECTIONS[type]}_small.onnx")
+    return _carried(f"PP-OCRv6_{_OCR_SECTIONS[component]}_small.onnx")
 
 
 def bundled_orientation() -> Path | None:
@@ -36,30 +36,30 @@ def _carried(name: str) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def pp_ocr(model: str, type: str | None, organization: str, revision: str) -> tuple[Source, ...]:
-    """A model or one half of it; another revision than Immich's ``main`` is had from Hugging Face only.
+def pp_ocr(model: str, component: str | None, organization: str, revision: str) -> tuple[Source, ...]:
+    """A model or one component of it; another revision than Immich's ``main`` is had from Hugging Face only.
 
     Raises:
         UnknownModel: no such version, size or language.
     """
-    files = tuple(_ocr_file(model, half) for half in _OCR_SECTIONS if type is None or half == type)
+    files = tuple(_ocr_file(model, each) for each in _OCR_SECTIONS if component in (each, None))
     if revision == "main":
         return (Source(Kind.MODELSCOPE, files),)
-    name = model.rpartition("__")[2] if type == "detection" else model
+    name = model.rpartition("__")[2] if component == "detection" else model
     allow = ("*.json", "*.txt", *(f"{file.path.parts[0]}/*" for file in files))
     paths = tuple(file.path for file in files)
     return (Source(Kind.HUGGINGFACE, HubSnapshot(f"{organization}/{name}", revision, allow, paths)),)
 
 
-def _ocr_file(model: str, type: str) -> RemoteFile:
+def _ocr_file(model: str, component: str) -> RemoteFile:
     prefix, _, name = model.rpartition("__")
     version, _, size = name.partition("_")
-    language = prefix.lower() if prefix and type == "recognition" else "ch"
-    key = _ocr_key(version, _OCR_SECTIONS[type], size, language)
+    language = prefix.lower() if prefix and component == "recognition" else "ch"
+    key = _ocr_key(version, _OCR_SECTIONS[component], size, language)
     if key is None:
         raise UnknownModel(f"no OCR model {model!r}; there are {', '.join(ocr_names())}")
-    entry = _ocr_table()["onnxruntime"][version][_OCR_SECTIONS[type]][key]
-    return RemoteFile(PurePosixPath(type, "model.onnx"), entry["model_dir"], entry["SHA256"])
+    entry = _ocr_table()["onnxruntime"][version][_OCR_SECTIONS[component]][key]
+    return RemoteFile(PurePosixPath(component, "model.onnx"), entry["model_dir"], entry["SHA256"])
 
 
 def _ocr_key(version: str, section: str, size: str, language: str) -> str | None:

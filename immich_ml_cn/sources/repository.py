@@ -36,11 +36,11 @@ class Repository:
         """Where it lies, relative to the cache."""
         return PurePosixPath("clip", f"{self.owner}__{self.name}")
 
-    def sources(self, type: str | None) -> tuple[Source, ...]:
-        """The repository itself, or what one half needs of it."""
+    def sources(self, component: str | None) -> tuple[Source, ...]:
+        """The repository itself, or what one component needs of it."""
         repo = f"{self.owner}/{self.name}"
         if self.hub is Kind.HUGGINGFACE:
-            return (immich_clip(repo, self.revision or "main", type),)
+            return (immich_clip(repo, self.revision or "main", component),)
         base = f"{BASES[Kind.MODELSCOPE]}/models/{repo}/resolve/{self.revision or 'master'}"
-        names = [name for half, files in _FILES.items() if type in (half, None) for name in files]
+        names = [name for each, files in _FILES.items() if component in (each, None) for name in files]
         return (Source(self.hub, tuple(RemoteFile(PurePosixPath(name), f"{base}/{name}") for name in names)),)

@@ -39,14 +39,14 @@ def split_joint(folder: Path, load: Callable[[Path], object]) -> tuple[Path, ...
         Unavailable: the graph is no joint CLIP, a tower cannot be loaded, or the disk refuses; the joint graph is kept.
     """
     joint = folder / JOINT
-    targets = {kind: folder / kind / "model.onnx" for kind in _TOWERS}
-    wanted = {kind: target for kind, target in targets.items() if not target.exists()}
+    targets = {component: folder / component / "model.onnx" for component in _TOWERS}
+    wanted = {component: target for component, target in targets.items() if not target.exists()}
     logger.info("splitting %s into its two towers", joint)
     with writing(joint):
         _require_towers(joint)
         try:
-            for kind, target in wanted.items():
-                _write_tower(joint, _TOWERS[kind], target.with_name(_STAGED))
+            for component, target in wanted.items():
+                _write_tower(joint, _TOWERS[component], target.with_name(_STAGED))
                 load(target.with_name(_STAGED))
         except BaseException:
             for target in targets.values():

@@ -10,7 +10,7 @@ from immich_ml_cn import sources
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.clip_names import CHINESE_CLIP_DIMENSIONS, LISTED_DIMENSIONS
 
-HALVES: Final[Mapping[str, tuple[str, str]]] = {
+COMPONENTS: Final[Mapping[str, tuple[str, str]]] = {
     "clip": ("visual", "textual"),
     "facial-recognition": ("detection", "recognition"),
     "ocr": ("detection", "recognition"),
@@ -38,7 +38,7 @@ class Row:
         names: under which Immich asks for it.
         dimension: length of its embeddings, None where it gives none or nobody says.
         size: bytes of its files in the cache, else a rough figure; None where nobody says.
-        folders: where its two halves are or would be.
+        folders: where its two components are or would be.
     """
 
     task: str
@@ -61,15 +61,15 @@ def inventory(settings: Settings) -> Iterator[Row]:
 
     A model whose name another one answers to is left out, unless it is in the cache.
     """
-    for task in HALVES:
+    for task in COMPONENTS:
         rows = (row(settings, task, model) for model in _models(settings, task))
         yield from (row for row in rows if row.names or row.presence is not Presence.MISSING)
 
 
 def row(settings: Settings, task: str, model: str) -> Row:
     """The row of one model, by the name of its folder."""
-    folders = tuple(folder_of(settings, task, model, half) for half in HALVES[task])
-    on_disk = sum(_size(folder / half) for folder, half in zip(folders, HALVES[task], strict=True))
+    folders = tuple(folder_of(settings, task, model, component) for component in COMPONENTS[task])
+    on_disk = sum(_size(folder / component) for folder, component in zip(folders, COMPONENTS[task], strict=True))
     return Row(
         task=task,
         model=model,
@@ -85,15 +85,15 @@ def row(settings: Settings, task: str, model: str) -> Row:
 def find(settings: Settings, name: str) -> tuple[str, str] | None:
     """The task and folder name of a model by any name it goes by, None where there is none."""
     model = settings.clip_aliases.get(name, name)
-    for task in HALVES:
+    for task in COMPONENTS:
         if model in _models(settings, task):
             return task, model
     return None
 
 
-def folder_of(settings: Settings, task: str, model: str, half: str) -> Path:
-    """The folder of a model that holds one of its halves."""
-    return settings.cache_folder / sources.folder_for(task, model, half, revision=settings.model_revision)
+def folder_of(settings: Settings, task: str, model: str, component: str) -> Path:
+    """The folder of a model that holds one of its components."""
+    return settings.cache_folder / sources.folder_for(task, model, component, revision=settings.model_revision)
 
 
 def is_inside(cache: Path, path: Path) -> bool:
@@ -101,20 +101,20 @@ def is_inside(cache: Path, path: Path) -> bool:
     return path.resolve().is_relative_to(cache.resolve())
 
 
-def lacking(settings: Settings, task: str, model: str, half: str) -> bool:
-    """Whether a half must be fetched before it can be served."""
-    if (folder_of(settings, task, model, half) / half / "model.onnx").is_file():
+def lacking(settings: Settings, task: str, model: str, component: str) -> bool:
+    """Whether a component must be fetched before it can be served."""
+    if (folder_of(settings, task, model, component) / component / "model.onnx").is_file():
         return False
-    return sources.bundled(task, model, half) is None
+    return sources.bundled(task, model, component) is None
 
 
 def _presence(settings: Settings, task: str, model: str) -> Presence:
-    missing = [lacking(settings, task, model, half) for half in HALVES[task]]
+    missing = [lacking(settings, task, model, component) for component in COMPONENTS[task]]
     if all(missing):
         return Presence.MISSING
     if any(missing):
         return Presence.PARTLY
-    carried = [sources.bundled(task, model, half) is not None for half in HALVES[task]]
+    carried = [sources.bundled(task, model, component) is not None for component in COMPONENTS[task]]
     return Presence.BUNDLED if all(carried) else Presence.CACHED
 
 

@@ -11,7 +11,7 @@ from immich_ml_cn import sources
 from immich_ml_cn.settings import Settings
 
 from .fetch.checksums import recorded
-from .inventory import HALVES, folder_of, is_inside
+from .inventory import COMPONENTS, folder_of, is_inside
 
 _OF_A_HALF: Final = (
     *("model.onnx", "model.onnx.data", "model.onnx_data", "model.onnx.extra_file", "model.onnx.broken-*"),
@@ -20,17 +20,17 @@ _OF_A_HALF: Final = (
     *("preprocess_cfg.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "added_tokens.json", "spiece.model", "sentencepiece.bpe.model"),
 )
-"""In the folder of a half, in Immich's layout."""
+"""In the folder of a component, in Immich's layout."""
 
 _OF_A_MODEL: Final = (
     *("config.json", "README.md", ".gitattributes", "onnx/model.onnx", ".checksums.json", ".checksums.json.new"),
 )
-"""Beside the halves."""
+"""Beside the components."""
 
 _OURS: Final = ("prepacked", "openvino", "migraphx", "coreml", ".partial", ".cache")
 """Folders whose whole content is made by a server or a download: a model's other forms, and what is arriving."""
 
-_HALF_FOLDERS: Final = frozenset(half for halves in HALVES.values() for half in halves)
+_HALF_FOLDERS: Final = frozenset(component for components in COMPONENTS.values() for component in components)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Removal:
     Attributes:
         files: that go.
         strangers: that lie in the model's folders, but belong to nothing we know: they stay.
-        shared: folders of halves that other models in the cache need: they stay.
+        shared: folders of components that other models in the cache need: they stay.
         outside: folders that are not in the cache, or that a link leads out of it to: nothing there is touched.
     """
 
@@ -62,18 +62,20 @@ def plan_removal(settings: Settings, task: str, model: str) -> Removal:
     Raises:
         OSError: a folder cannot be read.
     """
-    folders = {half: folder_of(settings, task, model, half) for half in HALVES[task]}
+    folders = {component: folder_of(settings, task, model, component) for component in COMPONENTS[task]}
     outside = {folder for folder in folders.values() if not is_inside(settings.cache_folder, folder)}
-    shared = {half for half, folder in folders.items() if _is_needed(settings, task, model, half, folder)}
+    shared = {
+        component for component, folder in folders.items() if _is_needed(settings, task, model, component, folder)
+    }
     sorted_files = [
-        _sorted(folder, task, {half for half in folders if folders[half] == folder} - shared)
+        _sorted(folder, task, {component for component in folders if folders[component] == folder} - shared)
         for folder in dict.fromkeys(folders.values())
         if folder not in outside
     ]
     return Removal(
         files=tuple(file for ours, _ in sorted_files for file in ours),
         strangers=tuple(file for _, others in sorted_files for file in others),
-        shared=tuple(folders[half] / half for half in sorted(shared)),
+        shared=tuple(folders[component] / component for component in sorted(shared)),
         outside=tuple(sorted(outside)),
     )
 
@@ -100,30 +102,32 @@ def _with_parents(folders: set[Path], cache: Path) -> set[Path]:
     return {folder for folder in above if cache in folder.parents and folder.parent != cache and folder.is_dir()}
 
 
-def _is_needed(settings: Settings, task: str, model: str, half: str, folder: Path) -> bool:
-    """Whether another model of the cache uses the same half: PP-OCR's languages share one detector."""
-    if task != "ocr" or half != "detection":
+def _is_needed(settings: Settings, task: str, model: str, component: str, folder: Path) -> bool:
+    """Whether another model of the cache uses the same component: PP-OCR's languages share one detector."""
+    if task != "ocr" or component != "detection":
         return False
     others = (other for other in sources.model_names(task) if other != model)
     return any(
-        folder_of(settings, task, other, half) == folder
+        folder_of(settings, task, other, component) == folder
         and (folder_of(settings, task, other, "recognition") / "recognition" / "model.onnx").is_file()
         for other in others
     )
 
 
-def _sorted(folder: Path, task: str, halves: Set[str]) -> tuple[list[Path], list[Path]]:
-    """The files of some halves of a model's folder: ours, and the others.
+def _sorted(folder: Path, task: str, components: Set[str]) -> tuple[list[Path], list[Path]]:
+    """The files of some components of a model's folder: ours, and the others.
 
-    With its last half goes what lies beside the halves.
+    With its last component goes what lies beside the components.
     """
     known = _downloaded(folder)
-    whole = bool(halves) and not any((folder / half).is_dir() for half in HALVES[task] if half not in halves)
+    whole = bool(components) and not any(
+        (folder / component).is_dir() for component in COMPONENTS[task] if component not in components
+    )
     ours: list[Path] = []
     others: list[Path] = []
     for file in _files(folder):
         path = PurePosixPath(file.relative_to(folder))
-        if path.parts[0] in halves or (whole and path.parts[0] not in _HALF_FOLDERS):
+        if path.parts[0] in components or (whole and path.parts[0] not in _HALF_FOLDERS):
             (ours if str(path) in known or _is_ours(path) else others).append(file)
     return ours, others
 

@@ -91,7 +91,7 @@ sys.path[:0] = [os.getcwd(), os.path.join(os.getcwd(), "tests")]
 import asyncio, corpus
 from pathlib import Path
 from immich_ml_cn.serving.catalogue import Catalogue
-from immich_ml_cn.store.delivery import Delivery
+from immich_ml_cn.store.downloader import Downloader
 from immich_ml_cn.errors import ServiceError
 from immich_ml_cn.settings import Settings
 touched = []
@@ -103,7 +103,7 @@ watching = False
 sys.addaudithook(hook)
 cache = Path(sys.argv[1])
 settings = Settings(cache_folder=cache, hf_hub_offline=True)
-catalogue = Catalogue(settings, Delivery(settings), on_gpu=False)
+catalogue = Catalogue(settings, Downloader(settings), on_gpu=False)
 finders = (catalogue.visual, catalogue.textual, catalogue.face_detector, catalogue.face_recognizer,
            catalogue.text_detector, catalogue.text_recognizer)
 def ask(find, name):

@@ -17,12 +17,12 @@ from immich_ml_cn.sources.clip_names import (
     clean_name,
     parse_aliases,
 )
-from immich_ml_cn.store.delivery import Delivery
+from immich_ml_cn.store.downloader import Downloader
 
 
 def catalogue(cache: Path, *, on_gpu: bool = False, **environ: str) -> Catalogue:
     settings = Settings.from_env({"MACHINE_LEARNING_CACHE_FOLDER": str(cache), "HF_HUB_OFFLINE": "1", **environ})
-    return Catalogue(settings, Delivery(settings), on_gpu=on_gpu)
+    return Catalogue(settings, Downloader(settings), on_gpu=on_gpu)
 
 
 def place(cache: Path, *parts: str) -> None:

@@ -261,13 +261,13 @@ class TestFetching:
         async def fetch() -> None:
             fetches.append(1)
 
-        def set_aside(damage: DamagedModel) -> bool:
+        def quarantine(damage: DamagedModel) -> bool:
             aside.append(damage.path)
             return again
 
         build = Builder([DamagedModel(Path("/m.onnx"), "cut short")])
         async with house() as h:
-            model = spec(build, fetch=fetch, set_aside=set_aside)
+            model = spec(build, fetch=fetch, quarantine=quarantine)
             if again:
                 assert await double(h.registry, model) == 2
             else:

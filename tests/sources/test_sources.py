@@ -34,17 +34,17 @@ from immich_ml_cn.store.fetch import FetchOptions, fetch_model
 TASKS = ("clip", "facial-recognition", "ocr")
 MODELS = [(task, name) for task in TASKS for name in model_names(task)]
 README = ROOT / "models" / "README.md"
-HALVES = {"clip": ("visual", "textual")}
+COMPONENTS = {"clip": ("visual", "textual")}
 
 
-def halves(task: str) -> tuple[str, str]:
-    return HALVES.get(task, ("detection", "recognition"))
+def components(task: str) -> tuple[str, str]:
+    return COMPONENTS.get(task, ("detection", "recognition"))
 
 
 def all_sources() -> Iterator[Source]:
     for task, name in MODELS:
-        for half in halves(task):
-            yield from sources_for(task, name, half)
+        for component in components(task):
+            yield from sources_for(task, name, component)
     for name in CHINESE_CLIP:
         yield from checkpoint_sources(name)
         joint = joint_source(name)
@@ -109,12 +109,12 @@ def test_no_checksum_has_two_addresses_and_no_address_two_checksums() -> None:
 
 @pytest.mark.parametrize(("task", "name"), MODELS)
 def test_all_sources_of_a_model_bring_the_same(task: str, name: str) -> None:
-    for half in halves(task):
-        sources = sources_for(task, name, half)
+    for component in components(task):
+        sources = sources_for(task, name, component)
         if name in ("chinese-clip-rn50", "chinese-clip-vit-huge-patch14"):
             assert sources == ()
             continue
-        graph = PurePosixPath(half, "model.onnx")
+        graph = PurePosixPath(component, "model.onnx")
         assert all(graph in source.required for source in sources)
         assert all(set(sources[0].required) <= set(source.required) for source in sources)
         assert len(sources) == (2 if task == "facial-recognition" else 1)
@@ -166,16 +166,16 @@ def test_the_ocr_checksums_of_the_protocol_notes() -> None:
         ("PP-OCRv5_server", "recognition"): "e09385400eaaaef34ceff54aeb7c4f0f1fe014c27fa8b9905d4709b65746562a",
         ("PP-OCRv6_medium", "detection"): "92078b7355007ccfffcd4c8cd441a3afd4538904d06881b29a155e1e679907c2",
     }
-    for (name, half), sha256 in known.items():
-        (source,) = sources_for("ocr", name, half)
+    for (name, component), sha256 in known.items():
+        (source,) = sources_for("ocr", name, component)
         assert isinstance(source.content, tuple)
         assert source.content[0].sha256 == sha256
 
 
 def test_the_bundled_files_are_those_of_the_table() -> None:
-    for half in halves("ocr"):
-        path = bundled("ocr", "PP-OCRv6_small", half)
-        (source,) = sources_for("ocr", "PP-OCRv6_small", half)
+    for component in components("ocr"):
+        path = bundled("ocr", "PP-OCRv6_small", component)
+        (source,) = sources_for("ocr", "PP-OCRv6_small", component)
         assert path is not None
         assert isinstance(source.content, tuple)
         assert hashlib.sha256(path.read_bytes()).hexdigest() == source.content[0].sha256

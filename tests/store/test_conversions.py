@@ -14,7 +14,7 @@ from immich_ml_cn.errors import DamagedModel, Unavailable
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources import Preference
 from immich_ml_cn.store.conversions import split_joint
-from immich_ml_cn.store.delivery import Delivery
+from immich_ml_cn.store.downloader import Downloader
 
 JOINT = ROOT / "tests" / "golden" / "clip_parity" / "joint"
 
@@ -107,50 +107,50 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture
-def delivery(site: Site, tmp_path: Path) -> Iterator[Delivery]:
+def downloader(site: Site, tmp_path: Path) -> Iterator[Downloader]:
     """Delivers from one site, which is both Hugging Face and ModelScope."""
     settings = Settings(
         cache_folder=tmp_path / "cache",
         hf_endpoint=site.base,
         model_source=Preference.parse(f"modelscope={site.base},huggingface"),
     )
-    delivery = Delivery(settings)
-    yield delivery
-    delivery.close()
+    downloader = Downloader(settings)
+    yield downloader
+    downloader.close()
 
 
 def test_without_the_two_file_conversion_the_joint_one_is_fetched_and_split(
-    site: Site, delivery: Delivery, tmp_path: Path
+    site: Site, downloader: Downloader, tmp_path: Path
 ) -> None:
     site.hub(f"Xenova/{MODEL}", {"onnx/model.onnx": Page((JOINT / "onnx" / "model.onnx").read_bytes())})
 
-    delivery.bring_now("clip", MODEL, "textual")
+    downloader.ensure_now("clip", MODEL, "textual")
 
     folder = tmp_path / "cache" / "clip" / MODEL
     assert files(folder) == {"visual/model.onnx", "textual/model.onnx", ".checksums.json"}
     asked = len(site.requests)
-    delivery.bring_now("clip", MODEL, "visual")
+    downloader.ensure_now("clip", MODEL, "visual")
     assert len(site.requests) == asked
 
 
 def test_a_joint_conversion_placed_by_hand_is_split_without_a_network(
-    site: Site, delivery: Delivery, tmp_path: Path
+    site: Site, downloader: Downloader, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cache" / "clip" / MODEL
     shutil.copytree(JOINT, folder)
 
-    delivery.bring_now("clip", MODEL, "visual")
+    downloader.ensure_now("clip", MODEL, "visual")
 
     assert site.requests == []
     assert "visual/model.onnx" in files(folder)
 
 
-def test_the_two_file_conversion_comes_first(site: Site, delivery: Delivery, tmp_path: Path) -> None:
+def test_the_two_file_conversion_comes_first(site: Site, downloader: Downloader, tmp_path: Path) -> None:
     cn_clip = JOINT.parent / "cn-clip" / "visual" / "model.onnx"
     path = "/models/deadash/chinese_clip_ViT-B-16/resolve/master/models/Vit-B-16.img.fp32.onnx"
     site.add(path, Page(cn_clip.read_bytes()))
 
-    delivery.bring_now("clip", MODEL, "visual")
+    downloader.ensure_now("clip", MODEL, "visual")
 
     folder = tmp_path / "cache" / "clip" / MODEL
     assert (folder / "visual" / "model.onnx").read_bytes() == cn_clip.read_bytes()

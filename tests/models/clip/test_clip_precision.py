@@ -11,7 +11,7 @@ from immich_ml_cn.engines.graphs.files import Graph
 from immich_ml_cn.models.clip.precision import choose_graph
 from immich_ml_cn.serving.catalogue import Catalogue
 from immich_ml_cn.settings import Settings
-from immich_ml_cn.store.delivery import Delivery
+from immich_ml_cn.store.downloader import Downloader
 
 SMALL = ROOT / "tests" / "golden" / "clip_parity" / "vit"
 
@@ -52,7 +52,7 @@ def test_the_setting_reaches_both_towers(tmp_path: Path, precision: str, opened:
     settings = Settings.from_env(
         {"MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path), "MACHINE_LEARNING_CLIP_PRECISION": precision}
     )
-    catalogue = Catalogue(settings, Delivery(settings), on_gpu=True)
+    catalogue = Catalogue(settings, Downloader(settings), on_gpu=True)
     files: list[Graph] = []
 
     def open_session(graph: Graph) -> OrtSession:

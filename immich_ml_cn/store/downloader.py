@@ -21,11 +21,11 @@ from .inventory import is_inside
 
 logger = logging.getLogger(__name__)
 
-FETCHES_AT_ONCE: Final = 3
+MAX_CONCURRENT_DOWNLOADS: Final = 3
 
 
-class Delivery:
-    """Fetches models on threads of its own, one fetch per half of a model."""
+class Downloader:
+    """Fetches models on threads of its own, one fetch per component of a model."""
 
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         """
@@ -39,30 +39,30 @@ class Delivery:
         self._cancelled = threading.Event()
         self._under_way: set[int] = set()
         self._tallies: dict[tuple[str, str], fetch.Tally] = {}
-        self._executor = ThreadPoolExecutor(FETCHES_AT_ONCE, thread_name_prefix="fetch")
+        self._executor = ThreadPoolExecutor(MAX_CONCURRENT_DOWNLOADS, thread_name_prefix="fetch")
 
-    async def bring(self, task: str, model: str, kind: str) -> None:
-        """Make sure that the files of one half of a model are in the cache.
+    async def ensure(self, task: str, model: str, component: str) -> None:
+        """Make sure that the files of one component of a model are in the cache.
 
         Raises:
             Unavailable: they are not and cannot be had; the message says what was tried and what to do.
         """
         # Not on the fetching threads: what is here already must not wait for somebody's download.
-        if await asyncio.to_thread(self._is_here, task, model, kind):
+        if await asyncio.to_thread(self._is_here, task, model, component):
             return
         outcome = "failed"
         try:
-            await asyncio.get_running_loop().run_in_executor(self._executor, self.bring_now, task, model, kind)
+            await asyncio.get_running_loop().run_in_executor(self._executor, self.ensure_now, task, model, component)
             outcome = "ok"
         finally:
-            self._metrics.count_fetch(f"{task}/{model}/{kind}", outcome)
+            self._metrics.count_fetch(f"{task}/{model}/{component}", outcome)
 
-    def arrival(self, task: str, model: str) -> str:
+    def progress(self, task: str, model: str) -> str:
         """How far the fetch of a model is, as an addition to a sentence; "" when none is under way."""
         tally = self._tallies.get((task, model))
         return "" if tally is None or tally.now is None else f" ({tally.now})"
 
-    def set_aside(self, task: str, model: str, kind: str, damage: DamagedModel) -> bool:
+    def quarantine(self, task: str, model: str, component: str, damage: DamagedModel) -> bool:
         """Rename a damaged file in the cache, so that it is fetched again.
 
         Returns:
@@ -70,7 +70,7 @@ class Delivery:
         """
         if not is_inside(self._settings.cache_folder, damage.path.parent) or fetch.times_set_aside(damage.path):
             return False
-        if not self._is_offered(task, model, kind):
+        if not self._is_offered(task, model, component):
             return False
         try:
             aside = fetch.set_aside(damage.path)
@@ -90,26 +90,26 @@ class Delivery:
         self._cancelled.set()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _folder(self, task: str, model: str, kind: str) -> Path:
-        relative = sources.folder_for(task, model, kind, revision=self._settings.model_revision)
+    def _folder(self, task: str, model: str, component: str) -> Path:
+        relative = sources.folder_for(task, model, component, revision=self._settings.model_revision)
         return self._settings.cache_folder / relative
 
-    def _is_here(self, task: str, model: str, kind: str) -> bool:
-        return (self._folder(task, model, kind) / kind / "model.onnx").is_file()
+    def _is_here(self, task: str, model: str, component: str) -> bool:
+        return (self._folder(task, model, component) / component / "model.onnx").is_file()
 
-    def bring_now(self, task: str, model: str, kind: str) -> None:
-        """`bring` on the calling thread."""
+    def ensure_now(self, task: str, model: str, component: str) -> None:
+        """`ensure` on the calling thread."""
         self._under_way.add(threading.get_ident())
         try:
-            self._fetch(task, model, kind)
+            self._fetch(task, model, component)
         finally:
             self._under_way.discard(threading.get_ident())
 
-    def _fetch(self, task: str, model: str, kind: str) -> None:
-        folder = self._folder(task, model, kind).absolute()
+    def _fetch(self, task: str, model: str, component: str) -> None:
+        folder = self._folder(task, model, component).absolute()
         tally = self._tallies.setdefault((task, model), fetch.Tally())
         report = fetch.fetch_model(
-            self._sources(task, model, kind),
+            self._sources(task, model, component),
             folder,
             self._options,
             fetch.Several(tally, fetch.show_on(sys.stderr, logger)),
@@ -119,32 +119,38 @@ class Delivery:
         )
         if report.source is not None:
             size, seconds = report.bytes / 1e6, report.seconds
-            logger.info("fetched %s/%s/%s from %s: %.0f MB in %.0f s", task, model, kind, report.source, size, seconds)
+            logger.info(
+                "fetched %s/%s/%s from %s: %.0f MB in %.0f s", task, model, component, report.source, size, seconds
+            )
         if task == "clip" and sources.joint_source(model) is not None:
-            self._split_joint(task, model, kind, folder)
+            self._split_joint(task, model, component, folder)
 
-    def _sources(self, task: str, model: str, kind: str) -> tuple[sources.Source, ...]:
+    def _sources(self, task: str, model: str, component: str) -> tuple[sources.Source, ...]:
         """
         Raises:
             UnknownModel: nobody has a model of that name.
         """
         offered = sources.sources_for(
-            task, model, kind, organization=self._settings.model_organization, revision=self._settings.model_revision
+            task,
+            model,
+            component,
+            organization=self._settings.model_organization,
+            revision=self._settings.model_revision,
         )
         joint = sources.joint_source(model) if task == "clip" else None
         return offered if joint is None else (*offered, joint)
 
-    def _is_offered(self, task: str, model: str, kind: str) -> bool:
+    def _is_offered(self, task: str, model: str, component: str) -> bool:
         """Whether a model can be fetched."""
         try:
-            return not self._options.offline and bool(self._sources(task, model, kind))
+            return not self._options.offline and bool(self._sources(task, model, component))
         except UnknownModel:
             return False
 
-    def _split_joint(self, task: str, model: str, kind: str, folder: Path) -> None:
+    def _split_joint(self, task: str, model: str, component: str, folder: Path) -> None:
         """Make the towers where what arrived is one graph with both."""
         with locked(folder, Watch(self._options, fetch.Silent(), self._cancelled)):
-            if not self._is_here(task, model, kind):
+            if not self._is_here(task, model, component):
                 engine = checking_engine(self._settings)
                 conversions.split_joint(folder, lambda graph: engine.open(graph, "bulk", 0))
 

@@ -1,4 +1,4 @@
-"""Delivery: what is in the cache is there at once; what is being fetched can be stopped."""
+"""The downloader: what is in the cache is there at once; what is being fetched can be stopped."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from immich_ml_cn.errors import DamagedModel, Unavailable
 from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources import Preference, model_names
-from immich_ml_cn.store.delivery import FETCHES_AT_ONCE, Delivery, fetch_options
+from immich_ml_cn.store.downloader import MAX_CONCURRENT_DOWNLOADS, Downloader, fetch_options
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +37,7 @@ def serve(site: Site, name: str = NAME, graph: Page | None = None) -> None:
         "config.json": Page(b"{}"),
         "visual/model.onnx": graph or Page(GRAPH),
         "visual/preprocess_cfg.json": Page(b"{}"),
-        "textual/model.onnx": Page(GRAPH),
+        "textual/model.onnx": Page(GRAPH + b"textual"),  # the hub keeps equal bytes once
     }
     site.hub(f"immich-app/{name}", files)
 
@@ -57,74 +57,75 @@ def cached(cache: Path, name: str = NAME) -> Path:
 
 async def test_a_missing_half_is_fetched_and_said(site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     serve(site)
-    delivery = Delivery(settings(tmp_path, site))
+    downloader = Downloader(settings(tmp_path, site))
     with caplog.at_level(logging.INFO, logger="immich_ml_cn"):
-        await delivery.bring("clip", NAME, "visual")
+        await downloader.ensure("clip", NAME, "visual")
     assert (tmp_path / "clip" / NAME / "visual" / "model.onnx").read_bytes() == GRAPH
     assert not (tmp_path / "clip" / NAME / "textual").exists()
     assert f"fetched clip/{NAME}/visual from" in caplog.text
-    delivery.close()
+    downloader.close()
 
 
 async def test_what_lies_in_the_cache_needs_no_source(tmp_path: Path) -> None:
     """Neither a network nor a name that anybody offers."""
     cached(tmp_path, "my-own-model")
-    delivery = Delivery(settings(tmp_path))
-    await delivery.bring("clip", "my-own-model", "visual")
-    delivery.close()
+    downloader = Downloader(settings(tmp_path))
+    await downloader.ensure("clip", "my-own-model", "visual")
+    downloader.close()
 
 
 async def test_what_cannot_be_had_is_unavailable_and_says_where_to_put_it(tmp_path: Path) -> None:
-    delivery = Delivery(settings(tmp_path))
+    downloader = Downloader(settings(tmp_path))
     with pytest.raises(Unavailable, match=r"switched off; place .*model.onnx"):
-        await delivery.bring("clip", NAME, "visual")
-    delivery.close()
+        await downloader.ensure("clip", NAME, "visual")
+    downloader.close()
 
 
 async def test_fetches_are_counted_and_what_is_here_is_none(site: Site, tmp_path: Path) -> None:
     serve(site)
     metrics = Metrics()
-    delivery = Delivery(settings(tmp_path, site), metrics)
+    downloader = Downloader(settings(tmp_path, site), metrics)
     for _ in range(2):
-        await delivery.bring("clip", NAME, "visual")
-    delivery.close()
-    offline = Delivery(settings(tmp_path / "empty"), metrics)
+        await downloader.ensure("clip", NAME, "visual")
+    downloader.close()
+    offline = Downloader(settings(tmp_path / "empty"), metrics)
     with pytest.raises(Unavailable):
-        await offline.bring("clip", NAME, "visual")
+        await offline.ensure("clip", NAME, "visual")
     offline.close()
     assert metrics.fetches == {(f"clip/{NAME}/visual", "ok"): 1, (f"clip/{NAME}/visual", "failed"): 1}
 
 
 async def test_a_model_that_is_here_does_not_wait_for_downloads(site: Site, tmp_path: Path) -> None:
     """And `close` stops the downloads; those that had not begun are dropped."""
-    names = [name for name in model_names("clip") if "SigLIP" in name][: FETCHES_AT_ONCE + 1]
+    names = [name for name in model_names("clip") if "SigLIP" in name][: MAX_CONCURRENT_DOWNLOADS + 1]
     for name in names:
         serve(site, name, Page(GRAPH, stall_after=1000))
     cached(tmp_path)
-    delivery = Delivery(settings(tmp_path, site))
-    downloads = [asyncio.create_task(delivery.bring("clip", name, "visual")) for name in names]
-    await until(lambda: sum(request.path.startswith("/cdn/") for request in site.requests) >= FETCHES_AT_ONCE)
-    await asyncio.wait_for(delivery.bring("clip", NAME, "visual"), PATIENCE_S)
+    downloader = Downloader(settings(tmp_path, site))
+    downloads = [asyncio.create_task(downloader.ensure("clip", name, "visual")) for name in names]
+    await until(lambda: sum(request.path.startswith("/cdn/") for request in site.requests) >= MAX_CONCURRENT_DOWNLOADS)
+    await asyncio.wait_for(downloader.ensure("clip", NAME, "visual"), PATIENCE_S)
     assert not any(download.done() for download in downloads)
-    delivery.close()
+    downloader.close()
+    site.closing.set()
     outcomes = await asyncio.wait_for(asyncio.gather(*downloads, return_exceptions=True), PATIENCE_S)
     assert sum(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes) == 1
-    assert sum(isinstance(outcome, Unavailable) for outcome in outcomes) == FETCHES_AT_ONCE
+    assert sum(isinstance(outcome, Unavailable) for outcome in outcomes) == MAX_CONCURRENT_DOWNLOADS
     await until(lambda: not any(thread.name.startswith("fetch") for thread in threading.enumerate()))
 
 
 class TestSettingAside:
     async def test_a_damaged_file_is_renamed_once(self, tmp_path: Path) -> None:
         path = cached(tmp_path)
-        delivery = Delivery(Settings(cache_folder=tmp_path))
+        downloader = Downloader(Settings(cache_folder=tmp_path))
         damage = DamagedModel(path, "cut short")
-        assert delivery.set_aside("clip", NAME, "visual", damage)
+        assert downloader.quarantine("clip", NAME, "visual", damage)
         assert not path.exists()
         assert [file.read_bytes() for file in path.parent.iterdir()] == [GRAPH]
         path.write_bytes(GRAPH)
-        assert not delivery.set_aside("clip", NAME, "visual", damage), "the same bytes again will not help"
+        assert not downloader.quarantine("clip", NAME, "visual", damage), "the same bytes again will not help"
         assert path.exists()
-        delivery.close()
+        downloader.close()
 
     @pytest.mark.parametrize("way", ["plain", "..", "link"])
     async def test_what_is_not_in_the_cache_is_not_touched(self, tmp_path: Path, way: str) -> None:
@@ -137,29 +138,29 @@ class TestSettingAside:
         if way == "link":
             (cache / "clip" / NAME).symlink_to(path.parent.parent)
             path = cache / "clip" / NAME / "visual" / "model.onnx"
-        delivery = Delivery(Settings(cache_folder=cache))
-        assert not delivery.set_aside("clip", NAME, "visual", DamagedModel(path, "cut short"))
+        downloader = Downloader(Settings(cache_folder=cache))
+        assert not downloader.quarantine("clip", NAME, "visual", DamagedModel(path, "cut short"))
         assert path.exists()
-        delivery.close()
+        downloader.close()
 
     @pytest.mark.parametrize(("name", "offline"), [("my-own-model", False), (NAME, True)])
     async def test_what_cannot_be_fetched_again_stays(self, tmp_path: Path, name: str, offline: bool) -> None:
         """A file that nobody can bring again would be lost to its owner."""
         path = cached(tmp_path, name)
-        delivery = Delivery(Settings(cache_folder=tmp_path, hf_hub_offline=offline))
-        assert not delivery.set_aside("clip", name, "visual", DamagedModel(path, "cut short"))
+        downloader = Downloader(Settings(cache_folder=tmp_path, hf_hub_offline=offline))
+        assert not downloader.quarantine("clip", name, "visual", DamagedModel(path, "cut short"))
         assert path.exists()
-        delivery.close()
+        downloader.close()
 
     async def test_a_file_that_cannot_be_renamed_stays_a_failure(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        delivery = Delivery(Settings(cache_folder=tmp_path))
+        downloader = Downloader(Settings(cache_folder=tmp_path))
         (tmp_path / "clip").mkdir()
         damage = DamagedModel(tmp_path / "clip" / "gone.onnx", "cut short")
-        assert not delivery.set_aside("clip", NAME, "visual", damage)
+        assert not downloader.quarantine("clip", NAME, "visual", damage)
         assert "cannot be set aside" in caplog.text
-        delivery.close()
+        downloader.close()
 
 
 def test_options_are_the_settings() -> None:
