@@ -314,9 +314,10 @@ class Settings:
     )
     max_text_bytes: int = _setting(
         "MACHINE_LEARNING_MAX_TEXT_BYTES",
-        1_048_576,
+        65_536,
         values.positive,
-        "Largest text field of a form (entries, text) in bytes; above it the answer is 413.",
+        "Largest text field of a form (entries, text) in bytes, and largest urlencoded body; above it the answer is "
+        "413.",
     )
     max_image_pixels: int = _setting(
         "MACHINE_LEARNING_MAX_IMAGE_PIXELS",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MAX_FIELDS: Final = 100
 """Fields in one form; Immich sends two."""
 
-MAX_TEXT_BYTES: Final = 1 << 20
+MAX_TEXT_BYTES: Final = 1 << 16
 """Bytes of one text field; Immich's have hundreds."""
 
 
@@ -31,7 +31,7 @@ class FormLimits:
     Attributes:
         body_bytes: of the whole body; reading stops above it.
         fields: how many.
-        text_bytes: of each text field.
+        text_bytes: of each text field, and of a whole urlencoded body, which is parsed in one go.
     """
 
     body_bytes: int
@@ -98,8 +98,7 @@ async def read_form(content_type: str, body: AsyncIterable[bytes], limits: FormL
             raise BadRequest("Missing boundary in multipart.")
         return await _read_multipart(boundary, body, limits)
     if kind == b"application/x-www-form-urlencoded":
-        # Parsed at once on the event loop, and nothing but texts: no larger than two of them, percent-encoded.
-        return _parse_urlencoded(await read_body(body, min(limits.body_bytes, 6 * limits.text_bytes)), limits)
+        return _parse_urlencoded(await read_body(body, min(limits.body_bytes, limits.text_bytes)), limits)
     async for _ in _bounded(body, limits.body_bytes):
         pass
     return Form({})

@@ -216,6 +216,12 @@ def test_urlencoded_with_too_many_fields() -> None:
         read(b"&".join([b"a=1"] * (MAX_FIELDS + 1)), URLENCODED)
 
 
+def test_an_urlencoded_body_is_no_longer_than_a_text() -> None:
+    assert read(b"text=" + b"a" * 95, URLENCODED, text_bytes=100).text("text") == "a" * 95
+    with pytest.raises(TooLarge, match="100 bytes allowed"):
+        read(b"text=" + b"a" * 96, URLENCODED, text_bytes=100)
+
+
 @pytest.mark.parametrize(
     "content_type", ["", "application/json", "text/plain", "multipart/mixed; boundary=b", "nonsense"]
 )

@@ -19,6 +19,9 @@ from .wordpiece import CONTEXT_LENGTH, WordPieceTokenizer
 _BUCKET = 8
 _MASK = "attention_mask"
 
+_CHARACTERS_PER_TOKEN = 64
+"""More than the longest token of any vocabulary here has, on average over a whole text."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokens:
@@ -65,6 +68,8 @@ class TextualEncoder:
             text: the query, of any length; what does not fit is cut off.
             language: code of the client's language (``zh-CN``, ``en-null`` …), which NLLB heeds.
         """
+        # Tokenizers read all of a text before they cut it, the Rust ones while no other thread of Python runs.
+        text = text.lstrip()[: _CHARACTERS_PER_TOKEN * self.tokenizer.context_length]
         return Tokens(np.array(self.tokenizer.encode(text, language), np.int64))
 
     def bucket(self, item: Tokens) -> Hashable:

@@ -95,6 +95,22 @@ def test_texts_of_like_length_share_a_batch(tmp_path: Path, chinese: WordPieceTo
     assert max(max(m) - min(m) for m in members) < 8
 
 
+def test_a_tokenizer_sees_no_more_than_it_can_use(tmp_path: Path, chinese: WordPieceTokenizer) -> None:
+    seen = []
+
+    class Spy(WordPieceTokenizer):
+        def encode(self, text: str, language: str | None = None) -> list[int]:
+            seen.append(len(text))
+            return super().encode(text, language)
+
+    spy = Spy(chinese._vocabulary)
+    encoder = TextualEncoder(OrtSession(save_chinese_text(tmp_path / "model.onnx")), spy)
+    longest_words = "internationalization " * 60_000
+    for text in ("a" * 1_000_000, "&amp;" * 200_000, "海边的日落" * 200_000, " " * 60_000 + longest_words):
+        assert encoder.tokenize(text).ids.tolist() == chinese.encode(text)
+    assert max(seen) <= 64 * chinese.context_length
+
+
 @pytest.mark.parametrize("batch", ["batch", 1])
 def test_openclip(tmp_path: Path, batch: int | str) -> None:
     vocabulary = save_tokenizer(tmp_path)
