@@ -1,7 +1,7 @@
 """The real server on an engine that fails as FAULT says: `python tests/faulty_server.py`, see `FaultyServer`.
 
 A fault is injected where ONNX Runtime would show it: in the run or the opening of a session. FAULT_GRAPH names the
-graphs that it concerns, by a part of their path.
+graphs that it concerns, by a part of their path. A codec or a system call that never returns is put in its place.
 """
 
 import os
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +83,13 @@ RUN_FAULTS: dict[str, Callable[[int], None]] = {
 }
 
 
+STUCK_CALLS: dict[str, tuple[str, ...]] = {
+    "decoding-hangs": ("immich_ml_cn.models.images.decode",),
+    "counting-hangs": ("immich_ml_cn.service.exposition",),
+}
+"""Functions of the CPU pool, and of asyncio's own threads."""
+
+
 class FaultyEngine(CpuEngine):
     """The CPU, with a fault."""
 
@@ -106,6 +114,8 @@ def main() -> int:
     from immich_ml_cn.web.server import serve
 
     settings = Settings.from_env()
+    for place in STUCK_CALLS.get(os.environ["FAULT"], ()):
+        patch(place, lambda *args: _hang()).start()
     logs.set_up(settings.log_level, no_color=True)
     fault, graph = os.environ["FAULT"], os.environ.get("FAULT_GRAPH", "")
     return serve(settings, lambda chosen: FaultyEngine(chosen, fault, graph))

@@ -1,15 +1,17 @@
 """The process: socket, uvicorn, signals, exit code. The only importer of uvicorn."""
 
+import faulthandler
 import logging
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import uvicorn
 
@@ -25,6 +27,9 @@ from .connection import Connection
 from .connection_limiter import BACKLOG, Room, seats_for
 
 logger = logging.getLogger(__name__)
+
+CLOSING_S: Final = 8
+"""Seconds to close everything in, beyond those that requests have to finish; deployments kill after 10."""
 
 
 def serve(settings: Settings, choose_engine: Callable[[Settings], Engine] = select_engine) -> int:
@@ -57,6 +62,7 @@ def serve(settings: Settings, choose_engine: Callable[[Settings], Engine] = sele
             timeout_graceful_shutdown=settings.shutdown_timeout_s,
         ),
         service.stop_preloading,
+        settings.shutdown_timeout_s,
     )
     death.server = server
     # uvicorn raises the signal again once it has drained: answered here, the process ends with 0.
@@ -68,8 +74,8 @@ def serve(settings: Settings, choose_engine: Callable[[Settings], Engine] = sele
         server.run(sockets=listeners)
     code = int(death.happened or not (server.started or server.asked_to_stop))
     logger.info("stopped")
-    if service.stuck:
-        # Native code on a daemon thread would abort an ordinary exit.
+    if service.stuck or _busy_threads():
+        # Native code on a daemon thread would abort an ordinary exit, which waits for all other threads.
         logging.shutdown()
         os._exit(code)
     return code
@@ -117,13 +123,15 @@ def bind(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """Says when the port is open, and can be stopped before it is."""
 
-    def __init__(self, config: uvicorn.Config, stop_preloading: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, stop_preloading: Callable[[], None], grace_s: float) -> None:
         super().__init__(config)
         self.asked_to_stop = False
         self._stop_preloading = stop_preloading
+        self._grace_s = grace_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
+        _end_within(self._grace_s + CLOSING_S)
         self.asked_to_stop = True
         self._stop_preloading()
 
@@ -149,9 +157,21 @@ class _Death:
         self.happened = True
         logger.critical("%s; the process ends so that it can be started again", reason)
         self.server.should_exit = True
-        backstop = threading.Timer(self._grace_s + 5, os._exit, args=(1,))
-        backstop.daemon = True
-        backstop.start()
+        _end_within(self._grace_s + CLOSING_S)
+
+
+def _end_within(seconds: float) -> None:
+    """End the process with 1 after that time, whatever its threads do; where each was stands in the log."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
+
+
+def _busy_threads() -> bool:
+    """Whether a thread that an ordinary exit would wait for works on, after a second in which idle ones end."""
+    deadline = time.monotonic() + 1
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon]
+    for thread in others:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return any(thread.is_alive() for thread in others)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

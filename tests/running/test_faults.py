@@ -139,6 +139,21 @@ def test_what_hangs_ends_the_process_and_its_clients_are_told(cache: Path, fault
         assert f"{said} has been running for over 5 s" in server.log
 
 
+@pytest.mark.parametrize(("fault", "code"), [("decoding-hangs", 0), ("counting-hangs", 1)])
+def test_a_thread_that_never_returns_does_not_keep_the_process(cache: Path, fault: str, code: int) -> None:
+    """Its client is answered; asyncio waits for its own threads until the process is ended from outside of Python."""
+    with FaultyServer(cache, FAULT=fault, MACHINE_LEARNING_SHUTDOWN_TIMEOUT_S="1") as server:
+        with server.connect() as connection:
+            request = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n"
+            connection.sendall(request if fault == "counting-hangs" else http_request(predict_form(VISUAL, SMALL)))
+            with server.client() as client:
+                client.get("/ping")
+            server.terminate()
+            assert (b"503 Service Unavailable" in connection.recv(65536)) == (fault == "decoding-hangs")
+        assert server.wait() == code
+        assert ("in _hang\n" in server.log) == (fault == "counting-hangs"), "where each thread was"
+
+
 def test_clients_that_leave_are_not_worked_for(cache: Path) -> None:
     """One leaves while its batch runs, four while they are queued: one batch ran, and the next client's."""
     with FaultyServer(cache, FAULT="slow", FAULT_GRAPH="visual") as server, server.client() as client:
