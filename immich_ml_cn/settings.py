@@ -412,8 +412,9 @@ class Settings:
         "MACHINE_LEARNING_MODEL_SOURCE",
         Preference(),
         Preference.parse,
-        "Where models are fetched from: auto, or a comma list of huggingface, modelscope and github, each also as "
-        "name=https://mirror; an address alone is a mirror of Hugging Face.",
+        "Where models are fetched from: auto (whichever answers, and where none does a public mirror of Hugging Face), "
+        "or a comma list of huggingface, modelscope and github, each also as name=https://mirror; an address alone is "
+        "a mirror of Hugging Face.",
         shown="auto",
     )
     hf_endpoint: str = _setting("HF_ENDPOINT", "", values.text, "Hugging Face or a mirror of it.", shown="")

@@ -72,7 +72,9 @@ def _said(call: ast.Call) -> tuple[str | None, bool]:
     match call.func:
         case ast.Name(id="tr"):
             return text, True
-        case ast.Attribute(value=ast.Name(id=name), attr=level) if name in LOGGERS and level in LEVELS:
+        case ast.Attribute(value=ast.Name(id=name) | ast.Attribute(attr=name), attr=level) if (
+            name in LOGGERS and level in LEVELS
+        ):
             return text, isinstance(first, ast.JoinedStr | ast.BinOp)
     return None, False
 

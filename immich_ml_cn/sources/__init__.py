@@ -10,13 +10,14 @@ from immich_ml_cn.errors import UnknownModel
 
 from .clip import CHINESE_CLIP, MCLIP, OPENCLIP, checkpoint_sources, chinese_clip, immich_clip, joint_source
 from .faces import INSIGHTFACE, insightface
-from .kinds import BASES, Archive, HubSnapshot, Kind, Member, RemoteFile, Source
-from .ocr import bundled, bundled_orientation, ocr_names, pp_ocr
+from .kinds import BASES, MIRRORS, Archive, HubSnapshot, Kind, Member, RemoteFile, Source
+from .ocr import bundled, bundled_orientation, ocr_names, pp_ocr, rough_ocr_size
 from .preference import Preference
 from .repository import Repository
 
 __all__ = [
     "BASES",
+    "MIRRORS",
     "Archive",
     "HubSnapshot",
     "Kind",
@@ -131,4 +132,6 @@ def rough_size_of(task: str, model: str) -> int | None:
             return {**OPENCLIP, **MCLIP}.get(model)
         case "facial-recognition" if model in INSIGHTFACE:
             return sum(member.size or 0 for member in INSIGHTFACE[model].members)
+        case "ocr" if model in ocr_names():
+            return rough_ocr_size(model)
     return None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from .kinds import BASES, Archive, HubSnapshot, Kind, Member, Source
+from .kinds import BASES, Archive, HubSnapshot, Kind, Member, RemoteFile, Source
 
 _SCRFD_10G = ("5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91", 16_923_827)
 _SCRFD_2_5G = ("041f73f47371333d1d17a6fee6c8ab4e6aecabefe398ff32cca4e2d5eaee0af9", 3_292_009)
@@ -52,8 +52,20 @@ INSIGHTFACE: Mapping[str, Archive] = {
 }
 
 
+_PLAIN = "public-data/insightface/resolve/33c1063c49c785b7652d3fd529f86fa4f149392b/models/buffalo_l"
+"""The files of one pack, unpacked, on Hugging Face: what they must be is known before anybody is asked."""
+
+
+def _plain_files(pack: Archive, component: str | None) -> tuple[RemoteFile, ...]:
+    return tuple(
+        RemoteFile(member.path, f"{BASES[Kind.HUGGINGFACE]}/{_PLAIN}/{member.name}", member.sha256, member.size)
+        for member in pack.members
+        if component in (member.path.parts[0], None)
+    )
+
+
 def insightface(model: str, component: str | None, organization: str, revision: str) -> tuple[Source, ...]:
-    """The pack of a name; another revision than Immich's ``main`` is had from Hugging Face only.
+    """Where the halves of a pack are; another revision than Immich's ``main`` is had from Hugging Face only.
 
     GitHub brings both components even when one is asked for: they share one big archive.
     """
@@ -61,4 +73,7 @@ def insightface(model: str, component: str | None, organization: str, revision: 
     paths = tuple(member.path for member in pack.members if component in (member.path.parts[0], None))
     allow = tuple(f"{path.parts[0]}/*" for path in paths)
     hub = Source(Kind.HUGGINGFACE, HubSnapshot(f"{organization}/{model}", revision, allow, paths))
-    return (hub,) if revision != "main" else (hub, Source(Kind.GITHUB, pack))
+    if revision != "main":
+        return (hub,)
+    plain = (Source(Kind.HUGGINGFACE, _plain_files(pack, component)),) if model == "buffalo_l" else ()
+    return (hub, Source(Kind.GITHUB, pack), *plain)

@@ -22,6 +22,9 @@ BASES: Mapping[Kind, str] = {
 }
 """What every address of a kind begins with; a mirror takes its place."""
 
+MIRRORS: Mapping[Kind, str] = {Kind.HUGGINGFACE: "https://hf-mirror.com"}
+"""Public mirrors, open where the kind's own host is blocked. Others run them: checksums guard what they bring."""
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:

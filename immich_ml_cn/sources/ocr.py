@@ -15,6 +15,17 @@ _OCR_SIZES: Mapping[str, tuple[str, ...]] = {
     "PP-OCRv5": ("mobile", "server"),
     "PP-OCRv4": ("mobile", "server"),
 }
+_MEGABYTES: Mapping[str, int] = {
+    "PP-OCRv6_tiny": 6,
+    "PP-OCRv6_small": 31,
+    "PP-OCRv6_medium": 139,
+    "PP-OCRv5_mobile": 21,
+    "PP-OCRv5_server": 173,
+    "PP-OCRv4_mobile": 16,
+    "PP-OCRv4_server": 204,
+}
+_MEGABYTES_OF_LANGUAGE = {"CH": 21, "KOREAN": 19, "LATIN": 19, "ESLAV": 19}
+"""Of a mobile recogniser with its detector; those of the other alphabets have 13."""
 _OCR_SECTIONS = {"detection": "det", "recognition": "rec"}
 
 
@@ -82,6 +93,14 @@ def ocr_names() -> tuple[str, ...]:
         f"{route['lang'].upper()}__PP-OCRv5_{size}" for size in _OCR_SIZES["PP-OCRv5"] for route in routes[size]
     ]
     return (*plain, *prefixed)
+
+
+def rough_ocr_size(model: str) -> int:
+    """Bytes of both halves, by PaddleOCR's and RapidOCR's lists: for a list, not for a check."""
+    language, _, name = model.rpartition("__")
+    if not language or name != "PP-OCRv5_mobile":
+        return _MEGABYTES[name] * 1_000_000
+    return _MEGABYTES_OF_LANGUAGE.get(language, 13) * 1_000_000
 
 
 def _rapidocr() -> Path | None:

@@ -64,6 +64,10 @@ def test_list_recommends_one_model_of_each_task(models: Any) -> None:
     assert recommended == ["chinese-clip-vit-large-patch14", "buffalo_l", "PP-OCRv6_small"]
 
 
+def test_list_has_a_size_for_every_model(models: Any) -> None:
+    assert [row["model"] for row in models("list", "--json").json if not row["bytes"]] == []
+
+
 def test_list_is_readable(models: Any) -> None:
     lines = models("list").out.splitlines()
     row = next(line for line in lines if "chinese-clip-vit-large-patch14 " in line)

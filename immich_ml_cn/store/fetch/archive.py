@@ -3,6 +3,7 @@
 import zipfile
 from pathlib import Path
 
+from immich_ml_cn.messages import tr
 from immich_ml_cn.sources import Member
 
 from .failure import SourceFailed, writing
@@ -27,14 +28,14 @@ def unpack(archive: Path, member: Member, part: Path, watch: Watch) -> Fetched:
         with zipfile.ZipFile(archive) as opened:
             return _unpack(opened, member, part, watch)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
-        raise SourceFailed(f"sent a broken archive ({error})") from error
+        raise SourceFailed(tr("sent a broken archive ({reason})", reason=error)) from error
 
 
 def _unpack(opened: zipfile.ZipFile, member: Member, part: Path, watch: Watch) -> Fetched:
     try:
         info = opened.getinfo(member.name)
     except KeyError:
-        raise SourceFailed(f"sent an archive without {member.name}") from None
+        raise SourceFailed(tr("sent an archive without {name}", name=member.name)) from None
     with writing(part):
         part.unlink(missing_ok=True)
     expected = Expected(member.size or info.file_size, member.sha256)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from immich_ml_cn.messages import tr
 from immich_ml_cn.sources import Source
 
 from .failure import DiskFailed, writing
@@ -73,7 +74,7 @@ def check_files(sources: Sequence[Source], folder: Path) -> tuple[FileCheck, ...
             for path in sorted(required | set(known))
         )
     except OSError as error:
-        raise DiskFailed(f"cannot read {folder} ({error.strerror})") from error
+        raise DiskFailed(tr("cannot read {path} ({reason})", path=folder, reason=error.strerror)) from error
 
 
 def _state(path: Path, known: Mapping[str, Any] | None) -> State:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.messages import tr
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -16,12 +17,16 @@ class SourceFailed(Exception):
 
     Attributes:
         answered: whether its host answers at all and keeps sending; one that does not is tried last from now on.
+        reached: whether there was a connection; where there was none, the same host need not be tried again at once.
         retry_after: seconds the source asked us to stay away, None if it did not.
     """
 
-    def __init__(self, reason: str, *, answered: bool = True, retry_after: int | None = None) -> None:
+    def __init__(
+        self, reason: str, *, answered: bool = True, reached: bool = True, retry_after: int | None = None
+    ) -> None:
         super().__init__(reason)
-        self.answered = answered
+        self.answered = answered and reached
+        self.reached = reached
         self.retry_after = retry_after
 
 
@@ -51,11 +56,9 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _sentence(error: OSError, path: Path) -> str:
+    reason = error.strerror or str(error)
     if error.errno in _FULL:
-        return f"no room to write {path} ({error.strerror}); free some space, nothing was deleted"
+        return tr("no room to write {path} ({reason}); free some space, nothing was deleted", path=path, reason=reason)
     if error.errno in _FORBIDDEN:
-        return (
-            f"cannot write {path} ({error.strerror}); make the cache folder writable "
-            "or place the model's files there yourself"
-        )
-    return f"cannot write {path}: {error.strerror or error}"
+        return tr("cannot write {path} ({reason}); make the cache folder writable", path=path, reason=reason)
+    return tr("cannot write {path}: {reason}", path=path, reason=reason)

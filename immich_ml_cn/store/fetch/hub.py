@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from immich_ml_cn.messages import tr
 from immich_ml_cn.sources import HubSnapshot, Kind
 
 from .failure import SourceFailed
@@ -50,8 +51,8 @@ def list_files(snapshot: HubSnapshot, options: FetchOptions) -> tuple[HubFile, .
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     endpoint = options.base(Kind.HUGGINGFACE)
-    siblings, commit = _ask(HfApi(endpoint=endpoint, token=options.hf_token), snapshot, options)
-    headers = build_hf_headers(token=options.hf_token, library_name="immich-ml-cn")
+    siblings, commit = _ask(HfApi(endpoint=endpoint, token=options.token), snapshot, options)
+    headers = build_hf_headers(token=options.token, library_name="immich-ml-cn")
     files = tuple(
         HubFile(
             PurePosixPath(sibling.rfilename),
@@ -83,13 +84,13 @@ def _ask(api: "HfApi", snapshot: HubSnapshot, options: FetchOptions) -> tuple[Se
     except HfHubHTTPError as error:
         raise refused(error.response.status_code, error.response.headers) from error
     except OfflineModeIsEnabled as error:
-        raise SourceFailed("is switched off by HF_HUB_OFFLINE", answered=False) from error
+        raise SourceFailed(tr("is switched off by HF_HUB_OFFLINE"), answered=False) from error
     except httpx2.TransportError as error:
-        raise SourceFailed(unreachable(error, options), answered=False) from error
+        raise SourceFailed(unreachable(error, options), reached=False) from error
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, KeyError, TypeError) as error:
-        raise SourceFailed(f"does not answer like Hugging Face ({error})") from error
+        raise SourceFailed(tr("does not answer like Hugging Face ({reason})", reason=error)) from error
     if info.sha is None or info.siblings is None:
-        raise SourceFailed("does not answer like Hugging Face (no list of files)")
+        raise SourceFailed(tr("does not answer like Hugging Face (no list of files)"))
     return info.siblings, info.sha
 
 
@@ -112,7 +113,7 @@ def _check(files: tuple[HubFile, ...], snapshot: HubSnapshot) -> None:
     found = {file.path: file for file in files}
     missing = [path for path in snapshot.required if path not in found]
     if missing:
-        raise SourceFailed(f"has {snapshot.repo} without {missing[0]}")
+        raise SourceFailed(tr("has {repository} without {file}", repository=snapshot.repo, file=missing[0]))
     for name, sha256 in snapshot.pinned:
         if found[PurePosixPath(name)].expected.sha256 != sha256:
-            raise SourceFailed(f"offers another {name} than the official one")
+            raise SourceFailed(tr("offers another {file} than the official one", file=name))

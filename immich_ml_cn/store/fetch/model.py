@@ -13,9 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from immich_ml_cn.errors import Unavailable
-from immich_ml_cn.sources import Archive, HubSnapshot, Member, RemoteFile, Source
+from immich_ml_cn.messages import listing, tr
+from immich_ml_cn.sources import Archive, HubSnapshot, Kind, Member, RemoteFile, Source
 
 from .archive import unpack
+from .by_hand import steps
 from .checksums import record
 from .failure import DiskFailed, SourceFailed, WrongBytes, writing
 from .hub import hub_client, list_files
@@ -61,7 +63,10 @@ def missing_files(sources: Sequence[Source], folder: Path) -> tuple[PurePosixPat
     try:
         lacks = [tuple(path for path in source.required if not (folder / path).is_file()) for source in sources]
     except OSError as error:
-        raise DiskFailed(f"cannot read {folder} ({error.strerror}); check who owns the cache folder") from error
+        reason = error.strerror
+        raise DiskFailed(
+            tr("cannot read {path} ({reason}); check who owns the cache folder", path=folder, reason=reason)
+        ) from error
     return min(lacks, key=len, default=())
 
 
@@ -107,9 +112,9 @@ def fetch_model(
 
 def _cannot(name: str, sources: Sequence[Source], folder: Path, options: FetchOptions) -> str:
     if not sources:
-        return f"nobody offers {name} ready-made; export it and place it in {folder}"
-    files = ", ".join(str(path) for path in missing_files(sources, folder))
-    return f"{name} is not here and fetching is switched off; place {files} in {folder}"
+        return tr("nobody offers {model} ready-made; export it and place it in {folder}", model=name, folder=folder)
+    files = steps(sources, folder, missing_files(sources, folder))
+    return tr("{model} is not here and fetching is switched off; place {files}", model=name, files=files)
 
 
 class _Fetch:
@@ -134,15 +139,30 @@ class _Fetch:
         self._used: set[str] = set()
 
     def run(self, sources: Sequence[Source], begun: float) -> FetchReport:
-        """Try the sources in order."""
+        """Try the sources in order, then a public mirror where nobody has chosen."""
         failures: list[tuple[str, SourceFailed]] = []
-        for source in self._memory.order(sources, self._options):
+        report = self._first_to_deliver(self._memory.order(sources, self._options), failures, begun)
+        if report is None and (mirrored := self._turn_to_mirror(sources)):
+            report = self._first_to_deliver(mirrored, failures, begun)
+        if report is None:
+            raise self._unavailable(sources, failures)
+        return report
+
+    def _first_to_deliver(
+        self, sources: Sequence[Source], failures: list[tuple[str, SourceFailed]], begun: float
+    ) -> FetchReport | None:
+        unreached: set[str] = set()
+        for source in sources:
             host = host_of(source.kind, self._options)
+            if host in unreached:
+                continue
             try:
                 arrived = self._bring(source)
             except SourceFailed as failure:
                 if not failure.answered:
                     self._memory.note(host, False)
+                if not failure.reached:
+                    unreached.add(host)
                 _logger.warning("%s: %s %s", self._name, host, failure)
                 failures.append((host, failure))
                 continue
@@ -151,15 +171,29 @@ class _Fetch:
             placed = self._place(arrived)
             size = sum(file.size for file in arrived.values())
             return FetchReport(host, placed, size, self._clock() - begun)
-        raise self._unavailable(sources, failures)
+        return None
+
+    def _turn_to_mirror(self, sources: Sequence[Source]) -> list[Source]:
+        """From now on ask the public mirror; what it has, files whose checksums we know ourselves first."""
+        options = self._options.last_resort()
+        mirrored = [source for source in sources if source.kind is Kind.HUGGINGFACE]
+        if options is None or not mirrored:
+            return []
+        self._options = options
+        host = host_of(Kind.HUGGINGFACE, options)
+        _logger.warning("%s: no source answers, so a public mirror is asked: %s", self._name, host)
+        return sorted(mirrored, key=lambda source: isinstance(source.content, HubSnapshot))
 
     def _unavailable(self, sources: Sequence[Source], failures: list[tuple[str, SourceFailed]]) -> Unavailable:
-        reasons = "; ".join(f"{host} {failure}" for host, failure in failures)
-        files = ", ".join(str(path) for path in missing_files(sources, self._folder))
         waits = [failure.retry_after for _, failure in failures if failure.retry_after]
         return Unavailable(
-            f"cannot fetch {self._name}: {reasons}; set MACHINE_LEARNING_MODEL_SOURCE to another source or a mirror, "
-            f"or place {files} in {self._folder}",
+            tr(
+                "cannot fetch {model}: {reasons}; set MACHINE_LEARNING_MODEL_SOURCE to another source or a mirror, "
+                "or place {files}",
+                model=self._name,
+                reasons=listing("; ", (tr("{host} {reason}", host=host, reason=failure) for host, failure in failures)),
+                files=steps(sources, self._folder, missing_files(sources, self._folder)),
+            ),
             retry_after=min(waits, default=_RETRY_S),
         )
 
@@ -242,8 +276,14 @@ class _Fetch:
         needed = sum(file.size or 0 for file in expected.values()) - here
         if needed > free:
             raise DiskFailed(
-                f"{self._name} needs {needed / 1e6:.0f} MB more in {self._folder}, where only {free / 1e6:.0f} MB "
-                "are free; free some space, nothing was deleted"
+                tr(
+                    "{model} needs {needed:.0f} MB more in {folder}, where only {free:.0f} MB are free; free some "
+                    "space, nothing was deleted",
+                    model=self._name,
+                    needed=needed / 1e6,
+                    folder=self._folder,
+                    free=free / 1e6,
+                )
             )
 
     def _place(self, arrived: dict[PurePosixPath, Fetched]) -> tuple[Path, ...]:

@@ -1,8 +1,9 @@
 """How to fetch: which sources in which order, and how patient to be."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from immich_ml_cn.sources import BASES, Kind, Preference
+from immich_ml_cn.sources import BASES, MIRRORS, Kind, Preference
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +13,8 @@ class FetchOptions:
     Attributes:
         hf_endpoint: Hugging Face or a mirror of it, None for the preference's or the usual one.
         hf_token: sent to Hugging Face; None lets its library look for a saved one.
+        anonymous: whether no token is sent at all: the host is not Hugging Face's own.
+        mirror: a public mirror of Hugging Face, for when nothing else answers and nobody has chosen; None for none.
         offline: never connect.
         connect_timeout_s: seconds to wait for a connection, and for Hugging Face's list of files.
         stall_timeout_s: seconds without enough bytes (or without a first answer) before a source is given up.
@@ -24,6 +27,8 @@ class FetchOptions:
     preference: Preference = Preference()
     hf_endpoint: str | None = None
     hf_token: str | None = None
+    anonymous: bool = False
+    mirror: str | None = MIRRORS[Kind.HUGGINGFACE]
     offline: bool = False
     connect_timeout_s: float = 10.0
     stall_timeout_s: float = 30.0
@@ -31,6 +36,17 @@ class FetchOptions:
     resumes: int = 5
     patience_s: float = 10.0
     pause_s: float = 1.0
+
+    @property
+    def token(self) -> str | Literal[False] | None:
+        """What is sent to Hugging Face, False for nothing."""
+        return False if self.anonymous else self.hf_token
+
+    def last_resort(self) -> "FetchOptions | None":
+        """The same with the public mirror in Hugging Face's place and no token; None where a person has chosen."""
+        if self.mirror is None or self.hf_endpoint or self.preference != Preference():
+            return None
+        return replace(self, hf_endpoint=self.mirror, anonymous=True)
 
     def base(self, kind: Kind) -> str:
         """What the addresses of a kind begin with, without a slash at the end."""

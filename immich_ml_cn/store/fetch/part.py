@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from immich_ml_cn.messages import tr
+
 from .failure import DiskFailed, WrongBytes, writing
 from .watch import Watch
 
@@ -110,7 +112,7 @@ class Part:
         self.size += len(data)
         if self.expected.size is not None and self.size > self.expected.size:
             self.discard()
-            raise WrongBytes(f"sent more than the {self.expected.size} bytes of {self.name}")
+            raise WrongBytes(tr("sent more than the {size} bytes of {name}", size=self.expected.size, name=self.name))
         self._watch.advance(len(data))
 
     def _write_all(self, data: bytes) -> None:
@@ -149,11 +151,11 @@ class Part:
     def _wrong(self) -> str | None:
         name, size = self.name, self.expected.size
         if size is not None and self.size != size:
-            return f"sent {self.size} of the {size} bytes of {name}"
+            return tr("sent {sent} of the {size} bytes of {name}", sent=self.size, size=size, name=name)
         if self.expected.sha256 not in (None, self._hash.hexdigest()):
-            return f"sent wrong bytes for {name} (sha256 {self._hash.hexdigest()[:12]}…)"
+            return tr("sent wrong bytes for {name} (sha256 {digest}…)", name=name, digest=self._hash.hexdigest()[:12])
         if self.expected.git_blob not in (None, self._git_blob()):
-            return f"sent wrong bytes for {name} (another git object)"
+            return tr("sent wrong bytes for {name} (another git object)", name=name)
         return None
 
     def _git_blob(self) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
+from immich_ml_cn.messages import tr
+
 _WORTH_A_LINE = 1_000_000
 
 
@@ -44,10 +46,16 @@ class Arrival:
     done: int
     total: int | None
 
-    def __str__(self) -> str:
+    @property
+    def said(self) -> str:
+        """How far it is, for people."""
         if not self.total:
             return f"{self.file}: {_size(self.done)}"
-        return f"{self.file}: {self.done * 100 // self.total} % of {_size(self.total)}"
+        percent = self.done * 100 // self.total
+        return tr("{file}: {percent} % of {size}", file=self.file, percent=percent, size=_size(self.total))
+
+    def __str__(self) -> str:
+        return str(self.said)
 
 
 class Tally:
@@ -113,7 +121,7 @@ class LogLines:
         if arrival is None or seconds < self._interval:
             return
         rate = max(0.0, (arrival.done - self._last) / seconds)
-        self._logger.info("%s, %s/s%s", arrival, _size(rate), _left(arrival, rate))
+        self._logger.info("%s, %s/s%s", arrival.said, _size(rate), _left(arrival, rate))
         self._shown, self._last = now, arrival.done
 
     def finish(self) -> None:
@@ -186,4 +194,6 @@ def _left(arrival: Arrival, rate: float) -> str:
         return ""
     seconds = round((arrival.total - arrival.done) / rate)
     minutes, seconds = divmod(max(seconds, 0), 60)
-    return f", {minutes} min {seconds} s left" if minutes else f", {seconds} s left"
+    if minutes:
+        return tr(", {minutes} min {seconds} s left", minutes=minutes, seconds=seconds)
+    return tr(", {seconds} s left", seconds=seconds)

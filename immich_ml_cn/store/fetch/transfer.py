@@ -10,6 +10,8 @@ from email.utils import parsedate_to_datetime
 from time import time
 from typing import TYPE_CHECKING
 
+from immich_ml_cn.messages import tr
+
 from .failure import SourceFailed, writing
 from .options import FetchOptions
 from .part import Fetched, Part
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
 
 _BUSY = {408, 425, 429, 500, 502, 503, 504}
 _REASONS = {
-    401: "wants a token or does not have it (401)",
-    403: "refuses access (403)",
-    404: "does not have it (404)",
-    410: "no longer has it (410)",
-    429: "asks us to slow down (429)",
+    401: tr("wants a token or does not have it (401)"),
+    403: tr("refuses access (403)"),
+    404: tr("does not have it (404)"),
+    410: tr("no longer has it (410)"),
+    429: tr("asks us to slow down (429)"),
 }
 _PROGRESS = 1 << 20
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
@@ -94,20 +96,20 @@ def _bring(client: "httpx2.Client", address: Address, part: Part, options: Fetch
                 raise busy.failure from busy
         except (Stalled, httpx2.ReadTimeout) as stall:
             if part.size - before < _PROGRESS:
-                raise SourceFailed(f"stalled while sending {part.name}", answered=False) from stall
+                raise SourceFailed(tr("stalled while sending {name}", name=part.name), answered=False) from stall
             failures = 0
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
             if part.size == before and failures == 0:
-                raise SourceFailed(unreachable(error, options), answered=False) from error
+                raise SourceFailed(unreachable(error, options), reached=False) from error
             failures += 1
         except httpx2.TransportError as cut:
             failures = 1 if part.size - before >= _PROGRESS else failures + 1
             if isinstance(cut, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
-                raise SourceFailed(f"sends us to a place we do not go: {cut}") from cut
+                raise SourceFailed(tr("sends us to a place we do not go: {reason}", reason=cut)) from cut
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise SourceFailed(f"cannot be understood: {error}") from error
+            raise SourceFailed(tr("cannot be understood: {reason}", reason=error)) from error
         if failures > options.resumes:
-            raise SourceFailed(f"was cut {failures} times while sending {part.name}")
+            raise SourceFailed(tr("was cut {count} times while sending {name}", count=failures, name=part.name))
         watch.pause(min(wait, options.patience_s))
 
 
@@ -141,7 +143,7 @@ def _accept(answer: "httpx2.Response", part: Part) -> int | None:
         return None if found[2] == "*" else int(found[2])
     if answer.status_code != 200:
         part.restart()
-        raise _Busy(SourceFailed("does not send the range we ask for"))
+        raise _Busy(SourceFailed(tr("does not send the range we ask for")))
     if part.size:
         part.restart()
     _remember(answer.headers, part)
@@ -151,7 +153,7 @@ def _accept(answer: "httpx2.Response", part: Part) -> int | None:
 
 def refused(status: int, headers: Mapping[str, str]) -> SourceFailed:
     """The failure an answer of 400 or more means."""
-    reason = _REASONS.get(status, f"answers {status}")
+    reason = _REASONS.get(status) or tr("answers {status}", status=status)
     return SourceFailed(reason, retry_after=_retry_after(headers.get("Retry-After")))
 
 
@@ -196,7 +198,7 @@ def unreachable(error: Exception, options: FetchOptions) -> str:
     """Why there was no connection, for people."""
     text = str(error) or type(error).__name__
     if "SSL" in text or "certificate" in text:
-        return f"has no working TLS ({text})"
+        return tr("has no working TLS ({reason})", reason=text)
     if "imed out" in text or "Timeout" in type(error).__name__:
-        return f"did not answer within {options.connect_timeout_s:g} s"
-    return f"cannot be reached ({text})"
+        return tr("did not answer within {seconds:g} s", seconds=options.connect_timeout_s)
+    return tr("cannot be reached ({reason})", reason=text)

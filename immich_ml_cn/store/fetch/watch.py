@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from immich_ml_cn.messages import tr
+
 from .failure import Cancelled
 from .options import FetchOptions
 from .progress import Progress
@@ -35,7 +37,7 @@ class Watch:
     def check(self) -> None:
         """Raises Cancelled when the fetch is no longer wanted."""
         if self._cancelled.is_set():
-            raise Cancelled("fetching was stopped because the server is shutting down")
+            raise Cancelled(tr("fetching was stopped because the server is shutting down"))
 
     def pause(self, seconds: float) -> None:
         """Wait, but not longer than the fetch is wanted."""

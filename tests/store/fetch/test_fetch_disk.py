@@ -188,7 +188,7 @@ def test_a_read_only_volume_says_what_to_do(site: Site, tmp_path: Path, can_moun
 
     assert answer["kind"] == "DiskFailed"
     assert "Read-only file system" in answer["message"]
-    assert "place the model's files there" in answer["message"]
+    assert "make the cache folder writable" in answer["message"]
     assert site.requests == []
 
 

@@ -61,9 +61,9 @@ def test_the_preference_wins_over_hf_endpoint() -> None:
 
 def test_named_sources_come_first_and_the_others_follow() -> None:
     sources = sources_for("facial-recognition", "buffalo_l")
-    assert [s.kind for s in Memory().order(sources, FetchOptions())] == [HF, GH]
+    assert [s.kind for s in Memory().order(sources, FetchOptions())] == [HF, GH, HF]
 
-    for text, order in {"github": [GH, HF], "modelscope": [HF, GH], "github,huggingface": [GH, HF]}.items():
+    for text, order in {"github": [GH, HF, HF], "modelscope": [HF, GH, HF]}.items():
         options = FetchOptions(Preference.parse(text))
         assert [s.kind for s in Memory().order(sources, options)] == order
 

@@ -300,7 +300,7 @@ def test_stopping_keeps_what_has_arrived(site: Site, options: FetchOptions, tmp_
 
 
 def test_offline_never_connects(site: Site, options: FetchOptions, tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match=r"fetching is switched off; place visual/model\.onnx in"):
+    with pytest.raises(Unavailable, match=r"fetching is switched off; place http\S+ → \S+/visual/model\.onnx$"):
         fetch(tmp_path, replace(options, offline=True))
     assert site.requests == []
 
