@@ -182,7 +182,15 @@ class Catalogue:
         )
         if known == "PP-OCRv6_small":
             return carried
-        return replace(spec, fallback=carried)
+        return replace(spec, fallback=carried) if self._reads_the_same(known, component) else spec
+
+    def _reads_the_same(self, model: str, component: str) -> bool:
+        """Whether the bundled model finds or reads the same writing: another script's would come out as wrong text.
+
+        A detector knows no alphabet, and is one for all languages.
+        """
+        language, _, _ = model.rpartition("__")
+        return model in self._names("ocr") and (component == "detection" or language in ("", "CH"))
 
     def _spec(self, task: str, model: str, component: str, build: BuildFrom, max_batch: int) -> ModelSpec:
         path = self._path(task, model, component)

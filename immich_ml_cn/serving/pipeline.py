@@ -100,17 +100,17 @@ class Pipeline:
         Raises:
             ServiceError: the failure of the first task that failed.
         """
-        with self._counted(dict.fromkeys(_names(tasks), "unknown")) as models:
+        with self._counted(dict.fromkeys(_names(tasks))) as models:
             plan = await self._text_pool.run(self._catalogue.plan, tasks)
             models.update(_models(plan))
             return await self._answer(tasks, plan, image, text, upright=upright, max_side=max_side)
 
     @contextmanager
-    def _counted(self, models: dict[str, str]) -> Iterator[dict[str, str]]:
-        """Count a request's tasks by how the request ends.
+    def _counted(self, models: dict[str, ModelSpec | None]) -> Iterator[dict[str, ModelSpec | None]]:
+        """Count a request's tasks by how the request ends, under the name of the model that answers.
 
         Args:
-            models: by task; only those of the catalogue, so that clients cannot make up any.
+            models: by task; None where it is not of the catalogue, so that clients cannot make up any name.
         """
         status = 500
         try:
@@ -124,7 +124,8 @@ class Pipeline:
             raise
         finally:
             for task, model in models.items():
-                self._metrics.count_request(task, model, status)
+                name = "unknown" if model is None else self._registry.name_of(model)
+                self._metrics.count_request(task, name, status)
 
     async def _answer(
         self, tasks: Tasks, plan: Plan, image: bytes | None, text: str | None, *, upright: bool, max_side: int | None
@@ -194,7 +195,7 @@ class Pipeline:
         async with self._registry.lease(plan.face_detector) as detector:
             item = await self._pool.run(detector.model.prepare, picture)
             raw = await detector.batcher.submit(item)
-            with self._metrics.time("postprocess", plan.face_detector.key):
+            with self._metrics.time("postprocess", detector.name):
                 faces: Faces = await self._pool.run(detector.model.faces, item, raw, task.min_score)
         if plan.face_recognizer is None:
             return faces
@@ -213,7 +214,7 @@ class Pipeline:
         async with self._registry.lease(plan.text_detector) as detector:
             item = await self._pool.run(detector.model.prepare, picture, task.max_resolution)
             probabilities = await detector.batcher.submit(item)
-            with self._metrics.time("postprocess", plan.text_detector.key):
+            with self._metrics.time("postprocess", detector.name):
                 found: TextBoxes = await self._pool.run(
                     detector.model.boxes, item, probabilities, task.min_detection_score
                 )
@@ -234,7 +235,7 @@ class Pipeline:
             probabilities = await self._run_all(orientation, lines)
             lines, order = await self._pool.run(_turn_lines, lines, probabilities, found.boxes)
             paths = await self._run_all(recognizer, lines)
-            with self._metrics.time("postprocess", reader.key):
+            with self._metrics.time("postprocess", recognizer.name):
                 read = await self._pool.each(recognizer.model.decode, paths)
         kept = [index for index in order if _is_text(read[index], min_score)]
         return ReadText(
@@ -257,7 +258,7 @@ def _names(tasks: Tasks) -> list[str]:
     return [name for name, task in asked.items() if task is not None]
 
 
-def _models(plan: Plan) -> dict[str, str]:
+def _models(plan: Plan) -> dict[str, ModelSpec]:
     """The model that each task of a request is counted under: of two, the one that comes last."""
     models = {
         "clip/visual": plan.visual,
@@ -265,7 +266,7 @@ def _models(plan: Plan) -> dict[str, str]:
         "faces": plan.face_recognizer or plan.face_detector,
         "ocr": plan.text_recognizer or plan.text_detector,
     }
-    return {name: spec.key for name, spec in models.items() if spec is not None}
+    return {name: spec for name, spec in models.items() if spec is not None}
 
 
 def _cut_line(image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8]:

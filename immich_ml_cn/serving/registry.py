@@ -7,8 +7,8 @@ touched because of it.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -25,7 +25,10 @@ from .lanes import Lane
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_FAILURE_S: Final = 30.0
-"""Seconds after a failed load during which requests for that model are refused at once."""
+"""Seconds after a failed load during which requests for that model are refused at once, or answered by its fallback."""
+
+LONGEST_PAUSE_S: Final = 3600.0
+"""Seconds up to which the pauses grow in which a fallback answers."""
 
 QUIET_S: Final = 10.0
 """Seconds without a request after which the memory that the last ones needed is given back."""
@@ -46,7 +49,7 @@ class ModelSpec:
         max_batch: the most items of one batch.
         build: opens the graph and makes the model; runs on the lane's loader thread.
         fetch: brings what `build` needs into the cache; raises `Unavailable` when that cannot be done.
-        fallback: loaded instead when `fetch` fails.
+        fallback: answers while `fetch` fails; the model itself is tried again with growing pauses.
         quarantine: puts a damaged file out of the way, so that `fetch` brings it again; False where it does not.
         device: the one GPU that runs it, None for all.
         progress: how much of what `fetch` brings has come, as an addition to a sentence; "" when nothing is coming.
@@ -88,6 +91,9 @@ class _Entry:
     last_used: float = 0.0
     retry_at: float = 0.0
     failure: str = ""
+    failures: int = 0
+    falls_back: bool = False
+    """Its files could not be had, and its fallback answers until they can."""
 
 
 class Registry:
@@ -128,19 +134,36 @@ class Registry:
     async def lease(self, spec: ModelSpec) -> AsyncIterator[Loaded]:
         """Hold a model in memory for the length of a `with` block, loading it first if need be.
 
+        While its files cannot be had, its fallback is lent, under its own name.
+
         Raises:
-            Unavailable: it cannot be had at the moment.
+            Unavailable: it cannot be had at the moment, nor a fallback.
         """
         entry = self._entry(spec)
+        with self._held(entry):
+            loaded = await self._ready_or_none(entry)
+            if loaded is not None:
+                yield loaded
+                return
+        async with self.lease(_fallback_of(entry)) as stand_in:
+            yield stand_in
+
+    @contextmanager
+    def _held(self, entry: _Entry) -> Iterator[None]:
         entry.leases += 1
         self._leases += 1
         try:
-            yield await self._ready(entry)
+            yield
         finally:
             entry.leases -= 1
             self._leases -= 1
             entry.last_used = self._last_lease = self._clock()
             self._tidy = False
+
+    def name_of(self, spec: ModelSpec) -> str:
+        """The key of what answers for a model: its fallback's while that does, else its own."""
+        entry = self._entries.get(spec.key)
+        return _fallback_of(entry).key if entry is not None and entry.falls_back else spec.key
 
     async def preload(self, spec: ModelSpec) -> Loaded:
         """Load a model and keep it for good, also if it can only be loaded later."""
@@ -233,6 +256,19 @@ class Registry:
             return False
         return at_once or (0 < self._ttl_s <= self._clock() - entry.last_used)
 
+    async def _ready_or_none(self, entry: _Entry) -> Loaded | None:
+        """The model itself, None where its fallback is to answer; nobody waits for another try then."""
+        if entry.falls_back and not self._closed:
+            if entry.task is None and self._clock() >= entry.retry_at:
+                self._begin_load(entry)
+            return None
+        try:
+            return await self._ready(entry)
+        except Unavailable:
+            if entry.falls_back and not self._closed:
+                return None
+            raise
+
     async def _ready(self, entry: _Entry) -> Loaded:
         if self._closed:
             raise Unavailable("the server is shutting down", retry_after=5)
@@ -240,10 +276,12 @@ class Registry:
             return entry.loaded
         if entry.task is None and self._clock() < entry.retry_at:
             raise self._refusal(entry)
-        if entry.task is None:
-            entry.task = asyncio.create_task(self._load(entry), name=f"load {entry.spec.key}")
-            entry.task.add_done_callback(_retrieve)
-        return await self._await_load(entry, entry.task)
+        return await self._await_load(entry, entry.task or self._begin_load(entry))
+
+    def _begin_load(self, entry: _Entry) -> "asyncio.Task[Loaded]":
+        entry.task = asyncio.create_task(self._load(entry), name=f"load {entry.spec.key}")
+        entry.task.add_done_callback(_retrieve)
+        return entry.task
 
     async def _await_load(self, entry: _Entry, task: "asyncio.Task[Loaded]") -> Loaded:
         """Wait for a load that is everybody's: one waiting client that leaves must not cancel it."""
@@ -268,40 +306,47 @@ class Registry:
             entry.loaded = await self._fetch_and_build(entry)
         except Exception as error:
             entry.failure = self._failure(entry.spec, error)
-            wait = (error.retry_after if isinstance(error, ServiceError) else None) or RETRY_AFTER_FAILURE_S
+            wait = _pause(entry, error)
             entry.retry_at = self._clock() + wait
-            logger.error("%s", entry.failure)
+            entry.failures += 1
+            if entry.falls_back:
+                logger.warning("%s; %s answers in its place", entry.failure, _fallback_of(entry).key)
+            else:
+                logger.error("%s", entry.failure)
             raise Unavailable(entry.failure, retry_after=round(wait)) from error
         finally:
             entry.task = None
             entry.last_used = self._clock()
+        entry.failures = 0
         logger.info("loaded %s in %.1f s", entry.loaded.name, self._clock() - started)
         return entry.loaded
 
     async def _fetch_and_build(self, entry: _Entry) -> Loaded:
         """Fetch and load; a damaged file is set aside and fetched again once."""
         try:
-            return await self._build(entry, await self._fetched(entry.spec))
+            await self._fetch(entry)
+            return await self._build(entry.spec)
         except DamagedModel as damage:
             if entry.spec.quarantine is None or not entry.spec.quarantine(damage):
                 raise
-        return await self._build(entry, await self._fetched(entry.spec))
+        await self._fetch(entry)
+        return await self._build(entry.spec)
 
     @staticmethod
-    async def _fetched(spec: ModelSpec) -> ModelSpec:
-        """The spec itself once its files are there, or its fallback."""
-        if spec.fetch is None:
-            return spec
+    async def _fetch(entry: _Entry) -> None:
+        """Have the model's files brought; where they cannot be had, its fallback answers from now on."""
+        if entry.spec.fetch is None:
+            return
         try:
-            await spec.fetch()
-        except ServiceError as error:
-            if spec.fallback is None:
-                raise
-            logger.warning("%s cannot be had, %s answers in its place: %s", spec.key, spec.fallback.key, error)
-            return spec.fallback
-        return spec
+            await entry.spec.fetch()
+        except ServiceError:
+            entry.falls_back = entry.spec.fallback is not None
+            raise
+        if entry.falls_back:
+            logger.info("%s is here and answers again", entry.spec.key)
+        entry.falls_back = False
 
-    async def _build(self, entry: _Entry, spec: ModelSpec) -> Loaded:
+    async def _build(self, spec: ModelSpec) -> Loaded:
         lanes = [lane for lane in self._lanes if lane.kind == spec.lane and spec.device in (None, lane.device_id)]
         logger.info("loading %s", spec.key)
         sizes: list[int] = []
@@ -340,7 +385,26 @@ class Registry:
         return f"<Registry [{len(self._entries)} models, {ready} ready, {leases} leases]>"
 
 
+def _fallback_of(entry: _Entry) -> ModelSpec:
+    """
+    Raises:
+        LookupError: it has none.
+    """
+    if entry.spec.fallback is None:
+        raise LookupError(entry.spec.key)
+    return entry.spec.fallback
+
+
+def _pause(entry: _Entry, error: Exception) -> float:
+    """Seconds until a model that could not be loaded is tried again: longer each time while its fallback answers."""
+    wait = (error.retry_after if isinstance(error, ServiceError) else None) or RETRY_AFTER_FAILURE_S
+    return min(wait * 2 ** min(entry.failures, 10), LONGEST_PAUSE_S) if entry.falls_back else wait
+
+
 def _detail(entry: _Entry, now: float) -> dict[str, Any]:
+    if entry.falls_back:
+        state = "loading" if entry.task else "failed"
+        return {"state": state, "error": entry.failure, "fallback": _fallback_of(entry).key}
     if entry.loaded is None:
         state = "loading" if entry.task else "failed" if entry.failure and now < entry.retry_at else "absent"
         return {"state": state, **({"error": entry.failure} if state == "failed" else {})}

@@ -136,10 +136,28 @@ def test_with_every_source_unreachable_ocr_answers_and_the_rest_says_what_to_do(
         warning = next(line for line in server.log.splitlines() if "answers in its place" in line)
         assert "PP-OCRv5_mobile/detection" in warning
         assert "PP-OCRv6_small/detection" in warning
+        _names_what_answers(server)
+        korean = {"ocr": {kind: {"modelName": "KOREAN__PP-OCRv5_mobile"} for kind in ("detection", "recognition")}}
+        reply = ask(server, korean, SAMPLE.read_bytes())
+        assert reply.status == 503, "the Chinese recogniser would answer Korean with wrong text"
+        assert "KOREAN__PP-OCRv5_mobile/recognition" in reply.detail
         reply = ask(server, {"clip": {"textual": {"modelName": "ViT-B-32__openai"}}}, text="海边的日落")
         assert reply.status == 503
         assert "set MACHINE_LEARNING_MODEL_SOURCE" in reply.detail
         assert "place " in reply.detail
+
+
+def _names_what_answers(server: RunningServer) -> None:
+    """The model that was asked for is not ready, and what is counted is what answered."""
+    with server.client() as client:
+        models = client.request("GET", "/status").json["models"]
+        metrics = client.request("GET", "/metrics").body.decode()
+    wanted, bundled = "ocr/PP-OCRv5_mobile/recognition", "ocr/PP-OCRv6_small/recognition (bundled)"
+    assert models[wanted]["state"] == "failed"
+    assert models[wanted]["fallback"] == bundled
+    assert models[bundled]["state"] == "ready"
+    assert bundled in metrics
+    assert {line.split("{")[0] for line in metrics.splitlines() if wanted in line} == {"immich_ml_fetches_total"}
 
 
 def test_requests_that_wait_for_one_model_share_one_fetch(site: Site, models: Path, tmp_path: Path) -> None:

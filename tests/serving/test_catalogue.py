@@ -8,6 +8,7 @@ from immich_ml_cn.errors import UnknownModel
 from immich_ml_cn.serving.catalogue import MAX_NAME_BYTES, MAX_PARALLEL_LINES, Catalogue
 from immich_ml_cn.serving.tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
 from immich_ml_cn.settings import Settings
+from immich_ml_cn.sources import model_names
 from immich_ml_cn.sources.clip_names import (
     CHINESE_CLIP_DIMENSIONS,
     CHINESE_CLIP_PIXELS,
@@ -288,6 +289,18 @@ def test_the_bundled_model_stands_in_for_one_that_is_missing(tmp_path: Path, kin
     bundled = find("PP-OCRv6_small")
     assert bundled.key == spec.fallback.key
     assert bundled.fetch is None
+
+
+@pytest.mark.parametrize("name", [name for name in model_names("ocr") if "__" in name])
+def test_nothing_stands_in_for_another_alphabet(tmp_path: Path, name: str) -> None:
+    """The Chinese recogniser would answer Korean with wrong text, which Immich would store."""
+    spec = catalogue(tmp_path).text_recognizer(name)
+    assert (spec.fallback is None) is not name.startswith("CH__")
+
+
+def test_nothing_stands_in_for_a_model_of_ones_own(tmp_path: Path) -> None:
+    place(tmp_path, "ocr", "my-ocr", "detection")
+    assert catalogue(tmp_path).text_recognizer("my-ocr").fallback is None
 
 
 def test_a_model_in_the_cache_wins_over_the_bundled_one(tmp_path: Path) -> None:

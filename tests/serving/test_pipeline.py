@@ -158,6 +158,9 @@ class World:
             text_recognizer=spec("text_recognizer", ocr and ocr.recognition),
         )
 
+    def name_of(self, spec: ModelSpec) -> str:
+        return spec.key
+
     @asynccontextmanager
     async def lease(self, spec: ModelSpec) -> AsyncIterator[Lent]:
         self.leased.append(spec.key)

@@ -16,7 +16,7 @@ from serving_fakes import PATIENCE_S, Clock, Doubler, FakeEngine, a_lane, happen
 from immich_ml_cn.engines import LoadError
 from immich_ml_cn.engines.session import OpenSession
 from immich_ml_cn.errors import DamagedModel, InferenceFailed, Unavailable
-from immich_ml_cn.serving.registry import QUIET_S, RETRY_AFTER_FAILURE_S, Loaded, ModelSpec, Registry
+from immich_ml_cn.serving.registry import LONGEST_PAUSE_S, QUIET_S, RETRY_AFTER_FAILURE_S, Loaded, ModelSpec, Registry
 
 pytestmark = pytest.mark.anyio
 
@@ -241,18 +241,6 @@ class TestFetching:
             h.clock.now += RETRY_AFTER_FAILURE_S
             assert await double(h.registry, spec(build, fetch=fetch)) == 2
 
-    async def test_the_fallback_answers_with_a_warning_that_names_both(self, caplog: pytest.LogCaptureFixture) -> None:
-        async def fetch() -> None:
-            raise Unavailable("no route")
-
-        asked, carried = Builder(), Builder()
-        async with house() as h:
-            wanted = spec(asked, "ocr/big", fetch=fetch, fallback=spec(carried, "ocr/small"))
-            async with h.registry.lease(wanted) as loaded:
-                assert loaded.name == "ocr/small"
-        assert (asked.builds, carried.builds) == (0, 1)
-        assert "ocr/big cannot be had, ocr/small answers in its place: no route" in caplog.text
-
     @pytest.mark.parametrize(("again", "builds"), [(True, 2), (False, 1)])
     async def test_a_damaged_file_is_set_aside_and_fetched_once_more(self, again: bool, builds: int) -> None:
         fetches: list[int] = []
@@ -275,6 +263,117 @@ class TestFetching:
                     await double(h.registry, model)
         assert aside == [Path("/m.onnx")]
         assert (build.builds, len(fetches)) == (builds, builds)
+
+
+class TestFallingBack:
+    """The model whose files cannot be had, `wanted`, and the one that answers meanwhile, `carried`."""
+
+    @staticmethod
+    def models(outcomes: list[Exception | None]) -> tuple[ModelSpec, Builder, Builder]:
+        async def fetch() -> None:
+            if (error := outcomes.pop(0)) is not None:
+                raise error
+
+        wanted, carried = Builder(), Builder()
+        return spec(wanted, "ocr/big", fetch=fetch, fallback=spec(carried, "ocr/small")), wanted, carried
+
+    async def test_the_fallback_answers_under_its_own_name(self, caplog: pytest.LogCaptureFixture) -> None:
+        model, wanted, carried = self.models([Unavailable("no route")])
+        async with house() as h:
+            assert h.registry.name_of(model) == "ocr/big"
+            async with h.registry.lease(model) as loaded:
+                assert loaded.name == "ocr/small"
+            assert h.registry.name_of(model) == "ocr/small"
+            assert h.registry.states() == {"ocr/small": "ready"}
+            details = h.registry.details()
+            assert details["ocr/big"]["state"] == "failed"
+            assert details["ocr/big"]["fallback"] == "ocr/small"
+            assert "no route" in details["ocr/big"]["error"]
+            assert details["ocr/small"]["state"] == "ready"
+        assert (wanted.builds, carried.builds) == (0, 1)
+        assert "ocr/big is not available: no route; ocr/small answers in its place" in caplog.text
+
+    async def test_the_model_is_tried_again_with_growing_pauses(self) -> None:
+        outcomes: list[Exception | None] = [Unavailable("no route")] * 12
+        model, wanted, _ = self.models(outcomes)
+        pauses: list[float] = []
+        async with house() as h:
+            await double(h.registry, model)
+            while outcomes:
+                left, began = len(outcomes), h.clock.now
+                while len(outcomes) == left:
+                    h.clock.now += RETRY_AFTER_FAILURE_S
+                    await double(h.registry, model)
+                    await settle()
+                pauses.append(h.clock.now - began)
+        assert pauses[:3] == [RETRY_AFTER_FAILURE_S, 2 * RETRY_AFTER_FAILURE_S, 4 * RETRY_AFTER_FAILURE_S]
+        assert pauses == sorted(pauses)
+        assert pauses[-1] == LONGEST_PAUSE_S
+        assert wanted.builds == 0
+
+    async def test_nobody_waits_while_it_is_tried_again_and_it_takes_over(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        arrived = asyncio.Event()
+        tries: list[int] = []
+
+        async def fetch() -> None:
+            tries.append(1)
+            if len(tries) == 1:
+                raise Unavailable("no route")
+            await arrived.wait()
+
+        wanted, carried = Builder(), Builder()
+        model = spec(wanted, "ocr/big", fetch=fetch, fallback=spec(carried, "ocr/small"))
+        async with house() as h:
+            await double(h.registry, model)
+            h.clock.now += RETRY_AFTER_FAILURE_S
+            async with h.registry.lease(model) as loaded:
+                assert loaded.name == "ocr/small"
+            await settle()
+            assert len(tries) == 2
+            assert h.registry.details()["ocr/big"]["state"] == "loading"
+            arrived.set()
+            await until(lambda: h.registry.states().get("ocr/big") == "ready")
+            async with h.registry.lease(model) as loaded:
+                assert loaded.name == "ocr/big"
+            assert h.registry.name_of(model) == "ocr/big"
+            assert "fallback" not in h.registry.details()["ocr/big"]
+            h.clock.now += 1000
+            await h.registry.unload_idle()
+            assert h.registry.states() == {}
+        assert "ocr/big is here and answers again" in caplog.text
+
+    async def test_a_preloaded_model_does_not_keep_its_fallback(self) -> None:
+        model, _, _ = self.models([Unavailable("no route")])
+        async with house() as h:
+            assert (await h.registry.preload(model)).name == "ocr/small"
+            h.clock.now += 1000
+            await h.registry.unload_idle()
+            assert h.registry.states() == {}
+
+    async def test_the_fallback_is_not_unloaded_under_anyones_hands(self) -> None:
+        model, _, _ = self.models([Unavailable("no route")])
+        async with house() as h, h.registry.lease(model):
+            await h.registry.unload_idle(at_once=True)
+            assert h.registry.states() == {"ocr/small": "ready"}
+
+    async def test_files_that_are_here_but_cannot_be_loaded_are_a_failure(self) -> None:
+        """Not to be read by another model: the operator has to hear of it."""
+        model, wanted, carried = self.models([None])
+        wanted.failures = [LoadError("no ONNX")]
+        async with house() as h:
+            with pytest.raises(Unavailable, match="no ONNX"):
+                await double(h.registry, model)
+        assert carried.builds == 0
+
+    async def test_nothing_answers_once_it_is_closed(self) -> None:
+        model, _, _ = self.models([Unavailable("no route")])
+        async with house() as h:
+            await double(h.registry, model)
+            await h.registry.close()
+            with pytest.raises(Unavailable, match="shutting down"):
+                await double(h.registry, model)
 
 
 class TestUnloading:
