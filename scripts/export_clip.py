@@ -156,7 +156,7 @@ def fetch_checkpoint(model: str, cache: Path, settings: Settings) -> Path:
         if downloaded.is_file():
             print(f"checkpoint: {downloaded}")
             return downloaded
-    progress = fetch.show_on(sys.stderr, logging.getLogger("immich_ml_cn"))
+    progress = fetch.display_progress(sys.stderr, logging.getLogger("immich_ml_cn"))
     fetch.fetch_model(offered, folder, fetch_options(settings), progress)
     path = folder / offered[0].required[0]
     print(f"checkpoint: {path} (not needed by the server)")

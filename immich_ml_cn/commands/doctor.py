@@ -31,7 +31,7 @@ ENOUGH_BYTES: Final = 5_000_000_000
 """Free disk that a few models need: Chinese-CLIP L/14 alone has 1.6 GB."""
 
 ROOMY_BYTES: Final = 2_000_000_000
-"""Memory that the models an unchanged Immich asks for take, all at once."""
+"""HostHealth that the models an unchanged Immich asks for take, all at once."""
 
 LIBRARIES: Final = ("starlette", "uvicorn", "numpy", "pillow", "opencv-python-headless", "tokenizers", "rapidocr")
 

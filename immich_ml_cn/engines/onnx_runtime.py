@@ -26,7 +26,7 @@ from .session import LaneKind, Session, TensorInfo
 
 logger = logging.getLogger(__name__)
 
-COPIED_BYTES: Final = 128 << 20
+MAX_COPIED_BYTES: Final = 128 << 20
 """Up to this size a graph is opened twice for parallel runs even where its weights cannot be shared."""
 
 _DAMAGE: Final = ("InvalidProtobuf", "InvalidGraph")
@@ -203,7 +203,7 @@ def _sessions(open_on: Callable[[int], "OnnxSession"], threads: int, *, parallel
 
 def _is_copied(graph: Graph) -> bool:
     try:
-        return graph_bytes(graph) <= COPIED_BYTES
+        return graph_bytes(graph) <= MAX_COPIED_BYTES
     except OSError:
         return False  # opening it says why
 

@@ -16,6 +16,7 @@ from immich_ml_cn.errors import DamagedModel
 from immich_ml_cn.settings import Settings
 
 from . import self_test
+from .artefact_cache import ArtefactCache
 from .cores import threads_for
 from .engine import EngineError, LoadError
 from .graphs.files import Graph, file_or_data, graph_bytes, graph_name
@@ -24,7 +25,6 @@ from .graphs.openvino_rewrites import rewrite
 from .packages import version
 from .parallel import CpuParallelSession
 from .session import LaneKind, Session, TensorInfo
-from .shelf import Shelf
 
 logger = logging.getLogger(__name__)
 
@@ -33,26 +33,27 @@ Device = Literal["CPU", "GPU"]
 Feeds: TypeAlias = Mapping[str, NDArray[Any]]
 
 CACHE_FOLDER: Final = "openvino"
-"""Beside a model: its compiled form, as in Immich's cache."""
+"""The folder of compiled models beside a model, as in Immich's cache."""
 
-SHAPES_REMEMBERED: Final = 512
-"""Kernels that a session keeps for the shapes it has met. OpenVINO's own bound is 5,000: 400 MB after 96 OCR shapes."""
+MAX_CACHED_KERNELS: Final = 512
+"""Kernels that a session caches, one per operation and input shape. OpenVINO's default is 5,000: 400 MB after 96 OCR
+shapes."""
 
-REWRITTEN_BYTES: Final = 128 << 20
-"""Of graphs up to this size the slow parts are rewritten. Those of CLIP, which have none, stay files that need not be
-read where their compiled form is kept."""
+MAX_REWRITTEN_BYTES: Final = 128 << 20
+"""Graphs up to this size have their slow parts rewritten. CLIP's, which have none, are larger: they stay files that
+are not even read where their compiled form is cached."""
 
-SMALL: Final = 1 << 15
-"""Numbers of an input that is run in a batch with others of its shape rather than alone: the line classifier's crops,
-and lines up to 224 px. Longer lines gain nothing, and leave a thread waiting at the end."""
+MAX_BATCHED_SIZE: Final = 1 << 15
+"""Elements of an input up to which inputs of one shape run as a batch: the line classifier's crops, and lines up to
+224 px. Longer lines gain nothing, and leave a thread waiting at the end."""
 
-BATCH: Final = 8
+MAX_BATCH: Final = 8
 
 _DAMAGE: Final = ("Unable to read the model", "Model can't be parsed", "Error during import of ONNX model")
 """What OpenVINO says of a file that is no ONNX graph, or half of one."""
 
 _SPREAD: Final = 1 << 22
-"""Numbers to add up so that every worker thread gets some."""
+"""Elements of the warm-up input: enough for every worker thread to get some."""
 
 
 class OpenVinoEngine:
@@ -102,7 +103,7 @@ class OpenVinoEngine:
             return self._session(graph, f"GPU.{device_id}", self._shared_config())
         threads = threads_for(self._settings, kind)
         session = self._session(graph, "CPU", self._cpu_config(threads))
-        if not parallel or graph_bytes(graph) > REWRITTEN_BYTES:
+        if not parallel or graph_bytes(graph) > MAX_REWRITTEN_BYTES:
             return session  # images gain nothing from it
         single = self._session(graph, "CPU", self._cpu_config(threads, threads), threads) if threads > 1 else session
         return OpenVinoParallelSession(session, single, threads)
@@ -121,7 +122,7 @@ class OpenVinoEngine:
             self._start_workers()
 
     def _start_workers(self) -> None:
-        """Give every worker thread something to do, from a thread of normal priority."""
+        """Start every worker thread now, from a thread of normal priority."""
         session = self.open(self_test.DOUBLING, "interactive", 0)
         for _ in range(3):
             session.run({"x": np.zeros(_SPREAD, np.float32)})
@@ -156,7 +157,7 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams,
             "ENABLE_CPU_PINNING": False,  # or every session sits on the same cores
-            "CPU_RUNTIME_CACHE_CAPACITY": SHAPES_REMEMBERED,
+            "CPU_RUNTIME_CACHE_CAPACITY": MAX_CACHED_KERNELS,
         }
 
     def _compile(self, graph: Path | bytes, name: str, config: dict[str, Any]) -> Any:
@@ -182,7 +183,7 @@ class OpenVinoEngine:
 
     def _source(self, graph: Path | bytes) -> Any:
         """What OpenVINO compiles: the path of a file that is not to be rewritten, else the graph that was read."""
-        if isinstance(graph, Path) and (self.on_gpu or graph.stat().st_size > REWRITTEN_BYTES):
+        if isinstance(graph, Path) and (self.on_gpu or graph.stat().st_size > MAX_REWRITTEN_BYTES):
             return str(graph)
         model = self._core.read_model(str(graph) if isinstance(graph, Path) else graph)
         if not self.on_gpu and graph != self_test.DOUBLING:
@@ -202,7 +203,7 @@ class OpenVinoEngine:
         try:
             if isinstance(graph, Path):
                 return self._folder_of(graph)
-            folder = self._settings.cache_folder / CACHE_FOLDER / self._kind
+            folder = self._settings.cache_folder / CACHE_FOLDER / self._device_key
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             logger.debug("compiled models are not kept: %s", error)
@@ -214,15 +215,15 @@ class OpenVinoEngine:
 
         OpenVINO's own test for a changed file misses some: it looks at the path, the size and whole seconds.
         """
-        shelf = Shelf(self._settings.cache_folder, CACHE_FOLDER, self._kind, version("openvino"))
-        folder = shelf.place(graph)
+        artefacts = ArtefactCache(self._settings.cache_folder, CACHE_FOLDER, self._device_key, version("openvino"))
+        folder = artefacts.folder_for(graph)
         folder.mkdir(parents=True, exist_ok=True)
-        shelf.remove_older(graph)
-        shelf.mark_used(graph)
+        artefacts.prune(graph)
+        artefacts.touch(graph)
         return folder
 
     @property
-    def _kind(self) -> str:
+    def _device_key(self) -> str:
         return f"{self._device.lower()}-{self.precision}"
 
 
@@ -243,7 +244,7 @@ class OpenVinoSession:
         self._requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(requests):
             self._requests.put(compiled.create_infer_request())
-        self._alone = requests == 1
+        self._exclusive = requests == 1
         self._keep_memory = keep_memory
         self.inputs = tuple(_tensor_info(port) for port in compiled.inputs)
         self.outputs = tuple(_tensor_info(port) for port in compiled.outputs)
@@ -269,7 +270,7 @@ class OpenVinoSession:
         finally:
             self._requests.put(request)
         outputs: list[NDArray[Any]] = [results[index] for index in range(len(self.outputs))]
-        if self._alone:
+        if self._exclusive:
             self.release()
         return outputs
 
@@ -315,11 +316,11 @@ class OpenVinoParallelSession(CpuParallelSession):
 
 
 def _batches(feeds: Sequence[Feeds]) -> list[list[Feeds]]:
-    """Neighbours of equal names, types and shapes together, if they are `SMALL`, up to `BATCH`."""
+    """Group neighbours of equal names, types and shapes, up to `MAX_BATCH` of at most `MAX_BATCHED_SIZE` elements."""
     batches: list[list[Feeds]] = []
     for feed in feeds:
-        small = all(array.size <= SMALL for array in feed.values())
-        if small and batches and len(batches[-1]) < BATCH and _form(batches[-1][0]) == _form(feed):
+        small = all(array.size <= MAX_BATCHED_SIZE for array in feed.values())
+        if small and batches and len(batches[-1]) < MAX_BATCH and _form(batches[-1][0]) == _form(feed):
             batches[-1].append(feed)
         else:
             batches.append([feed])
@@ -388,5 +389,5 @@ def _name(port: Any) -> str:
 def _reason(error: Exception) -> str:
     """OpenVINO's message without its own source lines."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
-    return "; ".join(told) or str(error)
+    reasons = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
+    return "; ".join(reasons) or str(error)

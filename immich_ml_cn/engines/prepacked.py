@@ -19,8 +19,8 @@ from tempfile import TemporaryFile
 from typing import Final
 
 from . import child_process
+from .artefact_cache import ArtefactCache
 from .graphs.files import EditedGraph, Graph, file_or_data, graph_bytes
-from .shelf import Shelf
 
 logger = logging.getLogger(__name__)
 
@@ -29,19 +29,19 @@ FOLDER: Final = "prepacked"
 GRAPH: Final = "graph.onnx"
 WEIGHTS: Final = "weights.bin"
 
-LEAST_BYTES: Final = 32 << 20
+MIN_BYTES: Final = 32 << 20
 """Of a graph and its weights; those of a smaller one are packed in a tenth of a second."""
 
-LEAST_EDITED_BYTES: Final = 4 << 20
+MIN_EDITED_BYTES: Final = 4 << 20
 """Of an edited graph: a third of a second is saved, for the edit takes another process."""
 
-ROOM: Final = 3
+DISK_FACTOR: Final = 3
 """Times a graph's bytes that must be free on the disk: the weights are written as they were and as they are packed."""
 
-PATIENCE_S: Final = 120.0
+PACKING_TIMEOUT_S: Final = 120.0
 """Well under the time after which a load counts as hung. It takes 4 s for 350 MB on two cores."""
 
-LATE: Final = "took-too-long"
+TIMED_OUT: Final = "took-too-long"
 """A file in place of a packed form: packing takes too long on this machine, and is not tried at each start."""
 
 _MAKING: Final = ".making"
@@ -56,20 +56,20 @@ class PrepackedGraphs:
         cache: Path,
         runtime: str,
         *,
-        least_bytes: int = LEAST_BYTES,
-        least_edited_bytes: int = LEAST_EDITED_BYTES,
+        min_bytes: int = MIN_BYTES,
+        min_edited_bytes: int = MIN_EDITED_BYTES,
     ) -> None:
         """
         Args:
             cache: the cache folder.
             runtime: the version of ONNX Runtime.
-            least_bytes: of files that are worth it.
-            least_edited_bytes: of edited graphs that are.
+            min_bytes: of files that are worth it.
+            min_edited_bytes: of edited graphs that are.
         """
-        self._shelf = Shelf(cache, FOLDER, _cpu(), runtime)
-        self._least_bytes = least_bytes
-        self._least_edited_bytes = least_edited_bytes
-        self._given_up: set[Path] = set()
+        self._artefacts = ArtefactCache(cache, FOLDER, _cpu(), runtime)
+        self._min_bytes = min_bytes
+        self._min_edited_bytes = min_edited_bytes
+        self._refused: set[Path] = set()
 
     def path(self, graph: Graph) -> Path | None:
         """The file of a graph's packed form, None where there can be none. Making it takes seconds, once.
@@ -81,23 +81,23 @@ class PrepackedGraphs:
             return None
         try:
             size = graph_bytes(graph)
-            folder = self._shelf.place(graph)
+            folder = self._artefacts.folder_for(graph)
         except OSError:
             return None  # whoever opens the graph hears of it
-        least = self._least_edited_bytes if isinstance(graph, EditedGraph) else self._least_bytes
-        if size < least or folder in self._given_up or (folder / LATE).exists():
+        min_bytes = self._min_edited_bytes if isinstance(graph, EditedGraph) else self._min_bytes
+        if size < min_bytes or folder in self._refused or (folder / TIMED_OUT).exists():
             return None
         if not (folder / GRAPH).is_file() and not self._made(graph, folder, size):
-            self._given_up.add(folder)
+            self._refused.add(folder)
             return None
-        self._shelf.mark_used(graph)
+        self._artefacts.touch(graph)
         return folder / GRAPH
 
     def discard(self, graph: Path | EditedGraph) -> None:
         """Delete a packed form that cannot be used, and do without."""
-        folder = self._shelf.place(graph)
+        folder = self._artefacts.folder_for(graph)
         shutil.rmtree(folder, ignore_errors=True)
-        self._given_up.add(folder)
+        self._refused.add(folder)
 
     def _made(self, graph: Path | EditedGraph, folder: Path, size: int) -> bool:
         """Make a packed form, unless another process was faster; whether it is there."""
@@ -105,9 +105,9 @@ class PrepackedGraphs:
 
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.parent / _LOCK, timeout=PATIENCE_S):
+            with FileLock(folder.parent / _LOCK, timeout=PACKING_TIMEOUT_S):
                 if not folder.exists():
-                    self._shelf.remove_older(graph)
+                    self._artefacts.prune(graph)
                     _make(graph, folder, size)
         except (OSError, NotImplementedError) as error:  # nothing can be written, or nothing locked
             logger.debug("%s is not packed: %s", graph, error)
@@ -124,18 +124,18 @@ def _make(graph: Path | EditedGraph, folder: Path, size: int) -> None:
             making.rename(folder)
     except subprocess.TimeoutExpired:
         folder.mkdir()
-        (folder / LATE).touch()
-        told = "%s cannot be packed within %g s, which is not tried again; it loads slowly and takes more memory"
-        logger.warning(told, graph, PATIENCE_S)
+        (folder / TIMED_OUT).touch()
+        message = "%s cannot be packed within %g s, which is not tried again; it loads slowly and takes more memory"
+        logger.warning(message, graph, PACKING_TIMEOUT_S)
     finally:
         shutil.rmtree(making, ignore_errors=True)
 
 
 def _packed(graph: Path | EditedGraph, folder: Path, size: int) -> bool:
     free = shutil.disk_usage(folder).free
-    if free < ROOM * size:
-        told = "%s is not packed: that takes up to %d MB of disk, %d are free; it loads slowly and takes more memory"
-        logger.warning(told, graph, ROOM * size >> 20, free >> 20)
+    if free < DISK_FACTOR * size:
+        message = "%s is not packed: that takes up to %d MB of disk, %d are free; it loads slowly and takes more memory"
+        logger.warning(message, graph, DISK_FACTOR * size >> 20, free >> 20)
         return False
     logger.info("packing the weights of %s for this CPU, once", graph)
     fault = _fault_of_packing(graph, folder)
@@ -159,7 +159,7 @@ def _fault_of_packing(graph: Path | EditedGraph, folder: Path) -> str:
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=PACKING_TIMEOUT_S,
         )
     if not done.returncode:
         return ""
@@ -186,11 +186,11 @@ def as_file(graph: Graph) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def _cpu() -> str:
     """Names the CPU: each packs in its own way, and a cache folder may move or be shared."""
-    told = [platform.machine()]
+    message = [platform.machine()]
     try:
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
     except OSError:
         first = []
     kept = ("model name", "flags", "Features", "CPU implementer", "CPU architecture", "CPU variant", "CPU part")
-    told += [line for line in first if line.startswith(kept)]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:8]
+    message += [line for line in first if line.startswith(kept)]
+    return hashlib.sha256("\n".join(message).encode()).hexdigest()[:8]

@@ -16,7 +16,7 @@ from immich_ml_cn.settings import Settings
 
 from . import conversions, fetch
 from .fetch.lock import locked
-from .fetch.watch import Watch
+from .fetch.monitor import TransferMonitor
 from .inventory import is_inside
 
 logger = logging.getLogger(__name__)
@@ -35,10 +35,10 @@ class Downloader:
         self._settings = settings
         self._metrics = metrics or Metrics()
         self._options = fetch_options(settings)
-        self._memory = fetch.Memory()
+        self._host_health = fetch.HostHealth()
         self._cancelled = threading.Event()
         self._under_way: set[int] = set()
-        self._tallies: dict[tuple[str, str], fetch.Tally] = {}
+        self._progress: dict[tuple[str, str], fetch.ProgressState] = {}
         self._executor = ThreadPoolExecutor(MAX_CONCURRENT_DOWNLOADS, thread_name_prefix="fetch")
 
     async def ensure(self, task: str, model: str, component: str) -> None:
@@ -59,8 +59,8 @@ class Downloader:
 
     def progress(self, task: str, model: str) -> str:
         """How far the fetch of a model is, as an addition to a sentence; "" when none is under way."""
-        tally = self._tallies.get((task, model))
-        return "" if tally is None or tally.now is None else f" ({tally.now})"
+        state = self._progress.get((task, model))
+        return "" if state is None or state.now is None else f" ({state.now})"
 
     def quarantine(self, task: str, model: str, component: str, damage: DamagedModel) -> bool:
         """Rename a damaged file in the cache, so that it is fetched again.
@@ -68,16 +68,16 @@ class Downloader:
         Returns:
             False when that was done before, or where it cannot be had again: then it stays as it is.
         """
-        if not is_inside(self._settings.cache_folder, damage.path.parent) or fetch.times_set_aside(damage.path):
+        if not is_inside(self._settings.cache_folder, damage.path.parent) or fetch.times_quarantined(damage.path):
             return False
         if not self._is_offered(task, model, component):
             return False
         try:
-            aside = fetch.set_aside(damage.path)
+            quarantined = fetch.quarantine(damage.path)
         except ServiceError as error:
             logger.error("%s, and it cannot be set aside: %s", damage, error)
             return False
-        logger.error("%s; it is set aside as %s and fetched again", damage, aside.name)
+        logger.error("%s; it is set aside as %s and fetched again", damage, quarantined.name)
         return True
 
     @property
@@ -107,14 +107,14 @@ class Downloader:
 
     def _fetch(self, task: str, model: str, component: str) -> None:
         folder = self._folder(task, model, component).absolute()
-        tally = self._tallies.setdefault((task, model), fetch.Tally())
+        state = self._progress.setdefault((task, model), fetch.ProgressState())
         report = fetch.fetch_model(
             self._sources(task, model, component),
             folder,
             self._options,
-            fetch.Several(tally, fetch.show_on(sys.stderr, logger)),
+            fetch.MultiProgress(state, fetch.display_progress(sys.stderr, logger)),
             self._cancelled,
-            memory=self._memory,
+            host_health=self._host_health,
             name=f"{task}/{model}",
         )
         if report.source is not None:
@@ -149,7 +149,7 @@ class Downloader:
 
     def _split_joint(self, task: str, model: str, component: str, folder: Path) -> None:
         """Make the towers where what arrived is one graph with both."""
-        with locked(folder, Watch(self._options, fetch.Silent(), self._cancelled)):
+        with locked(folder, TransferMonitor(self._options, fetch.NullProgress(), self._cancelled)):
             if not self._is_here(task, model, component):
                 engine = checking_engine(self._settings)
                 conversions.split_joint(folder, lambda graph: engine.open(graph, "bulk", 0))

@@ -538,7 +538,7 @@ class TestParallelSession:
     def test_those_of_one_shape_are_run_as_batches_of_bounded_size(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("immich_ml_cn.engines.openvino.BATCH", 3)
+        monkeypatch.setattr("immich_ml_cn.engines.openvino.MAX_BATCH", 3)
         session = self.session(tmp_path, graph())
         sizes: list[int] = []
         run = OpenVinoSession.run
@@ -554,7 +554,7 @@ class TestParallelSession:
         assert [y.tolist() for (y,) in outputs] == [[[n] * 3] for n in range(8)]
 
     def test_large_ones_are_run_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("immich_ml_cn.engines.openvino.SMALL", 2)
+        monkeypatch.setattr("immich_ml_cn.engines.openvino.MAX_BATCHED_SIZE", 2)
         session = self.session(tmp_path, graph())
         feeds = [{"x": np.full((1, 3), number, np.float32)} for number in range(5)]
         assert [y.tolist() for (y,) in session.run_parallel(feeds)] == [[[n] * 3] for n in range(5)]

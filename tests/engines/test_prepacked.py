@@ -18,12 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 from server import ROOT
 
 from immich_ml_cn.engines import CpuEngine, LoadError, checking_engine, select_engine
-from immich_ml_cn.engines.graphs.edit_process import SMALL_BYTES
+from immich_ml_cn.engines.artefact_cache import MAX_UNUSED_S, ArtefactCache
+from immich_ml_cn.engines.graphs.edit_process import MAX_IN_PROCESS_BYTES
 from immich_ml_cn.engines.graphs.files import EditedGraph, Graph
 from immich_ml_cn.engines.onnx_runtime import OnnxSession
-from immich_ml_cn.engines.prepacked import LATE, LEAST_BYTES, LEAST_EDITED_BYTES, PrepackedGraphs
+from immich_ml_cn.engines.prepacked import MIN_BYTES, MIN_EDITED_BYTES, TIMED_OUT, PrepackedGraphs
 from immich_ml_cn.engines.session import ParallelSession, Session
-from immich_ml_cn.engines.shelf import UNUSED_S, Shelf
 from immich_ml_cn.errors import DamagedModel
 from immich_ml_cn.settings import Settings
 
@@ -38,10 +38,10 @@ def model(tmp_path: Path) -> Path:
     return face_models.build_recognizer(path, seed=1)
 
 
-def engine_in(cache: Path, *, least_bytes: int = 0, runtime: str = "1", threads: int = 1) -> CpuEngine:
+def engine_in(cache: Path, *, min_bytes: int = 0, runtime: str = "1", threads: int = 1) -> CpuEngine:
     return CpuEngine(
         Settings(intra_op_threads=threads),
-        PrepackedGraphs(cache, runtime, least_bytes=least_bytes, least_edited_bytes=least_bytes),
+        PrepackedGraphs(cache, runtime, min_bytes=min_bytes, min_edited_bytes=min_bytes),
     )
 
 
@@ -151,11 +151,11 @@ class TestMaking:
         assert not forms(tmp_path)
 
     def test_small_graphs_are_left_as_they_are(self, tmp_path: Path, model: Path) -> None:
-        engine_in(tmp_path, least_bytes=model.stat().st_size + 1).open(model, "bulk", 0)
+        engine_in(tmp_path, min_bytes=model.stat().st_size + 1).open(model, "bulk", 0)
         assert not forms(tmp_path)
-        engine_in(tmp_path, least_bytes=model.stat().st_size + 1).open(edited(model), "bulk", 0)
+        engine_in(tmp_path, min_bytes=model.stat().st_size + 1).open(edited(model), "bulk", 0)
         assert not forms(tmp_path)
-        assert (LEAST_BYTES, LEAST_EDITED_BYTES) == (32 << 20, SMALL_BYTES)
+        assert (MIN_BYTES, MIN_EDITED_BYTES) == (32 << 20, MAX_IN_PROCESS_BYTES)
 
     def test_every_cpu_and_every_onnx_runtime_has_its_own(
         self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
@@ -230,12 +230,12 @@ class TestMaking:
     ) -> None:
         hanging = [sys.executable, "-c", "import time; time.sleep(600)"]
         monkeypatch.setattr("immich_ml_cn.engines.prepacked.child_process.command", lambda *_: hanging)
-        monkeypatch.setattr("immich_ml_cn.engines.prepacked.PATIENCE_S", 0.2)
+        monkeypatch.setattr("immich_ml_cn.engines.prepacked.PACKING_TIMEOUT_S", 0.2)
         for _ in range(2):
             assert isinstance(engine_in(tmp_path).open(model, "bulk", 0), OnnxSession)
         assert caplog.text.count("cannot be packed within 0.2 s, which is not tried again") == 1
         (late,) = forms(tmp_path)
-        assert [file.name for file in late.iterdir()] == [LATE]
+        assert [file.name for file in late.iterdir()] == [TIMED_OUT]
         monkeypatch.undo()
         face_models.build_recognizer(model, seed=2)
         engine_in(tmp_path).open(model, "bulk", 0)
@@ -311,11 +311,11 @@ class TestComparison:
         assert session.run({"x": np.ones((2, 3), np.float32)})[0].tolist() == [[3.0] * 1000] * 2
 
 
-class TestShelf:
+class TestArtefactCache:
     def test_files_of_others_have_their_place_in_the_cache(self, tmp_path: Path, model: Path) -> None:
-        shelf = Shelf(tmp_path / "cache", "forms", "cpu", "1")
-        assert shelf.place(model).parent == tmp_path / "cache" / "forms"
-        assert Shelf(tmp_path, "forms", "cpu", "1").place(model).parent == model.parent / "forms"
+        artefacts = ArtefactCache(tmp_path / "cache", "forms", "cpu", "1")
+        assert artefacts.folder_for(model).parent == tmp_path / "cache" / "forms"
+        assert ArtefactCache(tmp_path, "forms", "cpu", "1").folder_for(model).parent == model.parent / "forms"
 
     @pytest.mark.parametrize("way", ["..", "link"])
     def test_a_file_of_others_stays_one_whatever_its_path_looks_like(
@@ -325,27 +325,27 @@ class TestShelf:
         cache.mkdir()
         (cache / "linked").symlink_to(model.parent)
         path = cache / ".." / model.relative_to(tmp_path) if way == ".." else cache / "linked" / model.name
-        assert Shelf(cache, "forms", "cpu", "1").place(path).parent == cache / "forms"
+        assert ArtefactCache(cache, "forms", "cpu", "1").folder_for(path).parent == cache / "forms"
 
     def test_forms_of_files_of_others_are_kept_while_somebody_uses_them(self, tmp_path: Path) -> None:
         files = [tmp_path / "elsewhere" / name / "model.onnx" for name in ("used", "unused", "new")]
         for file in files:
             file.parent.mkdir(parents=True)
             file.write_bytes(b"graph")
-        shelf = Shelf(tmp_path / "cache", "forms", "cpu", "1")
-        used, unused, new = (shelf.place(file) for file in files)
-        long_ago = time.time() - UNUSED_S - 60
+        artefacts = ArtefactCache(tmp_path / "cache", "forms", "cpu", "1")
+        used, unused, new = (artefacts.folder_for(file) for file in files)
+        long_ago = time.time() - MAX_UNUSED_S - 60
         for folder in (used, unused, new):
             folder.mkdir(parents=True)
         for folder in (used, unused):
             os.utime(folder, (long_ago, long_ago))
-        shelf.mark_used(files[0])
-        shelf.remove_older(files[2])
+        artefacts.touch(files[0])
+        artefacts.prune(files[2])
         assert (used.exists(), unused.exists(), new.exists()) == (True, False, True)
 
 
 def test_the_settings_have_the_last_word(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("immich_ml_cn.engines.prepacked.graph_bytes", lambda _: LEAST_BYTES)
+    monkeypatch.setattr("immich_ml_cn.engines.prepacked.graph_bytes", lambda _: MIN_BYTES)
     for settings in (Settings(provider="cpu", cache_folder=tmp_path, prepack=False), Settings(cache_folder=tmp_path)):
         engine = checking_engine(settings) if settings.prepack else select_engine(settings)
         engine.open(model, "bulk", 0)

@@ -114,7 +114,7 @@ async def test_a_model_that_is_here_does_not_wait_for_downloads(site: Site, tmp_
     await until(lambda: not any(thread.name.startswith("fetch") for thread in threading.enumerate()))
 
 
-class TestSettingAside:
+class TestQuarantine:
     async def test_a_damaged_file_is_renamed_once(self, tmp_path: Path) -> None:
         path = cached(tmp_path)
         downloader = Downloader(Settings(cache_folder=tmp_path))

@@ -20,7 +20,7 @@ from . import edits
 from .edits import GraphFacts
 from .files import EditedGraph, graph_bytes
 
-SMALL_BYTES: Final = 4 << 20
+MAX_IN_PROCESS_BYTES: Final = 4 << 20
 """Of a graph and its weights, up to which the work takes milliseconds, and less than another process."""
 
 _LENGTH_BYTES: Final = 8
@@ -84,7 +84,7 @@ def _call(name: str, path: Path, *arguments: str) -> tuple[Any, bytes]:
         Unavailable: the other process ended without an answer, as it does when memory is short.
         DamagedModel, ValueError, OSError: as the function does.
     """
-    if graph_bytes(path) <= SMALL_BYTES:
+    if graph_bytes(path) <= MAX_IN_PROCESS_BYTES:
         return _made(name, path, *arguments)
     command = child_process.command("immich_ml_cn.engines.graphs.edit_process", "main", name, str(path), *arguments)
     # Unbuffered: a buffer would be joined to what follows it, which is a copy of all.

@@ -4,33 +4,42 @@
 begins.
 """
 
-from .aside import set_aside, times_set_aside
 from .checksums import FileCheck, State, check_files
 from .failure import Cancelled, DiskFailed
-from .memory import Memory
+from .host_health import HostHealth
 from .model import FetchReport, fetch_model, missing_files
 from .options import FetchOptions
-from .progress import Arrival, Bar, LogLines, Progress, Several, Silent, Tally, show_on
+from .progress import (
+    FileProgress,
+    MultiProgress,
+    NullProgress,
+    Progress,
+    ProgressBar,
+    ProgressLog,
+    ProgressState,
+    display_progress,
+)
+from .quarantine import quarantine, times_quarantined
 
 __all__ = [
-    "Arrival",
-    "Bar",
     "Cancelled",
     "DiskFailed",
     "FetchOptions",
     "FetchReport",
     "FileCheck",
-    "LogLines",
-    "Memory",
+    "FileProgress",
+    "HostHealth",
+    "MultiProgress",
+    "NullProgress",
     "Progress",
-    "Several",
-    "Silent",
+    "ProgressBar",
+    "ProgressLog",
+    "ProgressState",
     "State",
-    "Tally",
     "check_files",
+    "display_progress",
     "fetch_model",
     "missing_files",
-    "set_aside",
-    "show_on",
-    "times_set_aside",
+    "quarantine",
+    "times_quarantined",
 ]

@@ -7,13 +7,13 @@ from immich_ml_cn.messages import tr
 from immich_ml_cn.sources import Member
 
 from .failure import SourceFailed, writing
-from .part import Expected, Fetched, Part
-from .watch import Watch
+from .monitor import TransferMonitor
+from .partial_file import Expected, Fetched, PartialFile
 
 _CHUNK = 1 << 20
 
 
-def unpack(archive: Path, member: Member, part: Path, watch: Watch) -> Fetched:
+def unpack(archive: Path, member: Member, part: Path, monitor: TransferMonitor) -> Fetched:
     """Unpack one member, checked like a file from the network.
 
     Args:
@@ -26,12 +26,12 @@ def unpack(archive: Path, member: Member, part: Path, watch: Watch) -> Fetched:
     """
     try:
         with zipfile.ZipFile(archive) as opened:
-            return _unpack(opened, member, part, watch)
+            return _unpack(opened, member, part, monitor)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
         raise SourceFailed(tr("sent a broken archive ({reason})", reason=error)) from error
 
 
-def _unpack(opened: zipfile.ZipFile, member: Member, part: Path, watch: Watch) -> Fetched:
+def _unpack(opened: zipfile.ZipFile, member: Member, part: Path, monitor: TransferMonitor) -> Fetched:
     try:
         info = opened.getinfo(member.name)
     except KeyError:
@@ -40,12 +40,12 @@ def _unpack(opened: zipfile.ZipFile, member: Member, part: Path, watch: Watch) -
         part.unlink(missing_ok=True)
     expected = Expected(member.size or info.file_size, member.sha256)
     name = f"{member.path} from {Path(member.name).name}"
-    with Part(part, name, expected, watch) as target, opened.open(info) as packed:
-        watch.progress.start(name, 0, expected.size)
-        watch.begin()
+    with PartialFile(part, name, expected, monitor) as target, opened.open(info) as packed:
+        monitor.progress.start(name, 0, expected.size)
+        monitor.start_window()
         try:
             while chunk := packed.read(_CHUNK):
                 target.write(chunk)
             return target.finish()
         finally:
-            watch.progress.finish()
+            monitor.progress.finish()

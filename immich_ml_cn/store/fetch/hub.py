@@ -16,7 +16,7 @@ from immich_ml_cn.sources import HubSnapshot, Kind
 
 from .failure import SourceFailed
 from .options import FetchOptions
-from .part import Expected
+from .partial_file import Expected
 from .transfer import Address, refused, unreachable
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .failure import writing
-from .watch import Watch
+from .monitor import TransferMonitor
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -17,7 +17,7 @@ _POLL_S = 0.2
 
 
 @contextmanager
-def locked(folder: Path, watch: Watch) -> Iterator[None]:
+def locked(folder: Path, monitor: TransferMonitor) -> Iterator[None]:
     """Hold the lock of a model's folder; the lock file lies beside the folder and stays there.
 
     The kernel releases it when the process dies.
@@ -35,7 +35,7 @@ def locked(folder: Path, watch: Watch) -> Iterator[None]:
         if not _is_free(lock):
             _logger.info("another process is fetching %s; waiting for it", folder)
             while not _is_free(lock):
-                watch.check()
+                monitor.raise_if_cancelled()
     try:
         yield
     finally:

@@ -20,14 +20,14 @@ from .archive import unpack
 from .by_hand import steps
 from .checksums import record
 from .failure import DiskFailed, SourceFailed, WrongBytes, writing
+from .host_health import HostHealth, host_of
 from .hub import hub_client, list_files
 from .lock import locked
-from .memory import Memory, host_of
+from .monitor import TransferMonitor
 from .options import FetchOptions
-from .part import Expected, Fetched, Part, already_whole
-from .progress import Progress, Silent
+from .partial_file import Expected, Fetched, PartialFile, find_complete
+from .progress import NullProgress, Progress
 from .transfer import Address, new_client, transfer
-from .watch import Watch
 
 if TYPE_CHECKING:
     import httpx2
@@ -43,7 +43,7 @@ class FetchReport:
 
     Attributes:
         source: the host that delivered, None when everything was there already.
-        files: absolute paths of what was placed.
+        files: absolute paths of what was installed.
         bytes: sum of their sizes.
         seconds: from the call to the end, waiting for another process included.
     """
@@ -77,14 +77,14 @@ def fetch_model(
     progress: Progress | None = None,
     cancelled: threading.Event | None = None,
     *,
-    memory: Memory | None = None,
+    host_health: HostHealth | None = None,
     name: str | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> FetchReport:
     """Bring all files of a model into its folder. Blocks: call it on a worker thread.
 
     Files that are there are neither replaced nor fetched again, and nothing is written when all are. The others
-    appear by atomic rename once the last of them has arrived, graphs at the very end.
+    appear by atomic rename once all of them are here, graphs at the very end.
 
     Args:
         sources: from `sources_for`; the first that delivers is enough.
@@ -97,17 +97,17 @@ def fetch_model(
     Raises:
         Unavailable: one sentence: offline, no source, why each source failed, or what the disk refused.
     """
-    begun = clock()
+    started = clock()
     name = name or f"{folder.parent.name}/{folder.name}"
     if sources and not missing_files(sources, folder):
-        return FetchReport(None, (), 0, clock() - begun)
+        return FetchReport(None, (), 0, clock() - started)
     if options.offline or not sources:
         raise Unavailable(_cannot(name, sources, folder, options))
-    watch = Watch(options, progress or Silent(), cancelled or threading.Event(), clock=clock)
-    with locked(folder, watch):
+    monitor = TransferMonitor(options, progress or NullProgress(), cancelled or threading.Event(), clock=clock)
+    with locked(folder, monitor):
         if not missing_files(sources, folder):
-            return FetchReport(None, (), 0, clock() - begun)
-        return _Fetch(name, folder, options, watch, memory or Memory(), clock).run(sources, begun)
+            return FetchReport(None, (), 0, clock() - started)
+        return _Fetch(name, folder, options, monitor, host_health or HostHealth(), clock).run(sources, started)
 
 
 def _cannot(name: str, sources: Sequence[Source], folder: Path, options: FetchOptions) -> str:
@@ -125,31 +125,31 @@ class _Fetch:
         name: str,
         folder: Path,
         options: FetchOptions,
-        watch: Watch,
-        memory: Memory,
+        monitor: TransferMonitor,
+        host_health: HostHealth,
         clock: Callable[[], float],
     ) -> None:
         self._name = name
         self._folder = folder
         self._staging = folder / _STAGING
         self._options = options
-        self._watch = watch
-        self._memory = memory
+        self._monitor = monitor
+        self._host_health = host_health
         self._clock = clock
         self._used: set[str] = set()
 
-    def run(self, sources: Sequence[Source], begun: float) -> FetchReport:
+    def run(self, sources: Sequence[Source], started: float) -> FetchReport:
         """Try the sources in order, then a public mirror where nobody has chosen."""
         failures: list[tuple[str, SourceFailed]] = []
-        report = self._first_to_deliver(self._memory.order(sources, self._options), failures, begun)
+        report = self._first_to_deliver(self._host_health.order(sources, self._options), failures, started)
         if report is None and (mirrored := self._turn_to_mirror(sources)):
-            report = self._first_to_deliver(mirrored, failures, begun)
+            report = self._first_to_deliver(mirrored, failures, started)
         if report is None:
             raise self._unavailable(sources, failures)
         return report
 
     def _first_to_deliver(
-        self, sources: Sequence[Source], failures: list[tuple[str, SourceFailed]], begun: float
+        self, sources: Sequence[Source], failures: list[tuple[str, SourceFailed]], started: float
     ) -> FetchReport | None:
         unreached: set[str] = set()
         for source in sources:
@@ -157,20 +157,20 @@ class _Fetch:
             if host in unreached:
                 continue
             try:
-                arrived = self._bring(source)
+                downloaded = self._download_source(source)
             except SourceFailed as failure:
                 if not failure.answered:
-                    self._memory.note(host, False)
+                    self._host_health.record(host, False)
                 if not failure.reached:
                     unreached.add(host)
                 _logger.warning("%s: %s %s", self._name, host, failure)
                 failures.append((host, failure))
                 continue
-            if self._memory.note(host, True):
+            if self._host_health.record(host, True):
                 _logger.info("%s answers: fetching from there", host)
-            placed = self._place(arrived)
-            size = sum(file.size for file in arrived.values())
-            return FetchReport(host, placed, size, self._clock() - begun)
+            installed = self._install(downloaded)
+            size = sum(file.size for file in downloaded.values())
+            return FetchReport(host, installed, size, self._clock() - started)
         return None
 
     def _turn_to_mirror(self, sources: Sequence[Source]) -> list[Source]:
@@ -197,39 +197,39 @@ class _Fetch:
             retry_after=min(waits, default=_RETRY_S),
         )
 
-    def _bring(self, source: Source) -> dict[PurePosixPath, Fetched]:
+    def _download_source(self, source: Source) -> dict[PurePosixPath, Fetched]:
         """All missing files of a source, whole and checked, in the staging folder."""
         match source.content:
             case HubSnapshot() as snapshot:
-                return self._bring_hub(snapshot)
+                return self._download_hub(snapshot)
             case Archive() as archive:
-                return self._bring_archive(source, archive)
+                return self._download_archive(source, archive)
             case files:
-                return self._bring_files(source, files)
+                return self._download_files(source, files)
 
-    def _bring_hub(self, snapshot: HubSnapshot) -> dict[PurePosixPath, Fetched]:
-        files = [file for file in list_files(snapshot, self._options) if self._lacks(file.path)]
-        self._make_room({file.path: file.expected for file in files})
-        return {file.path: self._download(hub_client(), file.path, file.address, file.expected) for file in files}
+    def _download_hub(self, snapshot: HubSnapshot) -> dict[PurePosixPath, Fetched]:
+        files = [file for file in list_files(snapshot, self._options) if self._is_missing(file.path)]
+        self._check_disk_space({file.path: file.expected for file in files})
+        return {file.path: self._download_file(hub_client(), file.path, file.address, file.expected) for file in files}
 
-    def _bring_files(self, source: Source, files: Sequence[RemoteFile]) -> dict[PurePosixPath, Fetched]:
-        wanted = {file.path: file for file in files if self._lacks(file.path)}
+    def _download_files(self, source: Source, files: Sequence[RemoteFile]) -> dict[PurePosixPath, Fetched]:
+        wanted = {file.path: file for file in files if self._is_missing(file.path)}
         expected = {path: Expected(file.size, file.sha256) for path, file in wanted.items()}
-        self._make_room(expected)
+        self._check_disk_space(expected)
         with new_client() as client:
             return {
-                path: self._download(client, path, self._at(source, file.url), expected[path])
+                path: self._download_file(client, path, self._at(source, file.url), expected[path])
                 for path, file in wanted.items()
             }
 
-    def _bring_archive(self, source: Source, archive: Archive) -> dict[PurePosixPath, Fetched]:
-        members = {member.path: member for member in archive.members if self._lacks(member.path)}
+    def _download_archive(self, source: Source, archive: Archive) -> dict[PurePosixPath, Fetched]:
+        members = {member.path: member for member in archive.members if self._is_missing(member.path)}
         name = PurePosixPath(archive.url.rpartition("/")[2])
         expected = Expected(archive.size, archive.sha256)
         sizes = {path: Expected(member.size) for path, member in members.items()}
-        self._make_room({name: expected, **sizes})
+        self._check_disk_space({name: expected, **sizes})
         with new_client() as client:
-            fetched = self._download(client, name, self._at(source, archive.url), expected)
+            fetched = self._download_file(client, name, self._at(source, archive.url), expected)
         try:
             return {path: self._unpack(fetched.path, member) for path, member in members.items()}
         except SourceFailed:
@@ -238,26 +238,28 @@ class _Fetch:
 
     def _unpack(self, archive: Path, member: Member) -> Fetched:
         part = self._part(member.path, member.sha256 or member.name)
-        return unpack(archive, member, part, self._watch)
+        return unpack(archive, member, part, self._monitor)
 
-    def _download(self, client: "httpx2.Client", path: PurePosixPath, address: Address, expected: Expected) -> Fetched:
+    def _download_file(
+        self, client: "httpx2.Client", path: PurePosixPath, address: Address, expected: Expected
+    ) -> Fetched:
         path_of_part = self._part(path, expected.identity or address.url)
-        if (whole := already_whole(path_of_part, expected)) is not None:
+        if (whole := find_complete(path_of_part, expected)) is not None:
             return whole
-        with Part(path_of_part, f"{self._name}/{path}", expected, self._watch) as part:
+        with PartialFile(path_of_part, f"{self._name}/{path}", expected, self._monitor) as part:
             resumed = part.size > 0
             try:
-                return transfer(client, address, part, self._options, self._watch)
+                return transfer(client, address, part, self._options, self._monitor)
             except WrongBytes:
                 if not resumed:
                     raise
         _logger.info("%s/%s: what was here from before was wrong; beginning again", self._name, path)
-        return self._download(client, path, address, expected)
+        return self._download_file(client, path, address, expected)
 
     def _at(self, source: Source, url: str) -> Address:
         return Address(self._options.address(source.kind, url))
 
-    def _lacks(self, path: PurePosixPath) -> bool:
+    def _is_missing(self, path: PurePosixPath) -> bool:
         return not (self._folder / path).exists()
 
     def _part(self, path: PurePosixPath, identity: str) -> Path:
@@ -267,7 +269,7 @@ class _Fetch:
         self._used.add(name)
         return self._staging / f"{name}.part"
 
-    def _make_room(self, expected: dict[PurePosixPath, Expected]) -> None:
+    def _check_disk_space(self, expected: dict[PurePosixPath, Expected]) -> None:
         """Raises DiskFailed when what is known to come does not fit."""
         with writing(self._staging):
             self._staging.mkdir(parents=True, exist_ok=True)
@@ -286,20 +288,20 @@ class _Fetch:
                 )
             )
 
-    def _place(self, arrived: dict[PurePosixPath, Fetched]) -> tuple[Path, ...]:
+    def _install(self, downloaded: dict[PurePosixPath, Fetched]) -> tuple[Path, ...]:
         """Give the files their names, graphs last: where the graph is, its companions are."""
-        record(self._folder, {str(path): (file.size, file.sha256) for path, file in arrived.items()})
-        placed = []
-        for path in sorted(arrived, key=lambda path: path.suffix == ".onnx"):
+        record(self._folder, {str(path): (file.size, file.sha256) for path, file in downloaded.items()})
+        installed = []
+        for path in sorted(downloaded, key=lambda path: path.suffix == ".onnx"):
             target = self._folder / path
             with writing(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if not target.exists():
-                    arrived[path].path.replace(target)
-                    placed.append(target)
+                    downloaded[path].path.replace(target)
+                    installed.append(target)
                 _sync(target.parent)
         self._clean()
-        return tuple(placed)
+        return tuple(installed)
 
     def _clean(self) -> None:
         """Remove what this fetch left in the staging folder; the other half of the model may still arrive there."""

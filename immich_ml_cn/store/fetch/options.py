@@ -18,10 +18,10 @@ class FetchOptions:
         offline: never connect.
         connect_timeout_s: seconds to wait for a connection, and for Hugging Face's list of files.
         stall_timeout_s: seconds without enough bytes (or without a first answer) before a source is given up.
-        slowest_bytes_per_s: below this mean rate over `stall_timeout_s` a transfer counts as stalled.
-        resumes: times a transfer may be cut without having brought a MiB since the last cut.
-        patience_s: longest ``Retry-After`` in seconds that is waited for instead of trying the next source.
-        pause_s: seconds before the first repetition; doubles with each.
+        min_bytes_per_s: below this mean rate over `stall_timeout_s` a transfer counts as stalled.
+        max_retries: times a transfer may be cut without having brought a MiB since the last cut.
+        max_retry_after_s: longest ``Retry-After`` in seconds that is waited for instead of trying the next source.
+        backoff_s: seconds before the first repetition; doubles with each.
     """
 
     preference: Preference = Preference()
@@ -32,10 +32,10 @@ class FetchOptions:
     offline: bool = False
     connect_timeout_s: float = 10.0
     stall_timeout_s: float = 30.0
-    slowest_bytes_per_s: float = 512.0
-    resumes: int = 5
-    patience_s: float = 10.0
-    pause_s: float = 1.0
+    min_bytes_per_s: float = 512.0
+    max_retries: int = 5
+    max_retry_after_s: float = 10.0
+    backoff_s: float = 1.0
 
     @property
     def token(self) -> str | Literal[False] | None:

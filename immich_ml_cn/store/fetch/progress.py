@@ -1,4 +1,4 @@
-"""Showing that something arrives: lines in the log, a bar on a terminal, numbers for whoever asks."""
+"""Progress of downloads: lines in the log, a bar on a terminal, numbers for `/status` and error messages."""
 
 import logging
 import threading
@@ -9,11 +9,11 @@ from typing import Any, Protocol, TextIO
 
 from immich_ml_cn.messages import tr
 
-_WORTH_A_LINE = 1_000_000
+_MIN_LOGGED_BYTES = 1_000_000
 
 
 class Progress(Protocol):
-    """Told about each file from the thread that fetches it."""
+    """Receives the progress of each file, on the thread that fetches it."""
 
     def start(self, file: str, done: int, total: int | None) -> None:
         """A file begins with `done` bytes here from before, of `total` if that is known."""
@@ -28,8 +28,8 @@ class Progress(Protocol):
         ...
 
 
-class Silent:
-    """Shows nothing."""
+class NullProgress:
+    """Ignores progress."""
 
     def start(self, file: str, done: int, total: int | None) -> None: ...
 
@@ -39,8 +39,8 @@ class Silent:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """How far one file is, in bytes."""
+class FileProgress:
+    """Bytes of one file that have arrived."""
 
     file: str
     done: int
@@ -58,36 +58,36 @@ class Arrival:
         return str(self.said)
 
 
-class Tally:
-    """Keeps the numbers for other threads, e.g. for the answer to a request that waits."""
+class ProgressState:
+    """The latest progress, for other threads to read."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._now: Arrival | None = None
+        self._now: FileProgress | None = None
 
     def __repr__(self) -> str:
-        return f"<Tally {self.now or 'idle'}>"
+        return f"<ProgressState {self.now or 'idle'}>"
 
     @property
-    def now(self) -> Arrival | None:
-        """The file that arrives at the moment, None between files."""
+    def now(self) -> FileProgress | None:
+        """The file being downloaded, None between files."""
         return self._now
 
     def start(self, file: str, done: int, total: int | None) -> None:
         with self._lock:
-            self._now = Arrival(file, done, total)
+            self._now = FileProgress(file, done, total)
 
     def advance(self, count: int) -> None:
         with self._lock:
             if self._now is not None:
-                self._now = Arrival(self._now.file, self._now.done + count, self._now.total)
+                self._now = FileProgress(self._now.file, self._now.done + count, self._now.total)
 
     def finish(self) -> None:
         with self._lock:
             self._now = None
 
 
-class LogLines:
+class ProgressLog:
     """One line every few seconds: file, percent, MB/s, time left; and one for each big file that is complete."""
 
     def __init__(
@@ -105,36 +105,36 @@ class LogLines:
         self._logger = logger
         self._interval = interval_s
         self._clock = clock
-        self._tally = Tally()
-        self._begun = self._shown = 0.0
+        self._state = ProgressState()
+        self._started = self._last_shown = 0.0
         self._first = self._last = 0
 
     def start(self, file: str, done: int, total: int | None) -> None:
-        self._tally.start(file, done, total)
-        self._begun = self._shown = self._clock()
+        self._state.start(file, done, total)
+        self._started = self._last_shown = self._clock()
         self._first = self._last = done
 
     def advance(self, count: int) -> None:
-        self._tally.advance(count)
-        now, arrival = self._clock(), self._tally.now
-        seconds = now - self._shown
-        if arrival is None or seconds < self._interval:
+        self._state.advance(count)
+        now, progress = self._clock(), self._state.now
+        seconds = now - self._last_shown
+        if progress is None or seconds < self._interval:
             return
-        rate = max(0.0, (arrival.done - self._last) / seconds)
-        self._logger.info("%s, %s/s%s", arrival.said, _size(rate), _left(arrival, rate))
-        self._shown, self._last = now, arrival.done
+        rate = max(0.0, (progress.done - self._last) / seconds)
+        self._logger.info("%s, %s/s%s", progress.said, _size(rate), _left(progress, rate))
+        self._last_shown, self._last = now, progress.done
 
     def finish(self) -> None:
-        arrival = self._tally.now
-        self._tally.finish()
-        if arrival is None or arrival.done != arrival.total or arrival.done < _WORTH_A_LINE:
+        progress = self._state.now
+        self._state.finish()
+        if progress is None or progress.done != progress.total or progress.done < _MIN_LOGGED_BYTES:
             return
-        seconds = max(self._clock() - self._begun, 0.001)
-        rate = (arrival.done - self._first) / seconds
-        self._logger.info("%s: complete, %s at %s/s", arrival.file, _size(arrival.done), _size(rate))
+        seconds = max(self._clock() - self._started, 0.001)
+        rate = (progress.done - self._first) / seconds
+        self._logger.info("%s: complete, %s at %s/s", progress.file, _size(progress.done), _size(rate))
 
 
-class Bar:
+class ProgressBar:
     """A bar on a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -155,8 +155,8 @@ class Bar:
             self._bar = None
 
 
-class Several:
-    """Tells several observers."""
+class MultiProgress:
+    """Passes progress on to several observers."""
 
     def __init__(self, *observers: Progress) -> None:
         self._observers = observers
@@ -174,13 +174,13 @@ class Several:
             observer.finish()
 
 
-def show_on(stream: TextIO, logger: logging.Logger, *, interval_s: float = 5.0) -> Progress:
+def display_progress(stream: TextIO, logger: logging.Logger, *, interval_s: float = 5.0) -> Progress:
     """A bar where `stream` is a terminal, lines in the log otherwise.
 
     Args:
         interval_s: seconds between two lines.
     """
-    return Bar(stream) if stream.isatty() else LogLines(logger, interval_s=interval_s)
+    return ProgressBar(stream) if stream.isatty() else ProgressLog(logger, interval_s=interval_s)
 
 
 def _size(count: float) -> str:
@@ -189,10 +189,10 @@ def _size(count: float) -> str:
     return f"{count / 1e6:.1f} MB" if count < 1e8 else f"{count / 1e6:.0f} MB"
 
 
-def _left(arrival: Arrival, rate: float) -> str:
-    if arrival.total is None or rate <= 0:
+def _left(progress: FileProgress, rate: float) -> str:
+    if progress.total is None or rate <= 0:
         return ""
-    seconds = round((arrival.total - arrival.done) / rate)
+    seconds = round((progress.total - progress.done) / rate)
     minutes, seconds = divmod(max(seconds, 0), 60)
     if minutes:
         return tr(", {minutes} min {seconds} s left", minutes=minutes, seconds=seconds)

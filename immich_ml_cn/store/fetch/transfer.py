@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from immich_ml_cn.messages import tr
 
 from .failure import SourceFailed, writing
+from .monitor import Stalled, TransferMonitor
 from .options import FetchOptions
-from .part import Fetched, Part
-from .watch import Stalled, Watch
+from .partial_file import Fetched, PartialFile
 
 if TYPE_CHECKING:
     import httpx2
 
-_BUSY = {408, 425, 429, 500, 502, 503, 504}
+_TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _REASONS = {
     401: tr("wants a token or does not have it (401)"),
     403: tr("refuses access (403)"),
@@ -28,7 +28,7 @@ _REASONS = {
     410: tr("no longer has it (410)"),
     429: tr("asks us to slow down (429)"),
 }
-_PROGRESS = 1 << 20
+_MIN_PROGRESS = 1 << 20
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
@@ -45,7 +45,7 @@ class Address:
         return self.url.partition("://")[2].partition("/")[0]
 
 
-class _Busy(Exception):
+class _TransientFailure(Exception):
     """The server could answer later."""
 
     def __init__(self, failure: SourceFailed) -> None:
@@ -62,7 +62,9 @@ def new_client() -> "httpx2.Client":
     return httpx2.Client(follow_redirects=True, headers={"User-Agent": f"immich-ml-cn/{__version__}"})
 
 
-def transfer(client: "httpx2.Client", address: Address, part: Part, options: FetchOptions, watch: Watch) -> Fetched:
+def transfer(
+    client: "httpx2.Client", address: Address, part: PartialFile, options: FetchOptions, monitor: TransferMonitor
+) -> Fetched:
     """Bring the rest of a file and check the whole of it.
 
     Raises:
@@ -70,32 +72,34 @@ def transfer(client: "httpx2.Client", address: Address, part: Part, options: Fet
         DiskFailed: the disk does not take it.
         Cancelled: nobody waits for it any more.
     """
-    watch.progress.start(part.name, part.size, part.expected.size)
+    monitor.progress.start(part.name, part.size, part.expected.size)
     try:
-        if not part.is_whole:
-            _bring(client, address, part, options, watch)
+        if not part.is_complete:
+            _download_with_retries(client, address, part, options, monitor)
         return part.finish()
     finally:
-        watch.progress.finish()
+        monitor.progress.finish()
 
 
-def _bring(client: "httpx2.Client", address: Address, part: Part, options: FetchOptions, watch: Watch) -> None:
+def _download_with_retries(
+    client: "httpx2.Client", address: Address, part: PartialFile, options: FetchOptions, monitor: TransferMonitor
+) -> None:
     import httpx2
 
     failures = 0
     while True:
-        watch.check()
-        before, wait = part.size, options.pause_s * 2**failures
+        monitor.raise_if_cancelled()
+        before, wait = part.size, options.backoff_s * 2**failures
         try:
-            _stream(client, address, part, options, watch)
+            _stream(client, address, part, options, monitor)
             return
-        except _Busy as busy:
+        except _TransientFailure as transient:
             failures += 1
-            wait = max(wait, busy.failure.retry_after or 0)
-            if failures > 2 or wait > options.patience_s:
-                raise busy.failure from busy
+            wait = max(wait, transient.failure.retry_after or 0)
+            if failures > 2 or wait > options.max_retry_after_s:
+                raise transient.failure from transient
         except (Stalled, httpx2.ReadTimeout) as stall:
-            if part.size - before < _PROGRESS:
+            if part.size - before < _MIN_PROGRESS:
                 raise SourceFailed(tr("stalled while sending {name}", name=part.name), answered=False) from stall
             failures = 0
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
@@ -103,50 +107,52 @@ def _bring(client: "httpx2.Client", address: Address, part: Part, options: Fetch
                 raise SourceFailed(unreachable(error, options), reached=False) from error
             failures += 1
         except httpx2.TransportError as cut:
-            failures = 1 if part.size - before >= _PROGRESS else failures + 1
+            failures = 1 if part.size - before >= _MIN_PROGRESS else failures + 1
             if isinstance(cut, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError):
                 raise SourceFailed(tr("sends us to a place we do not go: {reason}", reason=cut)) from cut
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise SourceFailed(tr("cannot be understood: {reason}", reason=error)) from error
-        if failures > options.resumes:
+        if failures > options.max_retries:
             raise SourceFailed(tr("was cut {count} times while sending {name}", count=failures, name=part.name))
-        watch.pause(min(wait, options.patience_s))
+        monitor.wait(min(wait, options.max_retry_after_s))
 
 
-def _stream(client: "httpx2.Client", address: Address, part: Part, options: FetchOptions, watch: Watch) -> None:
+def _stream(
+    client: "httpx2.Client", address: Address, part: PartialFile, options: FetchOptions, monitor: TransferMonitor
+) -> None:
     import httpx2
 
     timeout = httpx2.Timeout(options.stall_timeout_s, connect=options.connect_timeout_s)
-    headers = {**address.headers, "Accept-Encoding": "identity", **_resume(part)}
+    headers = {**address.headers, "Accept-Encoding": "identity", **_range_headers(part)}
     with client.stream("GET", address.url, headers=headers, timeout=timeout) as answer:
         if answer.status_code == 416:
             if answer.headers.get("Content-Range") == f"bytes */{part.size}":
                 return
             part.restart()
-            raise _Busy(refused(416, {}))
-        if answer.status_code in _BUSY:
-            raise _Busy(refused(answer.status_code, answer.headers))
+            raise _TransientFailure(refused(416, {}))
+        if answer.status_code in _TRANSIENT:
+            raise _TransientFailure(refused(answer.status_code, answer.headers))
         if answer.status_code >= 400:
             raise refused(answer.status_code, answer.headers)
         total = _accept(answer, part)
-        watch.begin()
+        monitor.start_window()
         for chunk in answer.iter_raw():
             part.write(chunk)
     if total is not None and part.size < total:
         raise httpx2.RemoteProtocolError(f"{part.size} of {total} bytes")
 
 
-def _accept(answer: "httpx2.Response", part: Part) -> int | None:
+def _accept(answer: "httpx2.Response", part: PartialFile) -> int | None:
     """Decide whether the answer continues the part; the size of the whole file where the server says it."""
     found = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if answer.status_code == 206 and found and int(found[1]) == part.size:
         return None if found[2] == "*" else int(found[2])
     if answer.status_code != 200:
         part.restart()
-        raise _Busy(SourceFailed(tr("does not send the range we ask for")))
+        raise _TransientFailure(SourceFailed(tr("does not send the range we ask for")))
     if part.size:
         part.restart()
-    _remember(answer.headers, part)
+    _store_validator(answer.headers, part)
     length = answer.headers.get("Content-Length", "")
     return int(length) if length.isdigit() else None
 
@@ -169,7 +175,7 @@ def _retry_after(value: str | None) -> int | None:
         return None
 
 
-def _resume(part: Part) -> dict[str, str]:
+def _range_headers(part: PartialFile) -> dict[str, str]:
     """Headers that ask for the rest; without a checksum only if the file is still the same one."""
     if part.size == 0:
         return {}
@@ -182,7 +188,7 @@ def _resume(part: Part) -> dict[str, str]:
     return {**headers, "If-Range": note.read_text()}
 
 
-def _remember(headers: Mapping[str, str], part: Part) -> None:
+def _store_validator(headers: Mapping[str, str], part: PartialFile) -> None:
     note = part.path.with_suffix(".etag")
     validator = headers.get("ETag", "")
     if not validator or validator.startswith("W/"):

@@ -19,7 +19,7 @@ RECOGNIZER = bundled("PP-OCRv6_rec_small")
 @pytest.fixture(params=["small", "large"])
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Two products of one input, each with weights of its own; 1 kB, or over the limit."""
-    columns = 16 if request.param == "small" else edit_process.SMALL_BYTES // 16
+    columns = 16 if request.param == "small" else edit_process.MAX_IN_PROCESS_BYTES // 16
     weights = [numpy_helper.from_array(np.ones((4, columns), np.float32), name) for name in ("v", "w")]
     nodes = [helper.make_node("MatMul", ["x", weight.name], [f"of_{weight.name}"]) for weight in weights]
     ends = [
@@ -45,12 +45,12 @@ def read_here(monkeypatch: pytest.MonkeyPatch, path: Path) -> bool:
 
 
 def test_a_large_graph_is_left_to_another_process(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert read_here(monkeypatch, path) == (path.stat().st_size <= edit_process.SMALL_BYTES)
+    assert read_here(monkeypatch, path) == (path.stat().st_size <= edit_process.MAX_IN_PROCESS_BYTES)
 
 
 def test_weights_beside_a_small_file_count(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "model.onnx.data").open("wb") as file:
-        file.truncate(edit_process.SMALL_BYTES)
+        file.truncate(edit_process.MAX_IN_PROCESS_BYTES)
     assert not read_here(monkeypatch, path)
 
 
@@ -64,7 +64,7 @@ def test_results_are_those_of_graphs(path: Path) -> None:
 
 
 def test_the_best_path_of_the_real_recogniser() -> None:
-    assert RECOGNIZER.stat().st_size > edit_process.SMALL_BYTES
+    assert RECOGNIZER.stat().st_size > edit_process.MAX_IN_PROCESS_BYTES
     assert edit_process.with_best_path(RECOGNIZER).data == edits.with_best_path(RECOGNIZER)
 
 

@@ -26,7 +26,7 @@ def site() -> Iterator[Site]:
 @pytest.fixture
 def options(site: Site) -> FetchOptions:
     bases = {Kind.GITHUB: site.base}
-    return FetchOptions(preference=Preference(bases=bases), connect_timeout_s=1, stall_timeout_s=1.5, pause_s=0.01)
+    return FetchOptions(preference=Preference(bases=bases), connect_timeout_s=1, stall_timeout_s=1.5, backoff_s=0.01)
 
 
 def pack(data: bytes, *, nested: str = "", sha256: str | None = None) -> tuple[Source, ...]:

@@ -18,7 +18,7 @@ from hub_server import Page, Site, running
 from server import ROOT
 
 from immich_ml_cn.sources import BASES, Kind, Preference, RemoteFile, Source
-from immich_ml_cn.store.fetch import DiskFailed, FetchOptions, fetch_model, set_aside, times_set_aside
+from immich_ml_cn.store.fetch import DiskFailed, FetchOptions, fetch_model, quarantine, times_quarantined
 
 DATA = bytes(range(256)) * 4000
 PATH = PurePosixPath("visual/model.onnx")
@@ -42,7 +42,7 @@ if user and os.getuid() == 0:
 path = pathlib.PurePosixPath("visual/model.onnx")
 url = BASES[Kind.MODELSCOPE] + "/models/a/b/resolve/master/model.onnx"
 source = Source(Kind.MODELSCOPE, (RemoteFile(path, url, sha256, size),))
-options = FetchOptions(preference=Preference(bases={Kind.MODELSCOPE: base}), connect_timeout_s=2, pause_s=0.01)
+options = FetchOptions(preference=Preference(bases={Kind.MODELSCOPE: base}), connect_timeout_s=2, backoff_s=0.01)
 try:
     report = fetch_model([source], pathlib.Path(folder), options)
     print(json.dumps({"source": report.source, "bytes": report.bytes}))
@@ -218,7 +218,7 @@ def test_a_broken_file_is_set_aside_and_fetched_again(site: Site, tmp_path: Path
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"no graph")
 
-    aside = set_aside(broken)
+    aside = quarantine(broken)
     fetch_here(site, tmp_path / "m")
 
     assert aside == broken.with_name("model.onnx.broken-1")
@@ -229,16 +229,16 @@ def test_a_broken_file_is_set_aside_and_fetched_again(site: Site, tmp_path: Path
 def test_every_broken_file_is_kept_and_counted(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     for count in range(3):
-        assert times_set_aside(path) == count
+        assert times_quarantined(path) == count
         path.write_bytes(b"%d" % count)
-        set_aside(path)
+        quarantine(path)
 
     assert [(tmp_path / f"model.onnx.broken-{n}").read_bytes() for n in (1, 2, 3)] == [b"0", b"1", b"2"]
 
 
 def test_setting_aside_what_cannot_be_renamed_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DiskFailed, match="cannot write"):
-        set_aside(tmp_path / "absent.onnx")
+        quarantine(tmp_path / "absent.onnx")
 
 
 def test_a_cache_that_may_not_even_be_read_is_one_sentence(site: Site) -> None:

@@ -44,10 +44,10 @@ def options(site: Site) -> FetchOptions:
         hf_token="hf_secret",
         connect_timeout_s=1,
         stall_timeout_s=1.5,
-        slowest_bytes_per_s=4000,
-        resumes=3,
-        patience_s=0.2,
-        pause_s=0.01,
+        min_bytes_per_s=4000,
+        max_retries=3,
+        max_retry_after_s=0.2,
+        backoff_s=0.01,
     )
 
 

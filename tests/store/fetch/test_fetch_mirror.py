@@ -40,7 +40,7 @@ def options(site: Site, monkeypatch: pytest.MonkeyPatch) -> FetchOptions:
     with running() as dead:
         pass
     monkeypatch.setattr(FetchOptions, "base", lambda self, kind: self.hf_endpoint or dead.base)
-    return FetchOptions(hf_token="hf_secret", mirror=site.base, connect_timeout_s=1, pause_s=0.01)
+    return FetchOptions(hf_token="hf_secret", mirror=site.base, connect_timeout_s=1, backoff_s=0.01)
 
 
 def test_a_mirror_is_the_last_resort_and_said_in_one_line(

@@ -10,7 +10,7 @@ from hub_server import Page, running
 from server import ROOT
 
 from immich_ml_cn.sources import BASES, Kind, Preference, RemoteFile, Source, sources_for
-from immich_ml_cn.store.fetch import FetchOptions, Memory, fetch_model
+from immich_ml_cn.store.fetch import FetchOptions, HostHealth, fetch_model
 
 HF, MS, GH = Kind.HUGGINGFACE, Kind.MODELSCOPE, Kind.GITHUB
 
@@ -61,26 +61,26 @@ def test_the_preference_wins_over_hf_endpoint() -> None:
 
 def test_named_sources_come_first_and_the_others_follow() -> None:
     sources = sources_for("facial-recognition", "buffalo_l")
-    assert [s.kind for s in Memory().order(sources, FetchOptions())] == [HF, GH, HF]
+    assert [s.kind for s in HostHealth().order(sources, FetchOptions())] == [HF, GH, HF]
 
     for text, order in {"github": [GH, HF, HF], "modelscope": [HF, GH, HF]}.items():
         options = FetchOptions(Preference.parse(text))
-        assert [s.kind for s in Memory().order(sources, options)] == order
+        assert [s.kind for s in HostHealth().order(sources, options)] == order
 
 
 def test_auto_puts_hosts_that_did_not_answer_last_until_they_do() -> None:
-    memory, sources = Memory(), (source(HF, "a"), source(MS, "a"), source(GH, "a"))
+    host_health, sources = HostHealth(), (source(HF, "a"), source(MS, "a"), source(GH, "a"))
 
-    assert memory.note("huggingface.co", False)
-    assert not memory.note("huggingface.co", False), "no news"
-    assert [s.kind for s in memory.order(sources, FetchOptions())] == [MS, GH, HF]
-    assert memory.note("huggingface.co", True)
-    assert [s.kind for s in memory.order(sources, FetchOptions())] == [HF, MS, GH]
+    assert host_health.record("huggingface.co", False)
+    assert not host_health.record("huggingface.co", False), "no news"
+    assert [s.kind for s in host_health.order(sources, FetchOptions())] == [MS, GH, HF]
+    assert host_health.record("huggingface.co", True)
+    assert [s.kind for s in host_health.order(sources, FetchOptions())] == [HF, MS, GH]
 
 
 def test_auto_remembers_what_answered_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "immich_ml_cn.store.fetch")
-    memory = Memory()
+    host_health = HostHealth()
     with running() as dead:
         pass
     with running() as site:
@@ -88,24 +88,24 @@ def test_auto_remembers_what_answered_and_says_so(tmp_path: Path, caplog: pytest
         site.add("/two", Page(b"2"))
         options = FetchOptions(Preference(bases={MS: dead.base, GH: site.base}), connect_timeout_s=1)
         for name in ("one", "two"):
-            fetch_model((source(MS, name), source(GH, name)), tmp_path / name, options, memory=memory)
+            fetch_model((source(MS, name), source(GH, name)), tmp_path / name, options, host_health=host_health)
 
         host = site.base.removeprefix("http://")
     lines = [record.message for record in caplog.records]
     assert lines.count(f"{host} answers: fetching from there") == 1
     assert sum("cannot be reached" in line for line in lines) == 1, "the dead host was tried only once"
-    assert repr(memory) == f"<Memory {{'{dead.base.removeprefix('http://')}': False, '{host}': True}}>"
+    assert repr(host_health) == f"<HostHealth {{'{dead.base.removeprefix('http://')}': False, '{host}': True}}>"
 
 
 def test_a_host_that_only_stalls_is_tried_last_from_then_on(tmp_path: Path) -> None:
-    memory = Memory()
+    host_health = HostHealth()
     with running() as slow, running() as site:
         slow.add("/one", Page(b"1" * 5000, stall_after=10))
         site.add("/one", Page(b"1" * 5000))
         site.add("/two", Page(b"2"))
         options = FetchOptions(Preference(bases={MS: slow.base, GH: site.base}), stall_timeout_s=1.5)
         for name in ("one", "two"):
-            fetch_model((source(MS, name), source(GH, name)), tmp_path / name, options, memory=memory)
+            fetch_model((source(MS, name), source(GH, name)), tmp_path / name, options, host_health=host_health)
 
         assert [request.path for request in slow.requests] == ["/one"]
     assert (tmp_path / "one" / "model.onnx").read_bytes() == b"1" * 5000

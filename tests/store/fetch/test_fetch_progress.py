@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from immich_ml_cn.store.fetch import Arrival, Bar, LogLines, Several, Tally, show_on
+from immich_ml_cn.store.fetch import (
+    FileProgress,
+    MultiProgress,
+    ProgressBar,
+    ProgressLog,
+    ProgressState,
+    display_progress,
+)
 
 MB = 1_000_000
 FILE = "clip/m/visual/model.onnx"
@@ -30,7 +37,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> logging.Logger:
 
 def test_one_line_every_few_seconds(lines: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    progress = LogLines(lines, interval_s=5, clock=clock)
+    progress = ProgressLog(lines, interval_s=5, clock=clock)
 
     progress.start(FILE, 0, 340 * MB)
     for _ in range(20):
@@ -48,7 +55,7 @@ def test_one_line_every_few_seconds(lines: logging.Logger, caplog: pytest.LogCap
 
 def test_a_whole_file_is_told_even_when_it_was_quick(lines: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    progress = LogLines(lines, clock=clock)
+    progress = ProgressLog(lines, clock=clock)
 
     progress.start(FILE, 2 * MB, 4 * MB)
     clock.now += 1
@@ -59,7 +66,7 @@ def test_a_whole_file_is_told_even_when_it_was_quick(lines: logging.Logger, capl
 
 
 def test_a_small_file_is_not_worth_a_line(lines: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
-    progress = LogLines(lines, clock=Clock())
+    progress = ProgressLog(lines, clock=Clock())
 
     progress.start("config.json", 0, 500)
     progress.advance(500)
@@ -70,7 +77,7 @@ def test_a_small_file_is_not_worth_a_line(lines: logging.Logger, caplog: pytest.
 
 def test_what_was_here_before_does_not_count_as_speed(lines: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    progress = LogLines(lines, interval_s=5, clock=clock)
+    progress = ProgressLog(lines, interval_s=5, clock=clock)
 
     progress.start(FILE, 100 * MB, 200 * MB)
     clock.now += 10
@@ -81,7 +88,7 @@ def test_what_was_here_before_does_not_count_as_speed(lines: logging.Logger, cap
 
 def test_an_unknown_size_and_a_fresh_beginning(lines: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    progress = LogLines(lines, interval_s=5, clock=clock)
+    progress = ProgressLog(lines, interval_s=5, clock=clock)
 
     progress.start(FILE, 5 * MB, None)
     clock.now += 5
@@ -94,8 +101,8 @@ def test_an_unknown_size_and_a_fresh_beginning(lines: logging.Logger, caplog: py
 
 
 def test_a_tally_answers_other_threads() -> None:
-    tally = Tally()
-    assert (tally.now, repr(tally)) == (None, "<Tally idle>")
+    tally = ProgressState()
+    assert (tally.now, repr(tally)) == (None, "<ProgressState idle>")
 
     tally.start(FILE, 0, 200)
     tally.advance(50)
@@ -106,13 +113,13 @@ def test_a_tally_answers_other_threads() -> None:
 
 
 def test_several_observers_see_the_same() -> None:
-    one, two = Tally(), Tally()
-    both = Several(one, two)
+    one, two = ProgressState(), ProgressState()
+    both = MultiProgress(one, two)
 
     both.start(FILE, 1, 3)
     both.advance(1)
 
-    assert one.now == two.now == Arrival(FILE, 2, 3)
+    assert one.now == two.now == FileProgress(FILE, 2, 3)
     both.finish()
     assert one.now is two.now is None
 
@@ -124,17 +131,17 @@ class Terminal(io.StringIO):
 
 def test_a_terminal_gets_a_bar() -> None:
     stream = Terminal()
-    progress = show_on(stream, logging.getLogger("progress"))
+    progress = display_progress(stream, logging.getLogger("progress"))
 
     progress.start("visual/model.onnx", 1 * MB, 4 * MB)
     progress.advance(3 * MB)
     progress.finish()
 
-    assert isinstance(progress, Bar)
+    assert isinstance(progress, ProgressBar)
     assert "visual/model.onnx: 100%" in stream.getvalue()
     assert "4.00M/4.00M" in stream.getvalue()
 
 
 def test_a_file_gets_lines(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as stream:
-        assert isinstance(show_on(stream, logging.getLogger("progress")), LogLines)
+        assert isinstance(display_progress(stream, logging.getLogger("progress")), ProgressLog)

@@ -14,7 +14,7 @@ from hub_server import Page, Site, files_in, running
 
 from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.sources import BASES, Kind, Preference, RemoteFile, Source
-from immich_ml_cn.store.fetch import Cancelled, FetchOptions, FetchReport, Silent, Tally, fetch_model
+from immich_ml_cn.store.fetch import Cancelled, FetchOptions, FetchReport, NullProgress, ProgressState, fetch_model
 
 DATA = bytes(range(256)) * 2000
 PATH = PurePosixPath("visual/model.onnx")
@@ -33,10 +33,10 @@ def options(site: Site) -> FetchOptions:
         preference=Preference(bases={Kind.MODELSCOPE: site.base}),
         connect_timeout_s=1,
         stall_timeout_s=1.5,
-        slowest_bytes_per_s=4000,
-        resumes=3,
-        patience_s=0.3,
-        pause_s=0.01,
+        min_bytes_per_s=4000,
+        max_retries=3,
+        max_retry_after_s=0.3,
+        backoff_s=0.01,
     )
 
 
@@ -118,7 +118,7 @@ def test_a_resume_from_another_byte_than_asked_begins_again(site: Site, options:
 
 
 def test_a_file_placed_while_it_arrives_wins(site: Site, options: FetchOptions, tmp_path: Path) -> None:
-    class Impatient(Silent):
+    class Impatient(NullProgress):
         def start(self, file: str, done: int, total: int | None) -> None:
             (tmp_path / PATH).parent.mkdir()
             (tmp_path / PATH).write_bytes(b"placed by hand")
@@ -283,7 +283,7 @@ def test_tls_expected_where_there_is_none(site: Site, options: FetchOptions, tmp
 
 def test_stopping_keeps_what_has_arrived(site: Site, options: FetchOptions, tmp_path: Path) -> None:
     site.add(ADDRESS, Page(DATA, trickle=(2000, 0.02)))
-    cancelled, tally = threading.Event(), Tally()
+    cancelled, tally = threading.Event(), ProgressState()
     timer = threading.Timer(0.3, cancelled.set)
     timer.start()
     begun = time.monotonic()
@@ -344,7 +344,7 @@ def test_a_retry_after_nobody_can_read_is_ignored(site: Site, options: FetchOpti
 def test_a_part_that_lacks_only_its_name_is_not_sent_again(
     site: Site, options: FetchOptions, tmp_path: Path, sha256: bool
 ) -> None:
-    class Dies(Tally):
+    class Dies(ProgressState):
         def advance(self, count: int) -> None:
             super().advance(count)
             if self.now is not None and self.now.done == len(DATA):

@@ -1,4 +1,4 @@
-"""A file that is still arriving: appended to, checked, and only then given its name."""
+"""A file that is being downloaded: appended to, verified, and only then given its name."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from typing import Self
 from immich_ml_cn.messages import tr
 
 from .failure import DiskFailed, WrongBytes, writing
-from .watch import Watch
+from .monitor import TransferMonitor
 
 _CHUNK = 1 << 20
 
@@ -44,13 +44,13 @@ class Fetched:
     sha256: str
 
 
-class Part:
+class PartialFile:
     """The bytes of one file that have arrived so far, on disk, hashed as they come.
 
-    A part survives cuts, crashes and restarts; it goes only when its bytes are wrong or the disk is full.
+    It survives cuts, crashes and restarts; it is removed only when its bytes are wrong or the disk is full.
     """
 
-    def __init__(self, path: Path, name: str, expected: Expected, watch: Watch) -> None:
+    def __init__(self, path: Path, name: str, expected: Expected, monitor: TransferMonitor) -> None:
         """
         Args:
             path: of the part, ending in ``.part``.
@@ -59,13 +59,13 @@ class Part:
         self.path = path
         self.name = name
         self.expected = expected
-        self._watch = watch
+        self._monitor = monitor
         self.size = 0
         self._hash = hashlib.sha256()
         self._closed = True
 
     def __repr__(self) -> str:
-        return f"<Part {self.path.name}: {self.size} of {self.expected.size} bytes>"
+        return f"<PartialFile {self.path.name}: {self.size} of {self.expected.size} bytes>"
 
     def __enter__(self) -> Self:
         with writing(self.path):
@@ -90,7 +90,7 @@ class Part:
         self._close()
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """All bytes are here, as far as the size is known."""
         return self.size == self.expected.size
 
@@ -99,7 +99,7 @@ class Part:
 
         Raises:
             DiskFailed: the disk is full (then the part is removed, to free it again) or broken.
-            Cancelled, Stalled: as `Watch.advance`.
+            Cancelled, Stalled: as `TransferMonitor.advance`.
             WrongBytes: more than there should be.
         """
         try:
@@ -113,7 +113,7 @@ class Part:
         if self.expected.size is not None and self.size > self.expected.size:
             self.discard()
             raise WrongBytes(tr("sent more than the {size} bytes of {name}", size=self.expected.size, name=self.name))
-        self._watch.advance(len(data))
+        self._monitor.advance(len(data))
 
     def _write_all(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -122,7 +122,7 @@ class Part:
 
     def restart(self) -> None:
         """Forget what has arrived: the source sends everything again."""
-        self._watch.progress.advance(-self.size)
+        self._monitor.progress.advance(-self.size)
         self._empty()
 
     def discard(self) -> None:
@@ -177,7 +177,7 @@ class Part:
                 self._file.close()
 
 
-def already_whole(part: Path, expected: Expected) -> Fetched | None:
+def find_complete(part: Path, expected: Expected) -> Fetched | None:
     """The file, if an earlier fetch finished it but could not place it; checked again when a sha256 is known."""
     whole = part.with_suffix(".whole")
     if not whole.is_file():

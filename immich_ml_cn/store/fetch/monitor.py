@@ -1,4 +1,4 @@
-"""The eye on a running transfer: is it still wanted, is it still moving."""
+"""Watching a transfer: cancellation, stall detection, progress."""
 
 import threading
 import time
@@ -15,8 +15,8 @@ class Stalled(Exception):
     """Too few bytes for too long."""
 
 
-class Watch:
-    """Passes progress on, and stops a transfer that nobody waits for or that does not move."""
+class TransferMonitor:
+    """Reports a transfer's progress, and stops it when it is cancelled or stalls."""
 
     def __init__(
         self,
@@ -30,22 +30,29 @@ class Watch:
         self._cancelled = cancelled
         self._clock = clock
         self._window_s = options.stall_timeout_s
-        self._least = options.slowest_bytes_per_s * options.stall_timeout_s
+        self._min_bytes = options.min_bytes_per_s * options.stall_timeout_s
         self._since = clock()
         self._bytes = 0
 
-    def check(self) -> None:
-        """Raises Cancelled when the fetch is no longer wanted."""
+    def raise_if_cancelled(self) -> None:
+        """
+        Raises:
+            Cancelled: the fetch is no longer wanted.
+        """
         if self._cancelled.is_set():
             raise Cancelled(tr("fetching was stopped because the server is shutting down"))
 
-    def pause(self, seconds: float) -> None:
-        """Wait, but not longer than the fetch is wanted."""
-        self._cancelled.wait(seconds)
-        self.check()
+    def wait(self, seconds: float) -> None:
+        """Sleep before a retry.
 
-    def begin(self) -> None:
-        """A connection starts to deliver: judge its speed from now on."""
+        Raises:
+            Cancelled: as `raise_if_cancelled`, at once.
+        """
+        self._cancelled.wait(seconds)
+        self.raise_if_cancelled()
+
+    def start_window(self) -> None:
+        """Measure the rate from now on: a connection starts to deliver."""
         self._since, self._bytes = self._clock(), 0
 
     def advance(self, count: int) -> None:
@@ -55,12 +62,12 @@ class Watch:
             Cancelled: the fetch is no longer wanted.
             Stalled: fewer bytes than the slowest accepted rate over a whole window.
         """
-        self.check()
+        self.raise_if_cancelled()
         self.progress.advance(count)
         self._bytes += count
         seconds = self._clock() - self._since
         if seconds < self._window_s:
             return
-        if self._bytes < self._least:
+        if self._bytes < self._min_bytes:
             raise Stalled(f"only {self._bytes} bytes in {seconds:.0f} s")
-        self.begin()
+        self.start_window()

@@ -1,4 +1,4 @@
-"""Which hosts answered so far, so that a blocked one costs its timeout only once."""
+"""Which hosts answered lately, so that a blocked one costs its timeout only once."""
 
 import threading
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from immich_ml_cn.sources import Kind, Source
 from .options import FetchOptions
 
 
-class Memory:
+class HostHealth:
     """Shared by all fetches of a process; safe from several threads."""
 
     def __init__(self) -> None:
@@ -17,9 +17,9 @@ class Memory:
 
     def __repr__(self) -> str:
         with self._lock:
-            return f"<Memory {self._answers}>"
+            return f"<HostHealth {self._answers}>"
 
-    def note(self, host: str, answered: bool) -> bool:
+    def record(self, host: str, answered: bool) -> bool:
         """Remember whether a host answered; True when that is news."""
         with self._lock:
             news = self._answers.get(host) is not answered
