@@ -10,21 +10,20 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from PIL import Image
-
 from . import __version__, memory
 from .api.forwarding import Gateway, Upstream
 from .api.mt_photos import MtPhotos
 from .engines import Engine, bulk_lane_count
 from .errors import UnknownModel
 from .metrics import Gauge, Metrics, Snapshot, exposition
-from .models.images import Picture
 from .serving.catalogue import Catalogue
 from .serving.cpu_pool import ByteBudget, CpuPool
 from .serving.lanes import Lane
 from .serving.pipeline import Pipeline
-from .serving.registry import Loaded, ModelSpec, Registry
+from .serving.registry import Registry
+from .serving.spec import ModelSpec
 from .settings import Settings
+from .sources.tasks import Component, ModelTask
 from .store.downloader import Downloader
 
 logger = logging.getLogger(__name__)
@@ -179,7 +178,7 @@ class Service:
             make(f"bulk-{number}", "bulk", device_id=devices[number % len(devices)])
             for number in range(bulk_lane_count(self._settings, on_gpu=self._engine.on_gpu))
         ]
-        texts = self._settings.task_devices.get("clip", devices[0])
+        texts = self._settings.task_devices.get(ModelTask.CLIP, devices[0])
         return [make("interactive", "interactive", device_id=texts), *bulk]
 
     async def _join(self, lanes: list[Lane], patience_s: float) -> None:
@@ -197,17 +196,9 @@ class Service:
         """Load what the settings name; what cannot be had is logged and left for the first request."""
         for spec in preloaded(self._settings, catalogue):
             try:
-                loaded = await self.registry.preload(spec)
-                await self._warm_up(loaded)
+                await self.registry.preload(spec)
             except Exception as error:
                 logger.warning("not preloaded: %s", error)
-
-    async def _warm_up(self, loaded: Loaded) -> None:
-        """Run a text detector once at the size it will be used with: the first run of a shape takes longest."""
-        if loaded.name.startswith("ocr/") and "/detection" in loaded.name:
-            side = self._settings.preload_ocr_max_resolution
-            picture = Picture.of(Image.new("RGB", (side, side)))
-            await loaded.batcher.submit(await asyncio.to_thread(loaded.model.prepare, picture, side))
 
 
 def _runtime_versions() -> dict[str, str]:
@@ -225,21 +216,22 @@ def _runtime_versions() -> dict[str, str]:
     return found
 
 
-def preloaded(settings: Settings, catalogue: Catalogue) -> list[ModelSpec]:
+def preloaded(settings: Settings, catalogue: Catalogue) -> list[ModelSpec[Any]]:
     """The models that the settings want loaded before the port opens; names that nobody knows are logged."""
-    wanted: list[tuple[Callable[[str], ModelSpec], tuple[str, ...]]] = [
-        (catalogue.textual, settings.preload_clip_textual + settings.preload_clip),
-        (catalogue.visual, settings.preload_clip_visual + settings.preload_clip),
-        (catalogue.face_detector, settings.preload_face_detection + settings.preload_faces),
-        (catalogue.face_recognizer, settings.preload_face_recognition + settings.preload_faces),
-        (catalogue.text_detector, settings.preload_ocr_detection),
-        (catalogue.text_recognizer, settings.preload_ocr_recognition),
+    clip, faces = settings.preload_clip, settings.preload_faces
+    wanted = [
+        (ModelTask.CLIP, Component.TEXTUAL, settings.preload_clip_textual + clip),
+        (ModelTask.CLIP, Component.VISUAL, settings.preload_clip_visual + clip),
+        (ModelTask.FACES, Component.DETECTION, settings.preload_face_detection + faces),
+        (ModelTask.FACES, Component.RECOGNITION, settings.preload_face_recognition + faces),
+        (ModelTask.OCR, Component.DETECTION, settings.preload_ocr_detection),
+        (ModelTask.OCR, Component.RECOGNITION, settings.preload_ocr_recognition),
     ]
-    specs: dict[str, ModelSpec] = {}
-    for find, names in wanted:
+    specs: dict[str, ModelSpec[Any]] = {}
+    for task, component, names in wanted:
         for name in names:
             try:
-                spec = find(name)
+                spec = catalogue.spec(task, component, name)
             except UnknownModel as error:
                 logger.error("cannot preload: %s", error)
                 continue

@@ -22,7 +22,8 @@ import numpy as np, onnx, onnxruntime
 from onnx import helper, numpy_helper
 from immich_ml_cn.engines import CpuEngine
 from immich_ml_cn.serving.lanes import Lane
-from immich_ml_cn.serving.registry import ModelSpec, Registry
+from immich_ml_cn.serving.registry import Registry
+from immich_ml_cn.serving.spec import ModelSpec
 from immich_ml_cn.settings import Settings
 
 folder, rounds = Path(sys.argv[1]), int(sys.argv[2])

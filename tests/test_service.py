@@ -14,7 +14,7 @@ from immich_ml_cn.engines import CpuEngine
 from immich_ml_cn.engines.session import OpenSession
 from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.service import Service
-from immich_ml_cn.serving.registry import ModelSpec
+from immich_ml_cn.serving.spec import ModelSpec
 from immich_ml_cn.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +33,7 @@ BULK = ModelSpec("bulk", "bulk", 4, build)
 TEXT = ModelSpec("text", "interactive", 4, build)
 
 
-async def double(service: Service, spec: ModelSpec) -> None:
+async def double(service: Service, spec: ModelSpec[Doubler]) -> None:
     async with service.registry.lease(spec) as loaded:
         assert await loaded.batcher.submit(4) == 8
 

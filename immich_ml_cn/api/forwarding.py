@@ -14,7 +14,7 @@ import orjson
 from immich_ml_cn.errors import BadRequest, LoopDetected, NotServed, UpstreamFailed, UpstreamTimeout
 from immich_ml_cn.logs import redact_url
 from immich_ml_cn.models.results import ReadText
-from immich_ml_cn.serving.concurrency import together
+from immich_ml_cn.serving.concurrency import gather_or_cancel
 from immich_ml_cn.serving.pipeline import Pipeline
 from immich_ml_cn.serving.tasks import Tasks
 
@@ -75,7 +75,9 @@ class Gateway:
         ours = {task: types for task, types in document.items() if types and task not in theirs}
         if not ours:
             return write_body(await upstream.predict(theirs, image, text))
-        given, found = await together(upstream.predict(theirs, image, text), self._serve(read_tasks(ours), image, text))
+        given, found = await gather_or_cancel(
+            upstream.predict(theirs, image, text), self._serve(read_tasks(ours), image, text)
+        )
         return write_body({**given, **found})
 
     async def status(self) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from immich_ml_cn import sources
 from immich_ml_cn.engines import EngineError, LoadError, checking_engine
 from immich_ml_cn.errors import ServiceError
 from immich_ml_cn.serving.catalogue import Catalogue
-from immich_ml_cn.serving.registry import ModelSpec
+from immich_ml_cn.serving.spec import ModelSpec
 from immich_ml_cn.settings import Settings
+from immich_ml_cn.sources.tasks import Component, ModelTask
 from immich_ml_cn.store import fetch
 from immich_ml_cn.store.downloader import Downloader
 from immich_ml_cn.store.inventory import COMPONENTS, Row, folder_of
@@ -55,14 +57,6 @@ def _graph_problem(settings: Settings, row: Row, component: str) -> str | None:
     return None
 
 
-def _spec(settings: Settings, row: Row, component: str) -> ModelSpec:
+def _spec(settings: Settings, row: Row, component: str) -> ModelSpec[Any]:
     catalogue = Catalogue(settings, Downloader(settings), on_gpu=False)
-    finders = {
-        ("clip", "visual"): catalogue.visual,
-        ("clip", "textual"): catalogue.textual,
-        ("facial-recognition", "detection"): catalogue.face_detector,
-        ("facial-recognition", "recognition"): catalogue.face_recognizer,
-        ("ocr", "detection"): catalogue.text_detector,
-        ("ocr", "recognition"): catalogue.text_recognizer,
-    }
-    return finders[row.task, component](row.model)
+    return catalogue.spec(ModelTask(row.task), Component(component), row.model)

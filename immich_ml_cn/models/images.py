@@ -85,13 +85,13 @@ def measure(data: bytes, max_pixels: int) -> tuple[int, int]:
         return _checked_size(image, max_pixels)
 
 
-def decode(data: bytes, max_pixels: int, least_side: int | None = None) -> Picture:
+def decode(data: bytes, max_pixels: int, min_side: int | None = None) -> Picture:
     """Decode the first frame of an image.
 
     Args:
         data: the encoded file, of any format Pillow reads, or HEIC where pillow-heif is installed.
         max_pixels: width x height above which nothing is decoded.
-        least_side: pixels that are enough for the shorter side: a JPEG is decoded at a half, a quarter or an eighth
+        min_side: pixels that are enough for the shorter side: a JPEG is decoded at a half, a quarter or an eighth
             of its size, the smallest that has them. None: at its own size.
 
     Raises:
@@ -101,8 +101,8 @@ def decode(data: bytes, max_pixels: int, least_side: int | None = None) -> Pictu
     with _pillow_failures(max_pixels):
         image = _opened(data, max_pixels)
         size = _checked_size(image, max_pixels)
-        if least_side is not None:
-            image.draft(None, (least_side, least_side))
+        if min_side is not None:
+            image.draft(None, (min_side, min_side))
         image.load()
     return Picture(image, size)
 

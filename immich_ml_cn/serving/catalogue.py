@@ -4,27 +4,35 @@ Known names come from `sources`; a model that lies in the cache in Immich's layo
 even when nobody offers it for download. The model code itself is imported when a model is built, not before.
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from immich_ml_cn import sources
 from immich_ml_cn.engines import LoadError
-from immich_ml_cn.engines.session import Model, OpenSession
+from immich_ml_cn.engines.session import OpenSession
 from immich_ml_cn.errors import UnknownModel
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.clip_names import CHINESE_CLIP_PIXELS, DIRECT_NAMES, LISTED_DIMENSIONS, clean_name
+from immich_ml_cn.sources.tasks import Component, ModelTask
 from immich_ml_cn.store.downloader import Downloader
 
-from .registry import ModelSpec
+from .plan import FacePlan, OcrPlan, Plan, TextReader, TextualPlan, VisualPlan
+from .spec import Loaded, ModelSpec, ModelT
 from .tasks import FaceTask, OcrTask, Tasks
 
-Build = Callable[[OpenSession], Model[Any, Any]]
-BuildFrom = Callable[[Path, OpenSession], Model[Any, Any]]
+if TYPE_CHECKING:
+    from immich_ml_cn.models.clip import TextualEncoder, VisualEncoder
+    from immich_ml_cn.models.faces import FaceDetector, FaceRecognizer
+    from immich_ml_cn.models.ocr import TextDetector, TextOrientation, TextRecognizer
 
-FACES: Final = "facial-recognition"
+BUNDLED_OCR: Final = "PP-OCRv6_small"
+"""The OCR model whose two files the rapidocr package carries."""
+
 FACE_DIMENSION: Final = 512
 """Of every ArcFace embedding: Immich's column has room for no other."""
 
@@ -35,26 +43,16 @@ MAX_NAME_BYTES: Final = 128
 """A folder's name may have 255; more than this no model has."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The models one request needs."""
-
-    visual: ModelSpec | None = None
-    textual: ModelSpec | None = None
-    face_detector: ModelSpec | None = None
-    face_recognizer: ModelSpec | None = None
-    text_detector: ModelSpec | None = None
-    text_orientation: ModelSpec | None = None
-    text_recognizer: ModelSpec | None = None
-
-
 class Catalogue:
-    """Finds models by the names that requests use."""
+    """Finds models by the names that requests use.
+
+    Every method that takes a name raises `UnknownModel` where it cannot be served; the message lists those that can.
+    """
 
     def __init__(self, settings: Settings, downloader: Downloader, *, on_gpu: bool) -> None:
         """
         Args:
-            downloader: brings missing files.
+            downloader: downloads missing files.
             on_gpu: decides the default batch sizes and the precision of CLIP.
         """
         self._settings = settings
@@ -70,87 +68,146 @@ class Catalogue:
         """The models of a request.
 
         Raises:
-            UnknownModel: a name that cannot be served; the message lists those that can.
+            UnknownModel: a name that cannot be served.
         """
         return Plan(
-            visual=self.visual(tasks.visual.model) if tasks.visual else None,
-            textual=self.textual(tasks.textual.model) if tasks.textual else None,
-            **self._face_plan(tasks.faces),
-            **self._text_plan(tasks.ocr),
+            visual=VisualPlan(tasks.visual, self.visual(tasks.visual.model)) if tasks.visual else None,
+            textual=TextualPlan(tasks.textual, self.textual(tasks.textual.model)) if tasks.textual else None,
+            faces=self._face_plan(tasks.faces) if tasks.faces else None,
+            ocr=self._ocr_plan(tasks.ocr) if tasks.ocr else None,
         )
 
-    def _face_plan(self, task: FaceTask | None) -> dict[str, ModelSpec]:
-        if task is None:
-            return {}
-        plan = {"face_detector": self.face_detector(task.detection)}
-        return plan if task.recognition is None else {**plan, "face_recognizer": self.face_recognizer(task.recognition)}
+    def _face_plan(self, task: FaceTask) -> FacePlan:
+        detector = self.face_detector(task.detection)
+        return FacePlan(task, detector, None if task.recognition is None else self.face_recognizer(task.recognition))
 
-    def _text_plan(self, task: OcrTask | None) -> dict[str, ModelSpec]:
-        if task is None:
-            return {}
-        plan = {"text_detector": self.text_detector(task.detection)}
+    def _ocr_plan(self, task: OcrTask) -> OcrPlan:
+        detector = self.text_detector(task.detection)
         if task.recognition is None:
-            return plan
-        return {
-            **plan,
-            "text_orientation": self.text_orientation(),
-            "text_recognizer": self.text_recognizer(task.recognition),
+            return OcrPlan(task, detector)
+        return OcrPlan(task, detector, TextReader(self.text_orientation(), self.text_recognizer(task.recognition)))
+
+    def spec(self, task: ModelTask, component: Component, name: str) -> ModelSpec[Any]:
+        """Any component of any model."""
+        finders: Mapping[tuple[ModelTask, Component], Callable[[str], ModelSpec[Any]]] = {
+            (ModelTask.CLIP, Component.VISUAL): self.visual,
+            (ModelTask.CLIP, Component.TEXTUAL): self.textual,
+            (ModelTask.FACES, Component.DETECTION): self.face_detector,
+            (ModelTask.FACES, Component.RECOGNITION): self.face_recognizer,
+            (ModelTask.OCR, Component.DETECTION): self.text_detector,
+            (ModelTask.OCR, Component.RECOGNITION): self.text_recognizer,
         }
+        return finders[task, component](name)
 
-    def visual(self, name: str) -> ModelSpec:
+    # --- CLIP ---
+
+    def visual(self, name: str) -> "ModelSpec[VisualEncoder]":
         """The image tower of a CLIP model."""
-        return self._clip(name, "visual")
+        asked, model = self._clip_model(name)
+        folder = self._folder(ModelTask.CLIP, model, Component.VISUAL)
+        pixels = CHINESE_CLIP_PIXELS.get(model)
+        fast = self._settings.clip_preprocessing == "fast"
 
-    def textual(self, name: str) -> ModelSpec:
+        def build(open_session: OpenSession) -> "VisualEncoder":
+            from immich_ml_cn.models import clip
+
+            transform = clip.chinese_clip_transform(pixels) if pixels else None
+            return clip.load_visual(folder, self._tower(folder, Component.VISUAL), open_session, transform, fast=fast)
+
+        spec = self._spec(ModelTask.CLIP, model, Component.VISUAL, build, self._max_batch_clip)
+        return replace(spec, dimension=LISTED_DIMENSIONS.get(asked), parallel=True)
+
+    def textual(self, name: str) -> "ModelSpec[TextualEncoder]":
         """The text tower of a CLIP model."""
-        return self._clip(name, "textual")
+        asked, model = self._clip_model(name)
+        folder = self._folder(ModelTask.CLIP, model, Component.TEXTUAL)
 
-    def face_detector(self, name: str) -> ModelSpec:
+        def build(open_session: OpenSession) -> "TextualEncoder":
+            from immich_ml_cn.models import clip
+
+            tokenizer = clip.WordPieceTokenizer.from_file() if model in CHINESE_CLIP_PIXELS else None
+            return clip.load_textual(folder, self._tower(folder, Component.TEXTUAL), open_session, tokenizer)
+
+        spec = self._spec(ModelTask.CLIP, model, Component.TEXTUAL, build, self._max_batch_clip)
+        return replace(spec, lane="interactive", dimension=LISTED_DIMENSIONS.get(asked))
+
+    def _clip_model(self, name: str) -> tuple[str, str]:
+        """The cleaned name that was asked for, and the model that answers to it."""
+        asked = self._known(ModelTask.CLIP, name)
+        model = self._settings.clip_aliases.get(asked, asked)
+        return asked, DIRECT_NAMES.get(model, model)
+
+    def _tower(self, folder: Path, component: Component) -> Path:
+        """The graph of a tower, of the precision that the settings ask for."""
+        from immich_ml_cn.models import clip
+
+        return clip.choose_graph(folder / component, self._settings.clip_precision, on_gpu=self._on_gpu)
+
+    # --- faces ---
+
+    def face_detector(self, name: str) -> "ModelSpec[FaceDetector]":
         """SCRFD or RetinaFace of an InsightFace pack."""
+        model = self._known(ModelTask.FACES, name)
+        path = self._path(ModelTask.FACES, model, Component.DETECTION)
 
-        def build(path: Path, open_session: OpenSession) -> Model[Any, Any]:
+        def build(open_session: OpenSession) -> "FaceDetector":
             from immich_ml_cn.models.faces import load_detector
 
             return load_detector(path, open_session)
 
-        return self._spec(FACES, self._known(FACES, name), "detection", build, self._max_batch_detection)
+        return self._spec(ModelTask.FACES, model, Component.DETECTION, build, self._max_batch_detection)
 
-    def face_recognizer(self, name: str) -> ModelSpec:
+    def face_recognizer(self, name: str) -> "ModelSpec[FaceRecognizer]":
         """ArcFace of an InsightFace pack."""
+        model = self._known(ModelTask.FACES, name)
+        path = self._path(ModelTask.FACES, model, Component.RECOGNITION)
 
-        def build(path: Path, open_session: OpenSession) -> Model[Any, Any]:
+        def build(open_session: OpenSession) -> "FaceRecognizer":
             from immich_ml_cn.models.faces import load_recognizer
 
             return load_recognizer(path, open_session)
 
-        spec = self._spec(FACES, self._known(FACES, name), "recognition", build, self._max_batch_faces)
+        spec = self._spec(ModelTask.FACES, model, Component.RECOGNITION, build, self._max_batch_faces)
         return replace(spec, dimension=FACE_DIMENSION)
 
-    def text_detector(self, name: str) -> ModelSpec:
-        """PP-OCR's line detector."""
+    # --- OCR ---
 
-        def build(path: Path, open_session: OpenSession) -> Model[Any, Any]:
+    def text_detector(self, name: str) -> "ModelSpec[TextDetector]":
+        """PP-OCR's line detector."""
+        side = self._settings.preload_ocr_max_resolution
+
+        def build(path: Path, open_session: OpenSession) -> "TextDetector":
             from immich_ml_cn.models.ocr import load_detector
 
             return load_detector(path, open_session)
 
-        return self._ocr(name, "detection", build, self._max_batch_detection)
+        async def warm_up(detector: "Loaded[TextDetector]") -> None:
+            """At the size it will be used with: the first run of a shape takes longest."""
+            from PIL import Image
 
-    def text_recognizer(self, name: str) -> ModelSpec:
+            from immich_ml_cn.models.images import Picture
+
+            picture = Picture.of(Image.new("RGB", (side, side)))
+            await detector.batcher.submit(await asyncio.to_thread(detector.model.prepare, picture, side))
+
+        spec = self._ocr(name, Component.DETECTION, build, self._max_batch_detection)
+        return replace(spec, warm_up=warm_up)
+
+    def text_recognizer(self, name: str) -> "ModelSpec[TextRecognizer]":
         """PP-OCR's line recogniser."""
 
-        def build(path: Path, open_session: OpenSession) -> Model[Any, Any]:
+        def build(path: Path, open_session: OpenSession) -> "TextRecognizer":
             from immich_ml_cn.models.ocr import load_recognizer
 
             return load_recognizer(path, open_session)
 
-        return self._ocr(name, "recognition", build, self._max_batch_ocr, parallel=True)
+        return self._ocr(name, Component.RECOGNITION, build, self._max_batch_ocr, parallel=True)
 
-    def text_orientation(self) -> ModelSpec:
+    def text_orientation(self) -> "ModelSpec[TextOrientation]":
         """PP-OCR's classifier of upside-down lines, which the rapidocr package carries."""
         path = sources.bundled_orientation()
 
-        def build(open_session: OpenSession) -> Model[Any, Any]:
+        def build(open_session: OpenSession) -> "TextOrientation":
             from immich_ml_cn.models.ocr import load_classifier
 
             if path is None:
@@ -162,105 +219,88 @@ class Catalogue:
             lane="bulk",
             max_batch=self._max_batch_ocr,
             build=build,
-            device=self._devices.get("ocr"),
+            device=self._devices.get(ModelTask.OCR),
             parallel=True,
         )
 
-    def _ocr(self, name: str, component: str, build: BuildFrom, batch: int, *, parallel: bool = False) -> ModelSpec:
-        known = self._known("ocr", name)
-        bundled = sources.bundled("ocr", "PP-OCRv6_small", component)
-        spec = replace(self._spec("ocr", known, component, build, batch), parallel=parallel)
-        if bundled is None or self._path("ocr", known, component).is_file():
+    def _ocr(
+        self,
+        name: str,
+        component: Component,
+        build: Callable[[Path, OpenSession], ModelT],
+        max_batch: int,
+        *,
+        parallel: bool = False,
+    ) -> ModelSpec[ModelT]:
+        model = self._known(ModelTask.OCR, name)
+        path = self._path(ModelTask.OCR, model, component)
+        spec = self._spec(ModelTask.OCR, model, component, partial(build, path), max_batch)
+        spec = replace(spec, parallel=parallel)
+        bundled = sources.bundled(ModelTask.OCR, BUNDLED_OCR, component)
+        if bundled is None or path.is_file():
             return spec
-        carried = ModelSpec(
-            key=f"ocr/PP-OCRv6_small/{component} (bundled)",
-            lane="bulk",
-            max_batch=batch,
-            build=lambda open_session: build(bundled, open_session),
-            device=self._devices.get("ocr"),
-            parallel=parallel,
-        )
-        if known == "PP-OCRv6_small":
-            return carried
-        return replace(spec, fallback=carried) if self._reads_the_same(known, component) else spec
-
-    def _reads_the_same(self, model: str, component: str) -> bool:
-        """Whether the bundled model finds or reads the same writing: another script's would come out as wrong text.
-
-        A detector knows no alphabet, and is one for all languages.
-        """
-        language, _, _ = model.rpartition("__")
-        return model in self._names("ocr") and (component == "detection" or language in ("", "CH"))
-
-    def _spec(self, task: str, model: str, component: str, build: BuildFrom, max_batch: int) -> ModelSpec:
-        path = self._path(task, model, component)
-        return ModelSpec(
-            key=f"{sources.folder_for(task, model, component, revision=self._settings.model_revision)}/{component}",
+        stand_in = ModelSpec(
+            key=f"ocr/{BUNDLED_OCR}/{component} (bundled)",
             lane="bulk",
             max_batch=max_batch,
-            build=lambda open_session: build(path, open_session),
-            fetch=lambda: self._downloader.ensure(task, model, component),
-            progress=lambda: self._downloader.progress(task, model),
-            quarantine=lambda damage: self._downloader.quarantine(task, model, component, damage),
+            build=partial(build, bundled),
+            device=spec.device,
+            parallel=parallel,
+        )
+        if model == BUNDLED_OCR:
+            return stand_in
+        return replace(spec, fallback=stand_in) if _is_same_script(model, component) else spec
+
+    # --- names and files ---
+
+    def _spec(
+        self,
+        task: ModelTask,
+        model: str,
+        component: Component,
+        build: Callable[[OpenSession], ModelT],
+        max_batch: int,
+    ) -> ModelSpec[ModelT]:
+        """A spec of a model that the cache holds or the downloader fetches."""
+        folder = sources.folder_for(task, model, component, revision=self._settings.model_revision)
+        return ModelSpec(
+            key=f"{folder}/{component}",
+            lane="bulk",
+            max_batch=max_batch,
+            build=build,
+            fetch=partial(self._downloader.ensure, task, model, component),
+            progress=partial(self._downloader.progress, task, model),
+            quarantine=partial(self._downloader.quarantine, task, model, component),
             device=self._devices.get(task),
         )
 
-    def _clip(self, name: str, component: str) -> ModelSpec:
-        asked = self._known("clip", name)
-        model = self._settings.clip_aliases.get(asked, asked)
-        model = DIRECT_NAMES.get(model, model)
-        folder = self._folder("clip", model, component)
-        return ModelSpec(
-            key=f"{sources.folder_for('clip', model, component, revision=self._settings.model_revision)}/{component}",
-            lane="interactive" if component == "textual" else "bulk",
-            max_batch=self._max_batch_clip,
-            build=self._clip_builder(model, folder, component),
-            fetch=lambda: self._downloader.ensure("clip", model, component),
-            progress=lambda: self._downloader.progress("clip", model),
-            quarantine=lambda damage: self._downloader.quarantine("clip", model, component, damage),
-            device=self._devices.get("clip"),
-            dimension=LISTED_DIMENSIONS.get(asked),
-            parallel=component == "visual",
-        )
-
-    def _known(self, task: str, name: str) -> str:
+    def _known(self, task: ModelTask, name: str) -> str:
         """The cleaned name, if it can be served."""
         cleaned = clean_name(name)
         if re.fullmatch(r"[\w+-]+", cleaned) and len(cleaned.encode()) <= MAX_NAME_BYTES:
-            if cleaned in self._names(task) or self._in_cache(task, cleaned):
+            if cleaned in sources.model_names(task) or self._in_cache(task, cleaned):
                 return cleaned
-            if task == "clip" and (cleaned in DIRECT_NAMES or cleaned in self._settings.clip_aliases):
+            if task is ModelTask.CLIP and (cleaned in DIRECT_NAMES or cleaned in self._settings.clip_aliases):
                 return cleaned
         shown = name if len(name) <= 60 else name[:60] + "…"
-        raise UnknownModel(f"Unknown {task} model {shown!r}. Known are: {', '.join(self._names(task))}")
+        raise UnknownModel(f"Unknown {task} model {shown!r}. Known are: {', '.join(sources.model_names(task))}")
 
-    def _names(self, task: str) -> tuple[str, ...]:
-        return sources.model_names(task)
-
-    def _in_cache(self, task: str, model: str) -> bool:
+    def _in_cache(self, task: ModelTask, model: str) -> bool:
         return (self._settings.cache_folder / task / model).is_dir()
 
-    def _folder(self, task: str, model: str, component: str) -> Path:
+    def _folder(self, task: ModelTask, model: str, component: Component) -> Path:
         relative = sources.folder_for(task, model, component, revision=self._settings.model_revision)
         return self._settings.cache_folder / relative
 
-    def _path(self, task: str, model: str, component: str) -> Path:
+    def _path(self, task: ModelTask, model: str, component: Component) -> Path:
         return self._folder(task, model, component) / component / "model.onnx"
 
-    def _clip_builder(self, model: str, folder: Path, component: str) -> Build:
-        def build(open_session: OpenSession) -> Model[Any, Any]:
-            from immich_ml_cn.models import clip
 
-            path = clip.choose_graph(folder / component, self._settings.clip_precision, on_gpu=self._on_gpu)
-            pixels = CHINESE_CLIP_PIXELS.get(model)
-            encoder: clip.VisualEncoder | clip.TextualEncoder
-            if component == "visual":
-                transform = clip.chinese_clip_transform(pixels) if pixels else None
-                fast = self._settings.clip_preprocessing == "fast"
-                encoder = clip.load_visual(folder, path, open_session, transform, fast=fast)
-            else:
-                tokenizer = clip.WordPieceTokenizer.from_file() if pixels else None
-                encoder = clip.load_textual(folder, path, open_session, tokenizer)
-            return encoder
+def _is_same_script(model: str, component: Component) -> bool:
+    """Whether the bundled OCR model finds or reads the same writing: another script's would come out as wrong text.
 
-        return build
+    A detector knows no alphabet, and is one for all languages.
+    """
+    language, _, _ = model.rpartition("__")
+    known = model in sources.model_names(ModelTask.OCR)
+    return known and (component is Component.DETECTION or language in ("", "CH"))

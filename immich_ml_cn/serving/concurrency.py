@@ -1,26 +1,35 @@
-"""Running things side by side so that one failure is one exception, and one that can be awaited."""
+"""Concurrent calls whose failures arrive as one exception that can be awaited."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def together(*coroutines: Coroutine[Any, Any, T]) -> list[T]:
+async def gather_or_cancel(*coroutines: Coroutine[Any, Any, T]) -> list[T]:
     """Run coroutines concurrently and return their results in order.
 
     The first failure cancels the others and is raised as itself, once all have ended.
     """
-    try:
+    with first_failure():
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(coroutine) for coroutine in coroutines]
-    except BaseExceptionGroup as failures:
-        raise _first(failures) from None
     return [task.result() for task in tasks]
 
 
-def contained(function: Callable[..., T], *args: Any) -> T:
+@contextmanager
+def first_failure() -> Iterator[None]:
+    """Raise the first failure of the `asyncio.TaskGroup` in the block as itself, not as a group."""
+    try:
+        yield
+    except BaseExceptionGroup as failures:
+        raise _first(failures) from None
+
+
+def guarded_call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function on a worker thread so that whatever it raises can be handed to the task that waits for it.
 
     Raises:
@@ -28,7 +37,7 @@ def contained(function: Callable[..., T], *args: Any) -> T:
             `SystemExit` or another exception that would end the event loop.
     """
     try:
-        return function(*args)
+        return function(*args, **kwargs)
     except BaseException as error:
         if isinstance(error, Exception) and not isinstance(error, StopIteration):
             raise

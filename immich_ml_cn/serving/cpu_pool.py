@@ -5,15 +5,17 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Final, ParamSpec, TypeVar
 
-from .concurrency import contained, together
+from .concurrency import gather_or_cancel, guarded_call
 from .lanes import LOWEST_PRIORITY, lower_priority
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-LEAST_SHARE: Final = 4
+MIN_CHUNK: Final = 4
 """Items that are not worth another thread."""
 
 
@@ -34,16 +36,17 @@ class CpuPool:
             initargs=(nice,),
         )
 
-    async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Run `function(*args)` on one of the threads; a call that is cancelled before it starts never runs."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, contained, function, *args)
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `function` on a thread of the pool; a call that is cancelled before it starts never runs."""
+        call = partial(guarded_call, function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
     async def each(self, function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
         """Run `function` on each item, on as many threads as there are; the results in order."""
-        size = max(LEAST_SHARE, -(-len(items) // self._threads))
-        shares = [items[start : start + size] for start in range(0, len(items), size)]
-        done = await together(*(self.run(_each, function, share) for share in shares))
-        return [result for share in done for result in share]
+        size = max(MIN_CHUNK, -(-len(items) // self._threads))
+        chunks = [items[start : start + size] for start in range(0, len(items), size)]
+        done = await gather_or_cancel(*(self.run(_each, function, chunk) for chunk in chunks))
+        return [result for chunk in done for result in chunk]
 
     def close(self) -> None:
         """Drop what has not started and let the threads end."""

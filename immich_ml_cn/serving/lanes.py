@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 from immich_ml_cn.engines.session import LaneKind
 
-from .concurrency import contained
+from .concurrency import guarded_call
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
@@ -56,9 +57,11 @@ class Worker:
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._thread.start()
 
-    async def run(self, function: Callable[..., T], *args: Any) -> T:
-        """Run `function(*args)` on the thread. A cancelled caller leaves a job that has begun running and drops its
-        result; one that has not begun never runs.
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `function` on the thread.
+
+        When the caller is cancelled, a call that has begun goes on and its result is dropped; one that has not begun
+        never runs.
 
         Raises:
             LaneClosed: the worker is closed.
@@ -72,10 +75,10 @@ class Worker:
             if future.cancelled():
                 return _nothing
             try:
-                result = contained(function, *args)
+                result = guarded_call(function, *args, **kwargs)
             except Exception as error:
-                return partial(self._deliver, loop, _set_exception, future, error)
-            return partial(self._deliver, loop, _set_result, future, result)
+                return partial(_deliver, loop, partial(_set_exception, future, error))
+            return partial(_deliver, loop, partial(_set_result, future, result))
 
         self._jobs.put(job)
         return await future
@@ -90,11 +93,6 @@ class Worker:
         """Wait for the thread's end, at most `timeout` seconds; True when it ended."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
-
-    @staticmethod
-    def _deliver(loop: asyncio.AbstractEventLoop, setter: Callable[..., None], *args: Any) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(setter, *args)
 
     def _main(self) -> None:
         try:
@@ -111,6 +109,11 @@ class Worker:
 
 def _nothing() -> None:
     """The delivery of a job that was cancelled before its turn."""
+
+
+def _deliver(loop: asyncio.AbstractEventLoop, set_outcome: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(set_outcome)
 
 
 def _set_result(future: "asyncio.Future[T]", result: T) -> None:
@@ -162,16 +165,16 @@ class Lane:
         self._runner = Worker(f"{name}-run", nice=nice, on_death=on_death)
         self._loader = Worker(f"{name}-load", nice=nice, on_death=on_death)
 
-    async def run(self, function: Callable[..., T], *args: Any) -> T:
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a batch on the lane's thread; hold `lock` while you do."""
         with self._watched("a batch"):
-            return await self._runner.run(function, *args)
+            return await self._runner.run(function, *args, **kwargs)
 
-    async def load(self, function: Callable[..., T], *args: Any) -> T:
+    async def load(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Create or drop sessions, beside the batches that run."""
         async with self._loading:  # one at a time anyway: the time limit is each one's own
             with self._watched("a load"):
-                return await self._loader.run(function, *args)
+                return await self._loader.run(function, *args, **kwargs)
 
     def worked(self) -> None:
         """Report a batch that went well."""

@@ -9,25 +9,32 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from immich_ml_cn.engines.session import Model
 from immich_ml_cn.errors import BadRequest, ServiceError, TooLarge, Unavailable, UnknownModel
 from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.models import images
 from immich_ml_cn.models.images import Picture
 from immich_ml_cn.models.results import Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
 
-from .catalogue import Catalogue, Plan
-from .concurrency import together
+from .catalogue import Catalogue
+from .concurrency import first_failure
 from .cpu_pool import ByteBudget, CpuPool
-from .registry import Loaded, ModelSpec, Registry
-from .tasks import FaceTask, OcrTask, Tasks
+from .plan import FacePlan, OcrPlan, Plan, TextReader, TextualPlan, VisualPlan
+from .registry import Registry
+from .spec import Loaded, ModelSpec
+from .tasks import Tasks
 
 if TYPE_CHECKING:
-    from immich_ml_cn.models.clip import Embedding as Encoded
+    from immich_ml_cn.models.clip import Embedding as ClipEmbedding
+
+ItemT = TypeVar("ItemT")
+OutputT_co = TypeVar("OutputT_co", covariant=True)
+OutputT = TypeVar("OutputT")
 
 BYTES_PER_PIXEL: Final = 7
 """Of a decoded image in memory: Pillow's 4, and 3 as an array."""
@@ -37,6 +44,14 @@ CLIENT_LEFT: Final = 499
 
 LINES_AT_ONCE: Final = 128
 """Text lines of one request that are prepared together: bounds memory on very dense pages."""
+
+
+class LineModel(Model[ItemT, OutputT_co], Protocol[ItemT, OutputT_co]):
+    """A model of single lines of text."""
+
+    def prepare(self, line: NDArray[np.uint8]) -> ItemT:
+        """Make a line, uint8 (height, width, 3), RGB, ready for the model."""
+        ...
 
 
 class Pipeline:
@@ -100,17 +115,19 @@ class Pipeline:
         Raises:
             ServiceError: the failure of the first task that failed.
         """
-        with self._counted(dict.fromkeys(_names(tasks))) as models:
+        with self._counted(dict.fromkeys(tasks.labels)) as models:
             plan = await self._text_pool.run(self._catalogue.plan, tasks)
-            models.update(_models(plan))
-            return await self._answer(tasks, plan, image, text, upright=upright, max_side=max_side)
+            models.update(plan.models())
+            if image is None:
+                return await self._answer_text(plan, text)
+            return await self._answer_image(plan, image, upright=upright, max_side=max_side)
 
     @contextmanager
-    def _counted(self, models: dict[str, ModelSpec | None]) -> Iterator[dict[str, ModelSpec | None]]:
+    def _counted(self, models: dict[str, ModelSpec[Any] | None]) -> Iterator[dict[str, ModelSpec[Any] | None]]:
         """Count a request's tasks by how the request ends, under the name of the model that answers.
 
         Args:
-            models: by task; None where it is not of the catalogue, so that clients cannot make up any name.
+            models: by the task's label; None where it is not of the catalogue, so that clients cannot make up any name.
         """
         status = 500
         try:
@@ -127,114 +144,101 @@ class Pipeline:
                 name = "unknown" if model is None else self._registry.name_of(model)
                 self._metrics.count_request(task, name, status)
 
-    async def _answer(
-        self, tasks: Tasks, plan: Plan, image: bytes | None, text: str | None, *, upright: bool, max_side: int | None
-    ) -> Answer:
-        if image is not None:
-            if tasks.textual is not None:
-                raise BadRequest("clip.textual needs a text, but the request has an image")
-            return await self._answer_image(tasks, plan, image, upright=upright, max_side=max_side)
+    async def _answer_text(self, plan: Plan, text: str | None) -> Answer:
         if not text:
             raise BadRequest("Either image or text must be provided")
-        if tasks.textual is None or plan.textual is None or tasks.need_image:
+        if plan.textual is None or plan.needs_image:
             raise BadRequest("the request has a text, but a task that needs an image")
-        encoded = await self._textual(plan.textual, text, tasks.textual.language)
-        return Answer(clip=encoded.vector, features=encoded.features)
+        embedding = await self._textual(plan.textual, text)
+        return Answer(clip=embedding.vector, features=embedding.features)
 
-    async def _answer_image(
-        self, tasks: Tasks, plan: Plan, data: bytes, *, upright: bool, max_side: int | None
-    ) -> Answer:
+    async def _answer_image(self, plan: Plan, data: bytes, *, upright: bool, max_side: int | None) -> Answer:
+        if plan.textual is not None:
+            raise BadRequest("clip.textual needs a text, but the request has an image")
         with self._metrics.time("measure"):
             width, height = await self._pool.run(images.measure, data, self._max_pixels)
         if max_side is not None and max(width, height) > max_side:
             raise TooLarge(f"the image has {width} x {height} pixels, more than {max_side} wide or high")
-        least_side = await self._least_side(plan)
+        min_side = await self._min_side(plan)
         async with self._budget.reserve(width * height * BYTES_PER_PIXEL):
             with self._metrics.time("decode"):
-                picture = await self._pool.run(images.decode, data, self._max_pixels, least_side)
+                picture = await self._pool.run(images.decode, data, self._max_pixels, min_side)
                 if upright:
                     picture = await self._pool.run(images.upright, picture)
-            results: list[Any] = await together(
-                self._visual(plan, picture),
-                self._faces(plan, picture, tasks.faces),
-                self._ocr(plan, picture, tasks.ocr),
-            )
-        encoded, faces, ocr = results
-        size = picture.size
-        if encoded is None:
-            return Answer(faces=faces, ocr=ocr, size=size)
-        return Answer(clip=encoded.vector, faces=faces, ocr=ocr, size=size, features=encoded.features)
+            with first_failure():
+                async with asyncio.TaskGroup() as group:
+                    visual = group.create_task(self._visual(plan.visual, picture)) if plan.visual else None
+                    faces = group.create_task(self._faces(plan.faces, picture)) if plan.faces else None
+                    ocr = group.create_task(self._ocr(plan.ocr, picture)) if plan.ocr else None
+        embedding = visual.result() if visual else None
+        return Answer(
+            clip=embedding.vector if embedding else None,
+            faces=faces.result() if faces else None,
+            ocr=ocr.result() if ocr else None,
+            size=picture.size,
+            features=embedding.features if embedding else None,
+        )
 
-    async def _least_side(self, plan: Plan) -> int | None:
+    async def _min_side(self, plan: Plan) -> int | None:
         """Pixels of the image's shorter side that are enough for the tasks, None where every pixel counts."""
-        if not self._scaled_decoding or plan.visual is None or plan.face_detector or plan.text_detector:
+        if not self._scaled_decoding or plan.visual is None or plan.faces or plan.ocr:
             return None
-        async with self._registry.lease(plan.visual) as encoder:
-            least_side: int | None = encoder.model.least_side
-            return least_side
+        async with self._registry.lease(plan.visual.encoder) as encoder:
+            return encoder.model.min_side
 
-    async def _textual(self, spec: ModelSpec, text: str, language: str | None) -> "Encoded":
-        async with self._registry.lease(spec) as encoder:
-            tokens = await self._text_pool.run(encoder.model.tokenize, text, language)
-            encoded: Encoded = await encoder.batcher.submit(tokens)
-            _check_length(encoded.vector, spec)
-            return encoded
+    async def _textual(self, plan: TextualPlan, text: str) -> "ClipEmbedding":
+        async with self._registry.lease(plan.encoder) as encoder:
+            tokens = await self._text_pool.run(encoder.model.tokenize, text, plan.task.language)
+            embedding = await encoder.batcher.submit(tokens)
+        _check_dimension(embedding.vector, plan.encoder)
+        return embedding
 
-    async def _visual(self, plan: Plan, picture: Picture) -> "Encoded | None":
-        if plan.visual is None:
-            return None
-        async with self._registry.lease(plan.visual) as encoder:
+    async def _visual(self, plan: VisualPlan, picture: Picture) -> "ClipEmbedding":
+        async with self._registry.lease(plan.encoder) as encoder:
             item = await self._pool.run(encoder.model.prepare, picture)
-            encoded: Encoded = await encoder.batcher.submit(item)
-            _check_length(encoded.vector, plan.visual)
-            return encoded
+            embedding = await encoder.batcher.submit(item)
+        _check_dimension(embedding.vector, plan.encoder)
+        return embedding
 
-    async def _faces(self, plan: Plan, picture: Picture, task: FaceTask | None) -> Faces | EmbeddedFaces | None:
-        if task is None or plan.face_detector is None:
-            return None
-        async with self._registry.lease(plan.face_detector) as detector:
+    async def _faces(self, plan: FacePlan, picture: Picture) -> Faces | EmbeddedFaces:
+        async with self._registry.lease(plan.detector) as detector:
             item = await self._pool.run(detector.model.prepare, picture)
             raw = await detector.batcher.submit(item)
             with self._metrics.time("postprocess", detector.name):
-                faces: Faces = await self._pool.run(detector.model.faces, item, raw, task.min_score)
-        if plan.face_recognizer is None:
+                faces = await self._pool.run(detector.model.faces, item, raw, plan.task.min_score)
+        if plan.recognizer is None:
             return faces
-        if len(faces.boxes) == 0:
+        if len(faces) == 0:
             return EmbeddedFaces(faces, ())
-        async with self._registry.lease(plan.face_recognizer) as recognizer:
+        async with self._registry.lease(plan.recognizer) as recognizer:
             crops = await self._pool.run(recognizer.model.prepare, picture, faces.landmarks)
             embeddings = await recognizer.batcher.submit_all(crops)
-            for embedding in embeddings:
-                _check_length(embedding, plan.face_recognizer)
-            return EmbeddedFaces(faces, tuple(embeddings))
+        for embedding in embeddings:
+            _check_dimension(embedding, plan.recognizer)
+        return EmbeddedFaces(faces, tuple(embeddings))
 
-    async def _ocr(self, plan: Plan, picture: Picture, task: OcrTask | None) -> TextBoxes | ReadText | None:
-        if task is None or plan.text_detector is None:
-            return None
-        async with self._registry.lease(plan.text_detector) as detector:
-            item = await self._pool.run(detector.model.prepare, picture, task.max_resolution)
+    async def _ocr(self, plan: OcrPlan, picture: Picture) -> TextBoxes | ReadText:
+        async with self._registry.lease(plan.detector) as detector:
+            item = await self._pool.run(detector.model.prepare, picture, plan.task.max_resolution)
             probabilities = await detector.batcher.submit(item)
             with self._metrics.time("postprocess", detector.name):
-                found: TextBoxes = await self._pool.run(
-                    detector.model.boxes, item, probabilities, task.min_detection_score
-                )
-        if plan.text_recognizer is None or plan.text_orientation is None:
+                found = await self._pool.run(detector.model.boxes, item, probabilities, plan.task.min_detection_score)
+        if plan.reader is None:
             return found
-        if len(found.boxes) == 0:
+        if len(found) == 0:
             return ReadText(found, (), ())
-        return await self._read(
-            plan.text_orientation, plan.text_recognizer, item.image, found, task.min_recognition_score
-        )
+        return await self._read(plan.reader, item.image, found, plan.task.min_recognition_score)
 
-    async def _read(
-        self, classifier: ModelSpec, reader: ModelSpec, image: NDArray[np.uint8], found: TextBoxes, min_score: float
-    ) -> ReadText:
+    async def _read(self, reader: TextReader, image: NDArray[np.uint8], found: TextBoxes, min_score: float) -> ReadText:
         """Read every box; what is blank or below `min_score` is left out."""
-        async with self._registry.lease(classifier) as orientation, self._registry.lease(reader) as recognizer:
+        async with (
+            self._registry.lease(reader.orientation) as orientation,
+            self._registry.lease(reader.recognizer) as recognizer,
+        ):
             lines = await self._pool.each(partial(_cut_line, image), list(found.boxes))
-            probabilities = await self._run_all(orientation, lines)
+            probabilities = await self._run_lines(orientation, lines)
             lines, order = await self._pool.run(_turn_lines, lines, probabilities, found.boxes)
-            paths = await self._run_all(recognizer, lines)
+            paths = await self._run_lines(recognizer, lines)
             with self._metrics.time("postprocess", recognizer.name):
                 read = await self._pool.each(recognizer.model.decode, paths)
         kept = [index for index in order if _is_text(read[index], min_score)]
@@ -244,29 +248,15 @@ class Pipeline:
             tuple(read[index][1] for index in kept),
         )
 
-    async def _run_all(self, loaded: Loaded, lines: Sequence[Any]) -> list[Any]:
-        """Prepare and run any number of lines, a bounded number of tensors at a time."""
-        outputs: list[Any] = []
+    async def _run_lines(
+        self, loaded: Loaded[LineModel[ItemT, OutputT]], lines: Sequence[NDArray[np.uint8]]
+    ) -> list[OutputT]:
+        """Prepare and run any number of lines, a bounded number of tensors at a time; the outputs in order."""
+        outputs: list[OutputT] = []
         for start in range(0, len(lines), LINES_AT_ONCE):
             items = await self._pool.each(loaded.model.prepare, lines[start : start + LINES_AT_ONCE])
             outputs += await loaded.batcher.submit_all(items)
         return outputs
-
-
-def _names(tasks: Tasks) -> list[str]:
-    asked = {"clip/visual": tasks.visual, "clip/textual": tasks.textual, "faces": tasks.faces, "ocr": tasks.ocr}
-    return [name for name, task in asked.items() if task is not None]
-
-
-def _models(plan: Plan) -> dict[str, ModelSpec]:
-    """The model that each task of a request is counted under: of two, the one that comes last."""
-    models = {
-        "clip/visual": plan.visual,
-        "clip/textual": plan.textual,
-        "faces": plan.face_recognizer or plan.face_detector,
-        "ocr": plan.text_recognizer or plan.text_detector,
-    }
-    return {name: spec for name, spec in models.items() if spec is not None}
 
 
 def _cut_line(image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -283,7 +273,7 @@ def _turn_lines(
     return turn_lines(lines, probabilities, boxes)
 
 
-def _check_length(vector: NDArray[np.float32], spec: ModelSpec) -> None:
+def _check_dimension(vector: NDArray[np.float32], spec: ModelSpec[Any]) -> None:
     """Immich's database takes no other dimension than the listed name's: refuse rather than answer."""
     if spec.dimension is not None and len(vector) != spec.dimension:
         raise Unavailable(

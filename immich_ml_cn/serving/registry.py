@@ -7,20 +7,21 @@ touched because of it.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Generic, Literal
 
 from immich_ml_cn import memory
 from immich_ml_cn.engines import Engine, LoadError
 from immich_ml_cn.engines.graphs.files import Graph, graph_bytes
-from immich_ml_cn.engines.session import LaneKind, Model, OpenSession, Session
+from immich_ml_cn.engines.session import Model, OpenSession, Session
 from immich_ml_cn.errors import DamagedModel, ServiceError, Unavailable
 from immich_ml_cn.metrics import Metrics
 
 from .batching import Batcher, Replica
 from .lanes import Lane
+from .spec import Loaded, ModelSpec, ModelT
 
 logger = logging.getLogger(__name__)
 
@@ -39,53 +40,11 @@ CLOSE_PATIENCE_S: Final = 3.0
 ModelState = Literal["loading", "ready"]
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """Everything it takes to load one model.
-
-    Attributes:
-        key: unique name for logs and the registry, e.g. ``clip/ViT-B-32__openai/visual``.
-        lane: which lane runs it.
-        max_batch: the most items of one batch.
-        build: opens the graph and makes the model; runs on the lane's loader thread.
-        fetch: brings what `build` needs into the cache; raises `Unavailable` when that cannot be done.
-        fallback: answers while `fetch` fails; the model itself is tried again with growing pauses.
-        quarantine: puts a damaged file out of the way, so that `fetch` brings it again; False where it does not.
-        device: the one GPU that runs it, None for all.
-        progress: how much of what `fetch` brings has come, as an addition to a sentence; "" when nothing is coming.
-        dimension: length that the answers must have, None where any will do.
-        parallel: its items are many and small, and a CPU runs them in parallel, one core each, rather than as a batch.
-    """
-
-    key: str
-    lane: LaneKind
-    max_batch: int
-    build: Callable[[OpenSession], Model[Any, Any]]
-    fetch: Callable[[], Awaitable[None]] | None = None
-    fallback: "ModelSpec | None" = None
-    quarantine: Callable[[DamagedModel], bool] | None = None
-    device: int | None = None
-    progress: Callable[[], str] | None = None
-    dimension: int | None = None
-    parallel: bool = False
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model that is ready: its pure functions, and the batcher that runs it."""
-
-    model: Any
-    batcher: Batcher[Any, Any]
-    name: str
-    bytes: int = 0
-    """Of the graphs it was loaded from, for all its copies."""
-
-
 @dataclass(eq=False)
-class _Entry:
-    spec: ModelSpec
-    task: "asyncio.Task[Loaded] | None" = None
-    loaded: Loaded | None = None
+class _Entry(Generic[ModelT]):
+    spec: ModelSpec[ModelT]
+    task: "asyncio.Task[Loaded[ModelT]] | None" = None
+    loaded: Loaded[ModelT] | None = None
     leases: int = 0
     pinned: bool = False
     last_used: float = 0.0
@@ -124,14 +83,15 @@ class Registry:
         self._ttl_s = ttl_s
         self._wait_s = wait_s
         self._clock = clock
-        self._entries: dict[str, _Entry] = {}
+        # Models of every type, by key: a key belongs to one spec, so an entry is of that spec's type.
+        self._entries: dict[str, _Entry[Any]] = {}
         self._closed = False
         self._leases = 0
         self._tidy = True
         self._last_lease = 0.0
 
     @asynccontextmanager
-    async def lease(self, spec: ModelSpec) -> AsyncIterator[Loaded]:
+    async def lease(self, spec: ModelSpec[ModelT]) -> AsyncIterator[Loaded[ModelT]]:
         """Hold a model in memory for the length of a `with` block, loading it first if need be.
 
         While its files cannot be had, its fallback is lent, under its own name.
@@ -149,7 +109,7 @@ class Registry:
             yield stand_in
 
     @contextmanager
-    def _held(self, entry: _Entry) -> Iterator[None]:
+    def _held(self, entry: _Entry[Any]) -> Iterator[None]:
         entry.leases += 1
         self._leases += 1
         try:
@@ -160,16 +120,21 @@ class Registry:
             entry.last_used = self._last_lease = self._clock()
             self._tidy = False
 
-    def name_of(self, spec: ModelSpec) -> str:
+    def name_of(self, spec: ModelSpec[Any]) -> str:
         """The key of what answers for a model: its fallback's while that does, else its own."""
         entry = self._entries.get(spec.key)
         return _fallback_of(entry).key if entry is not None and entry.falls_back else spec.key
 
-    async def preload(self, spec: ModelSpec) -> Loaded:
-        """Load a model and keep it for good, also if it can only be loaded later."""
+    async def preload(self, spec: ModelSpec[ModelT]) -> None:
+        """Load a model, warm it up, and keep it for good, also if it can only be loaded later.
+
+        Raises:
+            Unavailable: it cannot be had at the moment.
+        """
         self._entry(spec).pinned = True
         async with self.lease(spec) as loaded:
-            return loaded
+            if spec.warm_up is not None:
+                await spec.warm_up(loaded)
 
     async def unload_idle(self, *, at_once: bool = False) -> int:
         """Unload the models that nobody holds and that were not used for the time to live; their number.
@@ -248,15 +213,15 @@ class Registry:
         logger.warning("memory is short: unloaded %d models that nobody used", unloaded)
         await asyncio.to_thread(memory.release)
 
-    def _entry(self, spec: ModelSpec) -> _Entry:
+    def _entry(self, spec: ModelSpec[ModelT]) -> _Entry[ModelT]:
         return self._entries.setdefault(spec.key, _Entry(spec))
 
-    def _is_idle(self, entry: _Entry, at_once: bool) -> bool:
+    def _is_idle(self, entry: _Entry[Any], at_once: bool) -> bool:
         if entry.loaded is None or entry.leases or entry.pinned:
             return False
         return at_once or (0 < self._ttl_s <= self._clock() - entry.last_used)
 
-    async def _ready_or_none(self, entry: _Entry) -> Loaded | None:
+    async def _ready_or_none(self, entry: _Entry[ModelT]) -> Loaded[ModelT] | None:
         """The model itself, None where its fallback is to answer; nobody waits for another try then."""
         if entry.falls_back and not self._closed:
             if entry.task is None and self._clock() >= entry.retry_at:
@@ -269,7 +234,7 @@ class Registry:
                 return None
             raise
 
-    async def _ready(self, entry: _Entry) -> Loaded:
+    async def _ready(self, entry: _Entry[ModelT]) -> Loaded[ModelT]:
         if self._closed:
             raise Unavailable("the server is shutting down", retry_after=5)
         if entry.loaded is not None:
@@ -278,32 +243,32 @@ class Registry:
             raise self._refusal(entry)
         return await self._await_load(entry, entry.task or self._begin_load(entry))
 
-    def _begin_load(self, entry: _Entry) -> "asyncio.Task[Loaded]":
-        entry.task = asyncio.create_task(self._load(entry), name=f"load {entry.spec.key}")
-        entry.task.add_done_callback(_retrieve)
-        return entry.task
+    def _begin_load(self, entry: _Entry[ModelT]) -> "asyncio.Task[Loaded[ModelT]]":
+        task = entry.task = asyncio.create_task(self._load(entry), name=f"load {entry.spec.key}")
+        task.add_done_callback(_retrieve)
+        return task
 
-    async def _await_load(self, entry: _Entry, task: "asyncio.Task[Loaded]") -> Loaded:
+    async def _await_load(self, entry: _Entry[ModelT], task: "asyncio.Task[Loaded[ModelT]]") -> Loaded[ModelT]:
         """Wait for a load that is everybody's: one waiting client that leaves must not cancel it."""
         done, _ = await asyncio.wait([task], timeout=self._wait_s)
         if not done:
-            arrived = entry.spec.progress() if entry.spec.progress is not None else ""
-            raise Unavailable(f"{entry.spec.key} is still on its way{arrived}; try again", retry_after=10)
+            progress = entry.spec.progress() if entry.spec.progress is not None else ""
+            raise Unavailable(f"{entry.spec.key} is still on its way{progress}; try again", retry_after=10)
         if task.cancelled():
             raise Unavailable("the server is shutting down", retry_after=5)
         if task.exception() is not None:
             raise self._refusal(entry) from task.exception()
         return task.result()
 
-    def _refusal(self, entry: _Entry) -> Unavailable:
+    def _refusal(self, entry: _Entry[Any]) -> Unavailable:
         """Why a model cannot be had until its next try: a new exception for each who asks."""
         wait = entry.retry_at - self._clock()
         return Unavailable(entry.failure, retry_after=max(1, round(wait)))
 
-    async def _load(self, entry: _Entry) -> Loaded:
+    async def _load(self, entry: _Entry[ModelT]) -> Loaded[ModelT]:
         started = self._clock()
         try:
-            entry.loaded = await self._fetch_and_build(entry)
+            loaded = entry.loaded = await self._fetch_and_build(entry)
         except Exception as error:
             entry.failure = self._failure(entry.spec, error)
             wait = _pause(entry, error)
@@ -318,11 +283,11 @@ class Registry:
             entry.task = None
             entry.last_used = self._clock()
         entry.failures = 0
-        logger.info("loaded %s in %.1f s", entry.loaded.name, self._clock() - started)
-        return entry.loaded
+        logger.info("loaded %s in %.1f s", loaded.name, self._clock() - started)
+        return loaded
 
-    async def _fetch_and_build(self, entry: _Entry) -> Loaded:
-        """Fetch and load; a damaged file is set aside and fetched again once."""
+    async def _fetch_and_build(self, entry: _Entry[ModelT]) -> Loaded[ModelT]:
+        """Fetch and load; a damaged file is quarantined and fetched again once."""
         try:
             await self._fetch(entry)
             return await self._build(entry.spec)
@@ -333,7 +298,7 @@ class Registry:
         return await self._build(entry.spec)
 
     @staticmethod
-    async def _fetch(entry: _Entry) -> None:
+    async def _fetch(entry: _Entry[Any]) -> None:
         """Have the model's files brought; where they cannot be had, its fallback answers from now on."""
         if entry.spec.fetch is None:
             return
@@ -346,15 +311,16 @@ class Registry:
             logger.info("%s is here and answers again", entry.spec.key)
         entry.falls_back = False
 
-    async def _build(self, spec: ModelSpec) -> Loaded:
+    async def _build(self, spec: ModelSpec[ModelT]) -> Loaded[ModelT]:
         lanes = [lane for lane in self._lanes if lane.kind == spec.lane and spec.device in (None, lane.device_id)]
         logger.info("loading %s", spec.key)
         sizes: list[int] = []
-        replicas = [Replica(lane, await lane.load(_built, spec, self._opener(spec, lane, sizes))) for lane in lanes]
+        models = [await lane.load(_built, spec, self._opener(spec, lane, sizes)) for lane in lanes]
+        replicas = [Replica(lane, model) for lane, model in zip(lanes, models, strict=True)]
         batcher = Batcher(spec.key, replicas, spec.max_batch, metrics=self._metrics, relieve=self.relieve)
-        return Loaded(replicas[0].model, batcher, spec.key, sum(sizes))
+        return Loaded(models[0], batcher, spec.key, sum(sizes))
 
-    def _opener(self, spec: ModelSpec, lane: Lane, sizes: list[int]) -> OpenSession:
+    def _opener(self, spec: ModelSpec[Any], lane: Lane, sizes: list[int]) -> OpenSession:
         def open_session(graph: Graph) -> Session:
             session = self._engine.open(graph, lane.kind, lane.device_id, parallel=spec.parallel)
             with suppress(OSError):  # the file may be gone by now
@@ -364,12 +330,12 @@ class Registry:
         return open_session
 
     @staticmethod
-    def _failure(spec: ModelSpec, error: Exception) -> str:
+    def _failure(spec: ModelSpec[Any], error: Exception) -> str:
         if isinstance(error, ServiceError | LoadError):
             return f"{spec.key} is not available: {error}"
         return f"{spec.key} is not available, loading it failed: {type(error).__name__}: {error}"
 
-    async def _unload(self, entry: _Entry) -> None:
+    async def _unload(self, entry: _Entry[Any]) -> None:
         if entry.loaded is None:
             return
         batcher, entry.loaded = entry.loaded.batcher, None
@@ -385,7 +351,7 @@ class Registry:
         return f"<Registry [{len(self._entries)} models, {ready} ready, {leases} leases]>"
 
 
-def _fallback_of(entry: _Entry) -> ModelSpec:
+def _fallback_of(entry: _Entry[ModelT]) -> ModelSpec[ModelT]:
     """
     Raises:
         LookupError: it has none.
@@ -395,13 +361,13 @@ def _fallback_of(entry: _Entry) -> ModelSpec:
     return entry.spec.fallback
 
 
-def _pause(entry: _Entry, error: Exception) -> float:
+def _pause(entry: _Entry[Any], error: Exception) -> float:
     """Seconds until a model that could not be loaded is tried again: longer each time while its fallback answers."""
     wait = (error.retry_after if isinstance(error, ServiceError) else None) or RETRY_AFTER_FAILURE_S
     return min(wait * 2 ** min(entry.failures, 10), LONGEST_PAUSE_S) if entry.falls_back else wait
 
 
-def _detail(entry: _Entry, now: float) -> dict[str, Any]:
+def _detail(entry: _Entry[Any], now: float) -> dict[str, Any]:
     if entry.falls_back:
         state = "loading" if entry.task else "failed"
         return {"state": state, "error": entry.failure, "fallback": _fallback_of(entry).key}
@@ -418,7 +384,7 @@ def _detail(entry: _Entry, now: float) -> dict[str, Any]:
     }
 
 
-def _built(spec: ModelSpec, open_session: OpenSession) -> Model[Any, Any]:
+def _built(spec: ModelSpec[ModelT], open_session: OpenSession) -> ModelT:
     """Build a model on the loader thread, and give back what only that needed: over half of a graph's size."""
     model = spec.build(open_session)
     memory.release()
@@ -431,7 +397,7 @@ def _drop_last(replicas: list[Replica[Any, Any]]) -> None:
     memory.release()
 
 
-def _retrieve(task: "asyncio.Task[Loaded]") -> None:
+def _retrieve(task: "asyncio.Task[Loaded[Model[Any, Any]]]") -> None:
     """Mark a failed load as seen even when every client that waited for it has left."""
     if not task.cancelled():
         task.exception()

@@ -1,7 +1,7 @@
 """What a request asks for: its tasks, each with the options it was given or Immich's defaults."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final, TypeAlias
 
 FACE_MIN_SCORE: Final = 0.7
 TEXT_DETECTION_MIN_SCORE: Final = 0.5
@@ -13,12 +13,17 @@ MAX_RESOLUTION: Final = 736
 class ClipVisual:
     """Embed the image."""
 
+    label: ClassVar[str] = "clip/visual"
+    """What its requests are counted under."""
+
     model: str
 
 
 @dataclass(frozen=True, slots=True)
 class ClipTextual:
     """Embed the text; `language` is Immich's UI language, such as ``zh-CN``."""
+
+    label: ClassVar[str] = "clip/textual"
 
     model: str
     language: str | None = None
@@ -27,6 +32,8 @@ class ClipTextual:
 @dataclass(frozen=True, slots=True)
 class FaceTask:
     """Find faces and, where `recognition` names a model, embed them."""
+
+    label: ClassVar[str] = "faces"
 
     detection: str
     recognition: str | None
@@ -41,12 +48,17 @@ class OcrTask:
         for_gateway: asked as the gateway before us was, and to be answered as it did.
     """
 
+    label: ClassVar[str] = "ocr"
+
     detection: str
     recognition: str | None
     min_detection_score: float = TEXT_DETECTION_MIN_SCORE
     max_resolution: int = MAX_RESOLUTION
     min_recognition_score: float = TEXT_RECOGNITION_MIN_SCORE
     for_gateway: bool = False
+
+
+Task: TypeAlias = ClipVisual | ClipTextual | FaceTask | OcrTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +74,9 @@ class Tasks:
     def need_image(self) -> bool:
         """Whether any task works on the image."""
         return self.visual is not None or self.faces is not None or self.ocr is not None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the tasks are counted under."""
+        asked: tuple[Task | None, ...] = (self.visual, self.textual, self.faces, self.ocr)
+        return tuple(task.label for task in asked if task is not None)

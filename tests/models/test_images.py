@@ -409,7 +409,7 @@ def photo(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("size", "least_side", "decoded"),
+    ("size", "min_side", "decoded"),
     [
         ((1440, 1081), 448, (720, 541)),
         ((1081, 1440), 200, (271, 360)),
@@ -419,9 +419,9 @@ def photo(width: int, height: int) -> bytes:
     ],
 )
 def test_a_jpeg_is_decoded_at_the_smallest_scale_that_suffices(
-    size: tuple[int, int], least_side: int, decoded: tuple[int, int]
+    size: tuple[int, int], min_side: int, decoded: tuple[int, int]
 ) -> None:
-    picture = decode(photo(*size), LIMIT, least_side)
+    picture = decode(photo(*size), LIMIT, min_side)
     assert picture.image.size == decoded
     assert (picture.width, picture.height) == picture.size == size
 

@@ -1,11 +1,15 @@
 """Which names can be served, what they load, and where that lies in the cache."""
 
+import asyncio
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from immich_ml_cn.errors import UnknownModel
+from immich_ml_cn.models.images import Picture
 from immich_ml_cn.serving.catalogue import MAX_NAME_BYTES, MAX_PARALLEL_LINES, Catalogue
+from immich_ml_cn.serving.spec import Loaded
 from immich_ml_cn.serving.tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources import model_names
@@ -323,21 +327,56 @@ def test_a_plan_holds_what_the_tasks_need_and_nothing_else(tmp_path: Path) -> No
             OcrTask("PP-OCRv5_server", "PP-OCRv5_mobile"),
         )
     )
-    found = [getattr(everything, name) for name in everything.__dataclass_fields__]
-    assert [spec.key for spec in found] == [
-        "clip/RN101__openai/visual",
-        "clip/RN101__openai/textual",
-        "facial-recognition/buffalo_l/detection",
-        "facial-recognition/buffalo_s/recognition",
-        "ocr/PP-OCRv5_server/detection",
-        "ocr/orientation",
-        "ocr/PP-OCRv5_mobile/recognition",
-    ]
+    assert everything.visual is not None
+    assert everything.visual.encoder.key == "clip/RN101__openai/visual"
+    assert everything.textual is not None
+    assert everything.textual.encoder.key == "clip/RN101__openai/textual"
+    assert everything.faces is not None
+    assert everything.faces.detector.key == "facial-recognition/buffalo_l/detection"
+    assert everything.faces.recognizer is not None
+    assert everything.faces.recognizer.key == "facial-recognition/buffalo_s/recognition"
+    assert everything.ocr is not None
+    assert everything.ocr.detector.key == "ocr/PP-OCRv5_server/detection"
+    assert everything.ocr.reader is not None
+    assert everything.ocr.reader.orientation.key == "ocr/orientation"
+    assert everything.ocr.reader.recognizer.key == "ocr/PP-OCRv5_mobile/recognition"
+    assert {label: spec.key for label, spec in everything.models().items()} == {
+        "clip/visual": "clip/RN101__openai/visual",
+        "clip/textual": "clip/RN101__openai/textual",
+        "faces": "facial-recognition/buffalo_s/recognition",
+        "ocr": "ocr/PP-OCRv5_mobile/recognition",
+    }
     detection = known.plan(Tasks(faces=FaceTask("buffalo_l", None), ocr=OcrTask("PP-OCRv6_small", None)))
-    assert detection.face_detector is not None
-    assert detection.text_detector is not None
-    others = (detection.visual, detection.textual, detection.face_recognizer)
-    assert (*others, detection.text_recognizer, detection.text_orientation) == (None,) * 5
+    assert (detection.visual, detection.textual) == (None, None)
+    assert detection.faces is not None
+    assert detection.faces.recognizer is None
+    assert detection.ocr is not None
+    assert detection.ocr.reader is None
+    assert list(detection.models()) == ["faces", "ocr"]
+
+
+def test_only_the_text_detector_is_warmed_up_at_the_size_it_is_used_with(tmp_path: Path) -> None:
+    known = catalogue(tmp_path, MACHINE_LEARNING_PRELOAD__OCR__MAX_RESOLUTION="64")
+    cold = (known.visual("RN101__openai"), known.face_detector("buffalo_l"), known.text_recognizer("PP-OCRv6_small"))
+    assert [spec.warm_up for spec in cold] == [None] * 3
+    spec = known.text_detector("PP-OCRv6_small")
+    sizes: list[Any] = []
+
+    class Detector:
+        def prepare(self, picture: Picture, max_resolution: int) -> int:
+            sizes.append((picture.size, max_resolution))
+            return max_resolution
+
+    class Submitted:
+        async def submit(self, item: int) -> None:
+            sizes.append(item)
+
+    async def warm_up() -> None:
+        assert spec.warm_up is not None
+        await spec.warm_up(cast(Any, Loaded(cast(Any, Detector()), cast(Any, Submitted()), spec.key)))
+
+    asyncio.run(warm_up())
+    assert sizes == [((64, 64), 64), 64]
 
 
 @pytest.mark.parametrize(

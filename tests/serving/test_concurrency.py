@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from serving_fakes import settle
 
-from immich_ml_cn.serving.concurrency import contained, together
+from immich_ml_cn.serving.concurrency import gather_or_cancel, guarded_call
 
 pytestmark = pytest.mark.anyio
 
@@ -22,8 +22,8 @@ async def fail(error: Exception, turns: int = 0) -> int:
 
 
 async def test_results_are_in_the_order_of_the_coroutines() -> None:
-    assert await together(echo(1, turns=5), echo(2), echo(3, turns=2)) == [1, 2, 3]
-    assert await together() == []
+    assert await gather_or_cancel(echo(1, turns=5), echo(2), echo(3, turns=2)) == [1, 2, 3]
+    assert await gather_or_cancel() == []
 
 
 async def test_a_failure_is_raised_as_itself_once_the_others_have_ended() -> None:
@@ -39,14 +39,14 @@ async def test_a_failure_is_raised_as_itself_once_the_others_have_ended() -> Non
 
     error = ValueError("broken")
     with pytest.raises(ValueError, match="broken") as caught:
-        await together(slow(), fail(error, turns=2))
+        await gather_or_cancel(slow(), fail(error, turns=2))
     assert caught.value is error
     assert cleaned.is_set()
 
 
 async def test_of_several_failures_the_first_is_raised() -> None:
     with pytest.raises(KeyError):
-        await together(fail(ValueError(), turns=3), fail(KeyError()))
+        await gather_or_cancel(fail(ValueError(), turns=3), fail(KeyError()))
 
 
 async def test_a_failure_of_a_group_within_comes_out_alone() -> None:
@@ -56,7 +56,7 @@ async def test_a_failure_of_a_group_within_comes_out_alone() -> None:
         return 0
 
     with pytest.raises(OSError, match="deep"):
-        await together(inner(), echo(1))
+        await gather_or_cancel(inner(), echo(1))
 
 
 async def test_cancelling_the_caller_cancels_them_all() -> None:
@@ -68,7 +68,7 @@ async def test_cancelling_the_caller_cancels_them_all() -> None:
         finally:
             ended.append(number)
 
-    caller = asyncio.create_task(together(wait(1), wait(2)))
+    caller = asyncio.create_task(gather_or_cancel(wait(1), wait(2)))
     await settle()
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -82,9 +82,9 @@ def test_contained_passes_results_and_failures_on() -> None:
     def broken() -> None:
         raise error
 
-    assert contained(divmod, 7, 2) == (3, 1)
+    assert guarded_call(divmod, 7, 2) == (3, 1)
     with pytest.raises(ValueError) as caught:
-        contained(broken)
+        guarded_call(broken)
     assert caught.value is error
 
 
@@ -94,5 +94,5 @@ def test_contained_turns_what_nobody_could_await_into_a_failure(kind: type[BaseE
         raise kind
 
     with pytest.raises(RuntimeError, match=kind.__name__) as caught:
-        contained(broken)
+        guarded_call(broken)
     assert isinstance(caught.value.__cause__, kind)

@@ -15,10 +15,12 @@ from serving_fakes import settle, until
 from immich_ml_cn.errors import BadImage, BadRequest, InferenceFailed, TooLarge, Unavailable, UnknownModel
 from immich_ml_cn.models import images
 from immich_ml_cn.models.results import Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
-from immich_ml_cn.serving.catalogue import Catalogue, Plan
+from immich_ml_cn.serving.catalogue import Catalogue
 from immich_ml_cn.serving.cpu_pool import ByteBudget, CpuPool
 from immich_ml_cn.serving.pipeline import BYTES_PER_PIXEL, LINES_AT_ONCE, Pipeline
-from immich_ml_cn.serving.registry import ModelSpec, Registry
+from immich_ml_cn.serving.plan import FacePlan, OcrPlan, Plan, TextReader, TextualPlan, VisualPlan
+from immich_ml_cn.serving.registry import Registry
+from immich_ml_cn.serving.spec import ModelSpec
 from immich_ml_cn.serving.tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
 
 T = TypeVar("T")
@@ -58,7 +60,7 @@ class Encoded:
 class Model:
     """Stands in for every kind of model: notes what it is given, answers what it was told to."""
 
-    least_side = HEIGHT // 4
+    min_side = HEIGHT // 4
 
     def __init__(self, world: "World", name: str) -> None:
         self.world, self.name = world, name
@@ -142,27 +144,26 @@ class World:
         self.reached = asyncio.Event()
 
     def plan(self, tasks: Tasks) -> Plan:
-        def spec(name: str, wanted: object) -> ModelSpec | None:
-            return ModelSpec(name, "bulk", 4, cast(Any, None), dimension=self.dimension) if wanted else None
+        def spec(name: str) -> ModelSpec[Any]:
+            return ModelSpec(name, "bulk", 4, cast(Any, None), dimension=self.dimension)
 
         if tasks.visual and tasks.visual.model == "unknown":
             raise UnknownModel("unknown")
         faces, ocr = tasks.faces, tasks.ocr
+        embedded = spec("face_recognizer") if faces and faces.recognition else None
+        reader = TextReader(spec("text_orientation"), spec("text_recognizer")) if ocr and ocr.recognition else None
         return Plan(
-            visual=spec("visual", tasks.visual),
-            textual=spec("textual", tasks.textual),
-            face_detector=spec("face_detector", faces),
-            face_recognizer=spec("face_recognizer", faces and faces.recognition),
-            text_detector=spec("text_detector", ocr),
-            text_orientation=spec("text_orientation", ocr and ocr.recognition),
-            text_recognizer=spec("text_recognizer", ocr and ocr.recognition),
+            visual=VisualPlan(tasks.visual, spec("visual")) if tasks.visual else None,
+            textual=TextualPlan(tasks.textual, spec("textual")) if tasks.textual else None,
+            faces=FacePlan(faces, spec("face_detector"), embedded) if faces else None,
+            ocr=OcrPlan(ocr, spec("text_detector"), reader) if ocr else None,
         )
 
-    def name_of(self, spec: ModelSpec) -> str:
+    def name_of(self, spec: ModelSpec[Any]) -> str:
         return spec.key
 
     @asynccontextmanager
-    async def lease(self, spec: ModelSpec) -> AsyncIterator[Lent]:
+    async def lease(self, spec: ModelSpec[Any]) -> AsyncIterator[Lent]:
         self.leased.append(spec.key)
         self.held += 1
         try:
@@ -223,9 +224,9 @@ def test_three_tasks_on_one_decode(monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     decode = images.decode
 
-    def counting(data: bytes, max_pixels: int, least_side: int | None) -> images.Picture:
+    def counting(data: bytes, max_pixels: int, min_side: int | None) -> images.Picture:
         decoded.append(1)
-        return decode(data, max_pixels, least_side)
+        return decode(data, max_pixels, min_side)
 
     monkeypatch.setattr(images, "decode", counting)
     world = World()

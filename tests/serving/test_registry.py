@@ -16,7 +16,8 @@ from serving_fakes import PATIENCE_S, Clock, Doubler, FakeEngine, a_lane, happen
 from immich_ml_cn.engines import LoadError
 from immich_ml_cn.engines.session import OpenSession
 from immich_ml_cn.errors import DamagedModel, InferenceFailed, Unavailable
-from immich_ml_cn.serving.registry import LONGEST_PAUSE_S, QUIET_S, RETRY_AFTER_FAILURE_S, Loaded, ModelSpec, Registry
+from immich_ml_cn.serving.registry import LONGEST_PAUSE_S, QUIET_S, RETRY_AFTER_FAILURE_S, Registry
+from immich_ml_cn.serving.spec import Loaded, ModelSpec
 
 pytestmark = pytest.mark.anyio
 
@@ -64,18 +65,17 @@ async def house(*, ttl_s: float = 300, wait_s: float = PATIENCE_S, bulk_lanes: i
             await registry.close()
 
 
-def spec(build: Callable[[OpenSession], Any], key: str = "clip/m/visual", **kwargs: Any) -> ModelSpec:
+def spec(build: Callable[[OpenSession], Any], key: str = "clip/m/visual", **kwargs: Any) -> ModelSpec[Doubler]:
     return ModelSpec(**{"key": key, "lane": "bulk", "max_batch": 4, "build": build, **kwargs})
 
 
-async def double(registry: Registry, model: ModelSpec, item: int = 1) -> int:
+async def double(registry: Registry, model: ModelSpec[Doubler], item: int = 1) -> int:
     """Lease a model and run one item through it."""
     async with registry.lease(model) as loaded:
-        doubled: int = await loaded.batcher.submit(item)
-        return doubled
+        return await loaded.batcher.submit(item)
 
 
-async def asking(registry: Registry, model: ModelSpec, count: int = 1) -> list[asyncio.Task[int]]:
+async def asking(registry: Registry, model: ModelSpec[Doubler], count: int = 1) -> list[asyncio.Task[int]]:
     tasks = [asyncio.create_task(double(registry, model, item)) for item in range(1, count + 1)]
     await settle()
     return tasks
@@ -269,7 +269,7 @@ class TestFallingBack:
     """The model whose files cannot be had, `wanted`, and the one that answers meanwhile, `carried`."""
 
     @staticmethod
-    def models(outcomes: list[Exception | None]) -> tuple[ModelSpec, Builder, Builder]:
+    def models(outcomes: list[Exception | None]) -> tuple[ModelSpec[Doubler], Builder, Builder]:
         async def fetch() -> None:
             if (error := outcomes.pop(0)) is not None:
                 raise error
@@ -347,7 +347,8 @@ class TestFallingBack:
     async def test_a_preloaded_model_does_not_keep_its_fallback(self) -> None:
         model, _, _ = self.models([Unavailable("no route")])
         async with house() as h:
-            assert (await h.registry.preload(model)).name == "ocr/small"
+            await h.registry.preload(model)
+            assert h.registry.states()["ocr/small"] == "ready"
             h.clock.now += 1000
             await h.registry.unload_idle()
             assert h.registry.states() == {}
@@ -430,9 +431,21 @@ class TestUnloading:
 
     async def test_preloaded_models_stay(self) -> None:
         async with house() as h:
-            assert isinstance(await h.registry.preload(spec(Builder())), Loaded)
+            await h.registry.preload(spec(Builder()))
             h.clock.now += 1e9
             assert await h.registry.unload_idle(at_once=True) == 0
+            assert h.registry.states() == {"clip/m/visual": "ready"}
+
+    async def test_a_preloaded_model_is_warmed_up_one_that_is_asked_for_is_not(self) -> None:
+        build = Builder()
+
+        async def warm_up(loaded: Loaded[Doubler]) -> None:
+            await loaded.batcher.submit(7)
+
+        async with house() as h:
+            await h.registry.preload(spec(build, "first", warm_up=warm_up))
+            await double(h.registry, spec(build, "second", warm_up=warm_up))
+        assert [model.batches for model in build.models] == [[[7]], [[1]]]
 
     async def test_a_preloaded_model_that_came_late_stays_too(self) -> None:
         build = Builder([LoadError("not yet")])

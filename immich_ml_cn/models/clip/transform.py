@@ -61,7 +61,7 @@ class ImageTransform:
     fast: bool = False
 
     @property
-    def least_side(self) -> int | None:
+    def min_side(self) -> int | None:
         """Pixels of a picture's shorter side that are enough for it, None where every pixel counts."""
         return round(_REDUCING_GAP * max(self.size)) if self.fast else None
 

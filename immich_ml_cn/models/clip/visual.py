@@ -28,9 +28,9 @@ class VisualEncoder:
         self._tower = Tower(session)
 
     @property
-    def least_side(self) -> int | None:
+    def min_side(self) -> int | None:
         """Pixels of a picture's shorter side that are enough for this model, None where every pixel counts."""
-        return self.transform.least_side
+        return self.transform.min_side
 
     @property
     def dimension(self) -> int | None:

@@ -156,7 +156,7 @@ def test_fast_is_nearly_exact(transform: ImageTransform, size: tuple[int, int]) 
     picture("RGB", *size).filter(ImageFilter.GaussianBlur(2)).save(stream, "JPEG", quality=90)
     exact = transform(decode(stream.getvalue(), 10**9))
     fast = replace(transform, fast=True)
-    for found in (fast(decode(stream.getvalue(), 10**9, fast.least_side)), fast(decode(stream.getvalue(), 10**9))):
+    for found in (fast(decode(stream.getvalue(), 10**9, fast.min_side)), fast(decode(stream.getvalue(), 10**9))):
         assert found.shape == exact.shape
         assert np.abs(found - exact).mean() < 0.02  # less than one of 256 levels, each 0.015 here
         assert np.corrcoef(found.ravel(), exact.ravel())[0, 1] > 0.999
@@ -171,8 +171,8 @@ def test_fast_takes_every_mode(mode: str) -> None:
 
 
 def test_exact_needs_every_pixel() -> None:
-    assert ImageTransform((224, 224)).least_side is None
-    assert ImageTransform((224, 196), fast=True).least_side == 448
+    assert ImageTransform((224, 224)).min_side is None
+    assert ImageTransform((224, 196), fast=True).min_side == 448
 
 
 def test_palette_with_transparency() -> None:

@@ -1,0 +1,97 @@
+"""The models that one request needs, each beside the options it is run with."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .spec import ModelSpec
+from .tasks import ClipTextual, ClipVisual, FaceTask, OcrTask
+
+if TYPE_CHECKING:
+    from immich_ml_cn.models.clip import TextualEncoder, VisualEncoder
+    from immich_ml_cn.models.faces import FaceDetector, FaceRecognizer
+    from immich_ml_cn.models.ocr import TextDetector, TextOrientation, TextRecognizer
+
+
+@dataclass(frozen=True, slots=True)
+class VisualPlan:
+    """Embed the image."""
+
+    task: ClipVisual
+    encoder: "ModelSpec[VisualEncoder]"
+
+    @property
+    def answering(self) -> ModelSpec[Any]:
+        """The model whose output is the answer."""
+        return self.encoder
+
+
+@dataclass(frozen=True, slots=True)
+class TextualPlan:
+    """Embed the text."""
+
+    task: ClipTextual
+    encoder: "ModelSpec[TextualEncoder]"
+
+    @property
+    def answering(self) -> ModelSpec[Any]:
+        """See `VisualPlan.answering`."""
+        return self.encoder
+
+
+@dataclass(frozen=True, slots=True)
+class FacePlan:
+    """Find faces, and embed them where there is a recogniser."""
+
+    task: FaceTask
+    detector: "ModelSpec[FaceDetector]"
+    recognizer: "ModelSpec[FaceRecognizer] | None" = None
+
+    @property
+    def answering(self) -> ModelSpec[Any]:
+        """See `VisualPlan.answering`."""
+        return self.recognizer or self.detector
+
+
+@dataclass(frozen=True, slots=True)
+class TextReader:
+    """The two models that read a line of text: one tells whether it is upside down, one reads it."""
+
+    orientation: "ModelSpec[TextOrientation]"
+    recognizer: "ModelSpec[TextRecognizer]"
+
+
+@dataclass(frozen=True, slots=True)
+class OcrPlan:
+    """Find lines of text, and read them where there is a reader."""
+
+    task: OcrTask
+    detector: "ModelSpec[TextDetector]"
+    reader: TextReader | None = None
+
+    @property
+    def answering(self) -> ModelSpec[Any]:
+        """See `VisualPlan.answering`."""
+        return self.reader.recognizer if self.reader else self.detector
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one request needs; a task that it does not ask for is None."""
+
+    visual: VisualPlan | None = None
+    textual: TextualPlan | None = None
+    faces: FacePlan | None = None
+    ocr: OcrPlan | None = None
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether any task works on the image."""
+        return self.visual is not None or self.faces is not None or self.ocr is not None
+
+    def models(self) -> dict[str, ModelSpec[Any]]:
+        """Label of each task → the model that answers it."""
+        return {plan.task.label: plan.answering for plan in self._parts()}
+
+    def _parts(self) -> Iterator[VisualPlan | TextualPlan | FacePlan | OcrPlan]:
+        return (plan for plan in (self.visual, self.textual, self.faces, self.ocr) if plan is not None)
