@@ -19,6 +19,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("commands", "web"),
     ("service",),
     ("api",),
+    ("search",),
     ("serving",),
     ("models", "store"),
     ("engines",),
@@ -44,6 +45,8 @@ ONLY_IN = {
     "uvicorn": {"web/connection.py", "web/server.py"},
     "prometheus_client": {"metrics.py"},
     "pillow_heif": {"models/heic.py"},
+    "opencc": {"search/normalisation.py"},
+    "sqlite3": {"search/folder.py", "search/texts.py", "search/writer.py"},
 }
 """Library → the only files that may import it."""
 
