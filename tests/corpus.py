@@ -111,14 +111,66 @@ def encoded(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
     return stream.getvalue()
 
 
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png_of(width: int, height: int, pixels: bytes = b"") -> bytes:
     """A PNG that promises a size and holds what it likes."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(pixels)) + png_chunk(b"IEND", b"")
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+def png_with(*chunks: bytes) -> bytes:
+    """A good PNG with more chunks after its header."""
+    data = encoded(gradient())
+    return data[:33] + b"".join(chunks) + data[33:]
+
+
+def long_metadata(size: int) -> dict[str, bytes]:
+    """Chunks of a PNG that are small, and large once unpacked: what stands in each, by its kind."""
+    text = zlib.compress(b"x" * size)
+    return {
+        "zTXt": png_chunk(b"zTXt", b"Comment\0\0" + text),
+        "iTXt": png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + text),
+        "iCCP": png_chunk(b"iCCP", b"profile\0\0" + text),
+    }
+
+
+def jpeg_of_many_scans(size: tuple[int, int], scans: int) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    data = encoded(Image.new("RGB", size, "olive"), "JPEG", progressive=True)
+    return data[:-2] + data[data.rindex(b"\xff\xc4") : -2] * scans + data[-2:]
+
+
+def jpegs_with_fill_bytes(count: int) -> Iterator[tuple[str, bytes]]:
+    """Good JPEGs with as many bytes of 255 as that before a marker, where they mean nothing; and with junk."""
+    plain, progressive = encoded(gradient(), "JPEG"), encoded(gradient(), "JPEG", progressive=True)
+    places = {
+        "at the start": (plain, 2),
+        "before the scan": (plain, plain.index(b"\xff\xda")),
+        "before the end": (plain, len(plain) - 2),
+        "between scans": (progressive, progressive.rindex(b"\xff\xda")),
+    }
+    for name, (data, at) in places.items():
+        yield f"JPEG with fill bytes {name}", data[:at] + b"\xff" * count + data[at:]
+    at = places["before the scan"][1]
+    yield "JPEG with junk before the scan", plain[:at] + b"\x11" * count + plain[at:]
+
+
+def exif_that_repeats_itself(size: int) -> bytes:
+    """An EXIF block whose entries all hold the block: read out, it is as many times as large."""
+    entries = min(65_535, (size - 14) // 12)
+    entry = b"".join(struct.pack("<HHII", 0x8000 + n % 0x7000, 7, size - 6, 0) for n in range(entries))
+    return (b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", entries) + entry).ljust(size, b"\0")
+
+
+def jpeg_with_exif(exif: bytes) -> bytes:
+    """A JPEG with an EXIF block of any size, in as many segments as it takes."""
+    pieces = [exif[at : at + 65_000] for at in range(6, len(exif), 65_000)]
+    segments = [b"\xff\xe1" + struct.pack(">H", len(piece) + 8) + b"Exif\0\0" + piece for piece in pieces]
+    return b"\xff\xd8" + b"".join(segments) + encoded(gradient(), "JPEG")[20:]
 
 
 def resized(file: bytes, size: tuple[int, int]) -> bytes:
@@ -136,6 +188,11 @@ def valid_pictures() -> Iterator[tuple[str, bytes]]:
     for kind in ("GIF", "WEBP", "TIFF", "PNG", "MPO", "AVIF", "HEIF"):
         yield f"animated {kind}", encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     yield "HEIF of tiles", encoded(gradient(size=(150, 100)), "HEIF", tile_size=64)
+    for kind, chunk in long_metadata(2_000_000).items():
+        yield f"PNG with a {kind} of 2 MB", png_with(chunk)
+    yield from jpegs_with_fill_bytes(100_000)
+    yield "JPEG with EXIF that repeats itself", jpeg_with_exif(exif_that_repeats_itself(60_000))
+    yield "JPEG with EXIF in many segments", jpeg_with_exif(exif_that_repeats_itself(2_000_000))
 
 
 def broken_pictures() -> Iterator[tuple[str, bytes]]:
@@ -159,6 +216,10 @@ def broken_pictures() -> Iterator[tuple[str, bytes]]:
     for kind in ("HEIF", "AVIF"):
         for size in ((0, 0), (10, 10), (41, 30), (20_000, 5_000), (65_500, 65_500), (2**31, 2**31)):
             yield f"{kind} of {size}", resized(encoded(gradient(), kind), size)
+    yield "JPEG of 20,000 scans", jpeg_of_many_scans((500, 500), 20_000)
+    yield "JPEG of 10,001 segments", jpeg[:2] + b"\xff\xfe\0\2" * 10_001 + jpeg[2:]
+    yield "JPEG of 1,000 tables", jpeg[:2] + b"\xff\xdd\0\4\0\0" * 1_000 + jpeg[2:]
+    yield "PNG of 100,001 chunks", png_with(png_chunk(b"teSt", b"") * 100_001)
     yield "bomb within the pixels", png_of(13_000, 13_000, b"\0" * 100_000)
     for name, data in (
         ("nothing", b""),

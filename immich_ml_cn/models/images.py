@@ -5,15 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from immich_ml_cn.errors import BadImage, ServiceError, TooLarge
 
-from . import heic
+from . import heic, jpeg, png, webp
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,9 +30,12 @@ _TURNS: Final = {
 
 _QUARTER_TURNS: Final = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 
-
 _REFUSED: Final = frozenset({"EPS", "IPTC"})
 """Formats that Pillow reads by starting Ghostscript on what a client sent, at once or for a picture inside."""
+
+_MAX_WEBP: Final = 8_000_000
+"""Pixels, and bytes, of a WebP that is decoded on a thread: Pillow copies its pixels while no other thread of Python
+runs, 25 ms for 20 million. Immich's largest ordinary preview has 6 million pixels."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,12 @@ class Picture:
         image: all pixels loaded, in the mode they were stored in (CLIP resizes before it converts). The EXIF
             orientation is not applied: Immich sends upright previews, and its own service does not turn them either.
         size: width and height in pixels as the file has them; `image` is smaller where it was decoded at a fraction.
+        orientation: what EXIF says, 1 (upright) to 8.
     """
 
     image: Image.Image
     size: tuple[int, int]
+    orientation: int = 1
 
     @classmethod
     def of(cls, image: Image.Image) -> Self:
@@ -62,12 +69,26 @@ class Picture:
         return self.size[1]
 
     @cached_property
-    def rgb(self) -> NDArray[np.uint8]:
+    def rgb(self) -> "NDArray[np.uint8]":
         """The pixels as uint8 (height, width, 3), RGB, 0…255, read-only; transparency is dropped, as Immich does."""
+        import numpy as np  # processes that only decode do without
+
         image = self.image
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")  # the same pixels as straight to RGB, without Pillow's warning
         return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def decodes_on_thread(data: bytes) -> bool:
+    """Whether a file's codec lets other threads of Python run, and takes no longer than its size says.
+
+    That is JPEG, PNG, and WebP but for the largest. JPEG 2000 holds the interpreter's lock to the end, AVIF while it
+    copies the pixels; DDS, QOI and others are decoded in Python, half a minute for 20 million pixels.
+    """
+    if webp.is_webp(data):
+        pixels = webp.canvas_pixels(data)
+        return pixels is not None and max(pixels, len(data)) <= _MAX_WEBP
+    return not data or jpeg.is_jpeg(data) or png.is_png(data)
 
 
 def measure(data: bytes, max_pixels: int) -> tuple[int, int]:
@@ -81,7 +102,7 @@ def measure(data: bytes, max_pixels: int) -> tuple[int, int]:
         BadImage: empty, zero-sized or of no known format.
         TooLarge: more pixels than `max_pixels`.
     """
-    with _pillow_failures(max_pixels), _opened(data, max_pixels) as image:
+    with _pillow_failures(max_pixels), _opened(data, max_pixels)[0] as image:
         return _checked_size(image, max_pixels)
 
 
@@ -99,33 +120,52 @@ def decode(data: bytes, max_pixels: int, min_side: int | None = None) -> Picture
         TooLarge: more pixels than `max_pixels`.
     """
     with _pillow_failures(max_pixels):
-        image = _opened(data, max_pixels)
+        image, metadata = _opened(data, max_pixels)
         size = _checked_size(image, max_pixels)
         if min_side is not None:
             image.draft(None, (min_side, min_side))
         image.load()
-    return Picture(image, size)
+    return Picture(image, size, _orientation(image, metadata))
 
 
 def upright(picture: Picture) -> Picture:
     """The picture turned as its EXIF orientation says, as OpenCV decodes it; as it is where that says nothing."""
-    try:
-        orientation = picture.image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # damaged metadata of a good picture; Pillow raises SyntaxError, struct.error …
-        return picture
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    turn = _TURNS.get(picture.orientation)
     if turn is None:
         return picture
     size = picture.size[::-1] if turn in _QUARTER_TURNS else picture.size
     return Picture(picture.image.transpose(turn), size)
 
 
-def _opened(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
-    """The image with its header read."""
+def _orientation(image: Image.Image, metadata: bytes | None) -> int:
+    try:
+        exif = image.getexif()
+        if metadata is not None:
+            exif.load(metadata)
+        orientation = exif.get(ExifTags.Base.Orientation)
+    except Exception:  # damaged metadata of a good picture; Pillow raises SyntaxError, struct.error …
+        return 1
+    return orientation if orientation in _TURNS else 1
+
+
+def _opened(data: bytes, max_pixels: int) -> tuple[ImageFile.ImageFile, bytes | None]:
+    """The image with its header read, and its EXIF block where it was taken out."""
     if not data:
         raise BadImage("the image is empty (0 bytes)")
-    if not heic.is_heic(data):
-        return Image.open(io.BytesIO(data))
+    if jpeg.is_jpeg(data):
+        data = jpeg.without_fill_bytes(data)
+        jpeg.check_work(data)
+        picture, metadata = jpeg.split(data)
+        return Image.open(io.BytesIO(picture), formats=["JPEG"]), metadata
+    if png.is_png(data):
+        picture, metadata = png.split(data)
+        return Image.open(io.BytesIO(picture), formats=["PNG"]), metadata
+    if heic.is_heic(data):
+        return _opened_heic(data, max_pixels), None
+    return Image.open(io.BytesIO(data)), None
+
+
+def _opened_heic(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     reader = heic.reader()
     if (pixels := heic.coded_pixels(data)) > max_pixels:
         raise TooLarge(f"the image has {pixels} pixels before it is cropped, more than the {max_pixels} allowed")

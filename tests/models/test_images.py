@@ -16,7 +16,7 @@ import pytest
 from corpus import resized
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from immich_ml_cn.errors import BadImage, TooLarge
 from immich_ml_cn.models.heic import coded_pixels, is_heic
@@ -120,6 +120,26 @@ def test_exif_orientation_is_not_applied() -> None:
     assert Image.open(io.BytesIO(data)).getexif()[0x0112] == 6
     picture = decode(data, LIMIT)
     assert (picture.width, picture.height) == (40, 30)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])  # a TIFF comes upright from Pillow
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_upright_is_as_opencv_turns_it(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = decode(encode(gradient(), kind, exif=exif), LIMIT)
+    turned = gradient()
+    turned.getexif()[0x0112] = orientation
+    reference = ImageOps.exif_transpose(turned)
+    assert picture.orientation == orientation
+    assert upright(picture).size == upright(picture).image.size == reference.size
+    assert np.abs(upright(picture).rgb.astype(int) - np.asarray(reference).astype(int)).mean() < 5
+
+
+@pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + b"\xff" * 300])
+def test_damaged_exif_turns_nothing(exif: bytes) -> None:
+    picture = decode(encode(gradient(), "JPEG", exif=exif), LIMIT)
+    assert upright(picture) is picture
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
@@ -401,10 +421,12 @@ def test_a_damaged_file_is_a_picture_or_refused(data: st.DataObject) -> None:
         assert picture.width * picture.height <= 1 << 20
 
 
-def photo(width: int, height: int) -> bytes:
+def photo(width: int, height: int, orientation: int = 1) -> bytes:
     """A JPEG with something in it."""
     stream = io.BytesIO()
-    Image.radial_gradient("L").resize((width, height)).convert("RGB").save(stream, "JPEG")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.radial_gradient("L").resize((width, height)).convert("RGB").save(stream, "JPEG", exif=exif)
     return stream.getvalue()
 
 
@@ -433,11 +455,9 @@ def test_other_formats_are_decoded_whole() -> None:
 
 
 def test_a_scaled_picture_is_turned_with_its_size() -> None:
-    picture = decode(photo(1000, 600), LIMIT, 200)
-    picture.image.getexif()[0x0112] = 6
-    assert (upright(picture).size, upright(picture).image.size) == ((600, 1000), (300, 500))
-    picture.image.getexif()[0x0112] = 3
-    assert (upright(picture).size, upright(picture).image.size) == ((1000, 600), (500, 300))
+    for orientation, size, decoded in ((6, (600, 1000), (300, 500)), (3, (1000, 600), (500, 300))):
+        picture = upright(decode(photo(1000, 600, orientation), LIMIT, 200))
+        assert (picture.size, picture.image.size) == (size, decoded)
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.9])
