@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__, logs, memory
-from .commands import doctor, models
+from .commands import doctor, models, photo
 from .messages import Translator, tr
 from .settings import Settings, SettingsError, locale_language, switch_telemetry_off
 
@@ -37,6 +37,7 @@ def parser(say: Translator) -> argparse.ArgumentParser:
     serve.set_defaults(command=_serve)
     models.add_parser(commands, say)
     doctor.add_parser(commands, say)
+    photo.add_parser(commands, say)
     return line
 
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
 
-from .messages import Language, language_for
+from .messages import Language, language_for, tr
 
 TASKS: Final = ("clip", "facial-recognition", "ocr")
 """Tasks that can be left to another server, or put on a GPU."""
@@ -30,14 +30,14 @@ def integer(value: str) -> int:
     try:
         return int(value)
     except ValueError:
-        raise ValueError("a whole number") from None
+        raise ValueError(tr("a whole number")) from None
 
 
 def positive(value: str) -> int:
     """A whole number of at least 1."""
     number = integer(value)
     if number < 1:
-        raise ValueError("a whole number of at least 1")
+        raise ValueError(tr("a whole number of at least 1"))
     return number
 
 
@@ -45,7 +45,9 @@ def pixels(value: str) -> int:
     """A number of pixels that Pillow opens."""
     number = positive(value)
     if number > PILLOWS_LIMIT:
-        raise ValueError(f"a number of pixels up to {PILLOWS_LIMIT}, above which Pillow refuses an image")
+        raise ValueError(
+            tr("a number of pixels up to {limit}, above which Pillow refuses an image", limit=PILLOWS_LIMIT)
+        )
     return number
 
 
@@ -53,7 +55,7 @@ def port(value: str) -> int:
     """A port number."""
     number = integer(value)
     if not 0 <= number <= 65535:
-        raise ValueError("a port number from 0 to 65535")
+        raise ValueError(tr("a port number from 0 to 65535"))
     return number
 
 
@@ -64,7 +66,7 @@ def seconds(value: str) -> float:
     except ValueError:
         number = float("nan")
     if not abs(number) < float("inf"):
-        raise ValueError("a number of seconds")
+        raise ValueError(tr("a number of seconds"))
     return number
 
 
@@ -72,7 +74,7 @@ def waiting_time(value: str) -> float:
     """Seconds above 0."""
     number = seconds(value)
     if number <= 0:
-        raise ValueError("a number of seconds above 0")
+        raise ValueError(tr("a number of seconds above 0"))
     return number
 
 
@@ -83,7 +85,7 @@ def score(value: str) -> float:
     except ValueError:
         number = float("nan")
     if not 0 <= number <= 1:
-        raise ValueError("a number from 0 to 1")
+        raise ValueError(tr("a number from 0 to 1"))
     return number
 
 
@@ -94,7 +96,7 @@ def flag(value: str) -> bool:
         return True
     if word in {"0", "false", "no", "off", "f", "n"}:
         return False
-    raise ValueError("true or false")
+    raise ValueError(tr("true or false"))
 
 
 def presence(value: str) -> bool:
@@ -111,7 +113,7 @@ def device_ids(value: str) -> tuple[int, ...]:
     """Numbers of devices, separated by commas."""
     numbers = names(value)
     if not numbers or not all(number.isdecimal() for number in numbers):
-        raise ValueError("device numbers separated by commas, such as 0 or 0,1")
+        raise ValueError(tr("device numbers separated by commas, such as 0 or 0,1"))
     return tuple(int(number) for number in numbers)
 
 
@@ -119,7 +121,7 @@ def task_devices(value: str) -> Mapping[str, int]:
     """Task → number of a device."""
     pairs = [word.partition("=") for word in names(value)]
     if not all(task.strip() in TASKS and number.strip().isdecimal() for task, _, number in pairs):
-        raise ValueError(f"pairs task=number separated by commas; the tasks are {', '.join(TASKS)}")
+        raise ValueError(tr("pairs task=number separated by commas; the tasks are {tasks}", tasks=", ".join(TASKS)))
     return MappingProxyType({task.strip(): int(number) for task, _, number in pairs})
 
 
@@ -143,7 +145,7 @@ def revision(value: str) -> str:
     """The name of a branch or tag."""
     name = value.strip()
     if not name or name in {".", ".."} or any(character in name for character in "/\\\0"):
-        raise ValueError("the name of a branch or tag, without slashes")
+        raise ValueError(tr("the name of a branch or tag, without slashes"))
     return name
 
 
@@ -166,7 +168,7 @@ def address(value: str) -> str:
     except ValueError:
         valid = False
     if not valid or parts.query or parts.fragment:
-        raise ValueError("an address such as http://host:3003")
+        raise ValueError(tr("an address such as http://host:3003"))
     return address
 
 
@@ -174,7 +176,7 @@ def tasks(value: str) -> tuple[str, ...]:
     """Tasks separated by commas."""
     chosen = names(value)
     if not set(chosen) <= set(TASKS):
-        raise ValueError("a comma list of " + ", ".join(TASKS))
+        raise ValueError(tr("a comma list of {choices}", choices=", ".join(TASKS)))
     return chosen
 
 
@@ -183,7 +185,7 @@ def openvino_precision(value: str) -> str:
     word = value.strip().lower()
     precision = {"fp32": "f32", "fp16": "f16"}.get(word, word)
     if precision not in get_args(OpenVinoPrecision):
-        raise ValueError("one of FP32, FP16, BF16, auto")
+        raise ValueError(tr("one of FP32, FP16, BF16, auto"))
     return precision
 
 
@@ -191,7 +193,7 @@ def language(value: str) -> Language:
     """A language that there are messages in, by its code or a locale of it."""
     found = language_for(value)
     if found is None:
-        raise ValueError("en or zh")
+        raise ValueError(tr("en or zh"))
     return found
 
 
@@ -201,7 +203,7 @@ def one_of(choices: tuple[str, ...]) -> Callable[[str], str]:
     def parse(value: str) -> str:
         word = value.strip().lower()
         if word not in choices:
-            raise ValueError("one of " + ", ".join(choices))
+            raise ValueError(tr("one of {choices}", choices=", ".join(choices)))
         return word
 
     return parse

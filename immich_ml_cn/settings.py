@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from . import setting_values as values
-from .messages import Language, language_for
+from .messages import Language, language_for, tr
 from .setting_values import PILLOWS_LIMIT, OpenVinoPrecision
 from .sources import Preference
 from .sources.clip_names import DEFAULT_ALIASES, parse_aliases
@@ -521,8 +521,13 @@ def _check_task_devices(settings: Settings) -> None:
         if device not in settings.device_ids:
             used = ", ".join(map(str, settings.device_ids))
             raise SettingsError(
-                f"MACHINE_LEARNING_TASK_DEVICES puts {task} on GPU {device}, "
-                f"but MACHINE_LEARNING_DEVICE_IDS names {used}"
+                tr(
+                    "MACHINE_LEARNING_TASK_DEVICES puts {task} on GPU {device}, but MACHINE_LEARNING_DEVICE_IDS names "
+                    "{used}",
+                    task=task,
+                    device=device,
+                    used=used,
+                )
             )
 
 
@@ -553,5 +558,12 @@ def _read(item: Field[Any], environ: Mapping[str, str]) -> Any:
         try:
             return item.metadata["parse"](value)
         except ValueError as error:
-            raise SettingsError(f"{variable}={value!r} cannot be used: it must be {error}") from None
+            raise SettingsError(
+                tr(
+                    "{variable}={value!r} cannot be used: it must be {allowed}",
+                    variable=variable,
+                    value=value,
+                    allowed=error,
+                )
+            ) from None
     return MISSING

@@ -104,9 +104,8 @@ class Reply:
 
     @property
     def detail(self) -> str:
-        """The message of a failure; the body holds nothing else."""
-        (key,) = self.json
-        assert key == "detail"
+        """The message of a failure; the body holds nothing but a code for programs besides."""
+        assert set(self.json) in ({"detail"}, {"detail", "code"})
         message = self.json["detail"]
         assert isinstance(message, str)
         return message

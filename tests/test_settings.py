@@ -164,7 +164,7 @@ WRONG = [
     (f"{PREFIX}OPENVINO_PRECISION", "int8", "one of FP32, FP16, BF16, auto"),
     (f"{PREFIX}CLIP_ALIASES", "ViT-B-32__openai", "pairs name=model"),
     (f"{PREFIX}CLIP_ALIASES", "ViT-B-32__openai=chinese-clip-vit-large-patch14", "Immich stores 512 numbers"),
-    (f"{PREFIX}MODEL_SOURCE", "ftp://mirror", "unknown source"),
+    (f"{PREFIX}MODEL_SOURCE", "ftp://mirror", "one of auto"),
     ("HF_HUB_OFFLINE", "perhaps", "true or false"),
 ]
 

@@ -1,7 +1,6 @@
 """`immich-ml-cn doctor`: looks at the device, the libraries, the cache and the sources, and says what to do."""
 
 import argparse
-import http.client
 import importlib.metadata
 import os
 import shutil
@@ -23,6 +22,7 @@ from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.kinds import BASES, Kind
 
 from .console import Console
+from .local_server import LocalServer
 
 REACH_TIMEOUT_S: Final = 5.0
 """Seconds that a source has to answer."""
@@ -243,7 +243,7 @@ def _route(settings: Settings) -> Iterator[Finding]:
         found = tr("IMMICH_HOST={host}: only this machine itself can connect", host=settings.host)
         advice = tr("listen on all addresses, unless Immich runs here outside of a container")
         yield Finding(subject, Verdict.NOTE, found, advice, _set("IMMICH_HOST=[::]"))
-    elif not _answers(settings):
+    elif not LocalServer(settings).answers():
         found = tr("no server answers on port {port}", port=settings.port)
         yield Finding(subject, Verdict.NOTE, found, tr("start it"), "immich-ml-cn serve")
     else:
@@ -256,18 +256,6 @@ def _way_in(settings: Settings) -> str:
     if own and own in _resolved(IMMICHS_NAME):
         return tr("Immich's usual address http://{name}:{port} leads here", name=IMMICHS_NAME, port=settings.port)
     return tr("in Immich: Machine Learning → URL → http://{host}:{port}", host=own or "…", port=settings.port)
-
-
-def _answers(settings: Settings) -> bool:
-    host = "127.0.0.1" if settings.host in {"::", "0.0.0.0"} else settings.host  # noqa: S104 - compared, not bound
-    connection = http.client.HTTPConnection(host, settings.port, timeout=2)
-    try:
-        connection.request("GET", f"{settings.root_path}/ping")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _own_address() -> str:

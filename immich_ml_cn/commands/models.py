@@ -1,8 +1,6 @@
 """`immich-ml-cn models`: list, fetch, verify, where, remove. Tables for people, ``--json`` for scripts."""
 
 import argparse
-import http.client
-import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from immich_ml_cn.store.inventory import COMPONENTS, Presence, Row, find, folder
 from immich_ml_cn.store.removal import plan_removal
 
 from .console import Console
+from .local_server import LocalServer
 from .removal import remove
 from .verification import Finding, verify
 
@@ -65,7 +64,7 @@ def _action(actions: Any, name: str, help_text: str, command: Command) -> argpar
 
 def _list(settings: Settings, options: argparse.Namespace) -> int:
     console = Console(settings.language)
-    loaded = _loaded(settings)
+    loaded = LocalServer(settings).ready_models()
     rows = list(inventory(settings))
     if options.json:
         console.json([_as_dict(row, loaded) for row in rows])
@@ -112,20 +111,6 @@ def _as_dict(row: Row, loaded: frozenset[str]) -> dict[str, Any]:
 
 def _is_loaded(row: Row, loaded: frozenset[str]) -> bool:
     return any(key.startswith(f"{row.task}/{row.model}/") for key in loaded)
-
-
-def _loaded(settings: Settings) -> frozenset[str]:
-    """The models that a server running on this machine has in memory."""
-    host = "127.0.0.1" if settings.host in {"::", "0.0.0.0"} else settings.host  # noqa: S104 - compared, not bound
-    connection = http.client.HTTPConnection(host, settings.port, timeout=1)
-    try:
-        connection.request("GET", "/status", headers={"x-api-key": settings.api_key} if settings.api_key else {})
-        models = json.loads(connection.getresponse().read())["models"]
-        return frozenset(key for key, model in models.items() if model["state"] == "ready")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, http.client.HTTPException):
-        return frozenset()
-    finally:
-        connection.close()
 
 
 # --- fetch ---

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from immich_ml_cn.errors import DamagedModel
+from immich_ml_cn.messages import tr
 from immich_ml_cn.settings import Settings
 
 from .cores import threads_for
@@ -120,7 +121,10 @@ class CudaEngine:
         used = session.providers
         if not used or used[0] != self.provider:
             raise LoadError(
-                f"CUDA was refused by ONNX Runtime, which fell back to {', '.join(used)}; its own log says why"
+                tr(
+                    "CUDA was refused by ONNX Runtime, which fell back to {engines}; its own log says why",
+                    engines=", ".join(used),
+                )
             )
         return session
 
@@ -237,7 +241,7 @@ def _open(onnxruntime: Any, graph: Graph, options: Any, providers: list[Any]) ->
     except Exception as error:
         if isinstance(graph, Path) and type(error).__name__ in _DAMAGE:
             raise DamagedModel(graph, str(error)) from error
-        raise LoadError(f"{graph_name(graph)} cannot be loaded: {error}") from error
+        raise LoadError(tr("{path} cannot be loaded: {reason}", path=graph_name(graph), reason=error)) from error
     session.disable_fallback()  # an error on the GPU is an error, not a silent second run on the CPU
     return OnnxSession(session)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from immich_ml_cn import memory
 from immich_ml_cn.errors import DamagedModel
+from immich_ml_cn.messages import tr
 from immich_ml_cn.settings import Settings
 
 from . import self_test
@@ -98,7 +99,7 @@ class OpenVinoEngine:
         """See `Engine.open`; a CPU has no device numbers, graphics take batches."""
         graph = file_or_data(graph)
         if isinstance(graph, Path) and not graph.is_file():
-            raise LoadError(f"{graph} cannot be loaded: there is no such file")
+            raise LoadError(tr("{path} cannot be loaded: there is no such file", path=graph))
         if self.on_gpu:
             return self._session(graph, f"GPU.{device_id}", self._shared_config())
         threads = threads_for(self._settings, kind)
@@ -117,7 +118,7 @@ class OpenVinoEngine:
             device_id = self._settings.device_ids[number] if self.on_gpu else 0
             fault = self_test.fault(partial(self.open, kind="bulk", device_id=device_id))
             if fault is not None:
-                raise EngineError(f"{name}: {fault}")
+                raise EngineError(tr("{name}: {fault}", name=name, fault=fault))
         if not self.on_gpu:
             self._start_workers()
 
@@ -174,7 +175,9 @@ class OpenVinoEngine:
         except RuntimeError as error:
             if isinstance(graph, Path) and any(words in str(error) for words in _DAMAGE):
                 raise DamagedModel(graph, "it is not a whole ONNX graph") from error
-            raise LoadError(f"{graph_name(graph)} cannot be loaded: {_reason(error)}") from error
+            raise LoadError(
+                tr("{path} cannot be loaded: {reason}", path=graph_name(graph), reason=_reason(error))
+            ) from error
         finally:
             memory.release()
 
@@ -348,7 +351,7 @@ def graphics() -> list[str]:
 
 def _core() -> Any:
     if not version("openvino"):
-        raise EngineError("OpenVINO is not installed; install immich-ml-cn[openvino]")
+        raise EngineError(tr("OpenVINO is not installed; install immich-ml-cn[openvino]"))
     tools = "openvino.tools.ovc"
     hidden = tools not in sys.modules
     if hidden:
@@ -359,7 +362,7 @@ def _core() -> Any:
 
         return openvino.Core()
     except Exception as error:
-        raise EngineError(f"OpenVINO cannot be started: {error}") from error
+        raise EngineError(tr("OpenVINO cannot be started: {reason}", reason=error)) from error
     finally:
         if hidden:
             del sys.modules[tools]

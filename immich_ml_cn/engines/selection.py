@@ -4,6 +4,7 @@ import ctypes
 import logging
 from functools import partial
 
+from immich_ml_cn.messages import tr
 from immich_ml_cn.settings import Settings
 
 from . import self_test
@@ -28,8 +29,10 @@ def select_engine(settings: Settings) -> Engine:
     installed = runtimes()
     if not installed and not version("openvino"):
         raise EngineError(
-            "ONNX Runtime is not installed: install immich-ml-cn[cpu], immich-ml-cn[cuda] for an NVIDIA GPU, or "
-            "immich-ml-cn[openvino] for Intel's OpenVINO"
+            tr(
+                "ONNX Runtime is not installed: install immich-ml-cn[cpu], immich-ml-cn[cuda] for an NVIDIA GPU, or "
+                "immich-ml-cn[openvino] for Intel's OpenVINO"
+            )
         )
     if len(installed) > 1:
         logger.warning(
@@ -42,15 +45,17 @@ def select_engine(settings: Settings) -> Engine:
         try:
             return _openvino(settings)
         except EngineError as error:
-            raise EngineError(f"MACHINE_LEARNING_PROVIDER=openvino, but it cannot be used: {error}") from error
+            raise EngineError(
+                tr("MACHINE_LEARNING_PROVIDER=openvino, but it cannot be used: {reason}", reason=error)
+            ) from error
     refusal = _cuda_refusal(settings, installed)
     if refusal is None:
         return CudaEngine(settings)
     if settings.provider == "cuda":
-        raise EngineError(f"MACHINE_LEARNING_PROVIDER=cuda, but CUDA cannot be used: {refusal}")
+        raise EngineError(tr("MACHINE_LEARNING_PROVIDER=cuda, but CUDA cannot be used: {reason}", reason=refusal))
     engine = _without_cuda(settings, installed)
     if "onnxruntime-gpu" in installed:
-        place = "OpenVINO's graphics" if engine.on_gpu else "the CPU"
+        place = tr("OpenVINO's graphics") if engine.on_gpu else tr("the CPU")
         logger.error("CUDA cannot be used, everything runs on %s: %s", place, refusal)
     return engine
 
@@ -95,8 +100,10 @@ def _openvino(settings: Settings) -> OpenVinoEngine:
         return OpenVinoEngine(settings)
     if not graphics():
         raise EngineError(
-            "it finds no graphics: pass /dev/dri to the container, install Intel's compute runtime, or set "
-            "MACHINE_LEARNING_OPENVINO_DEVICE=auto"
+            tr(
+                "it finds no graphics: pass /dev/dri to the container, install Intel's compute runtime, or set "
+                "MACHINE_LEARNING_OPENVINO_DEVICE=auto"
+            )
         )
     try:
         return OpenVinoEngine(settings, "GPU")
@@ -110,7 +117,7 @@ def _openvino(settings: Settings) -> OpenVinoEngine:
 def _cuda_refusal(settings: Settings, installed: list[str]) -> str | None:
     """Why CUDA cannot be used, None when a session really ran on every chosen GPU."""
     if "onnxruntime-gpu" not in installed:
-        return "only the CPU build of ONNX Runtime is installed; install immich-ml-cn[cuda]"
+        return tr("only the CPU build of ONNX Runtime is installed; install immich-ml-cn[cuda]")
     missing = _missing_driver()
     if missing is not None:
         return missing
@@ -118,7 +125,7 @@ def _cuda_refusal(settings: Settings, installed: list[str]) -> str | None:
     for device_id in settings.device_ids:
         fault = self_test.fault(partial(engine.open, kind="bulk", device_id=device_id))
         if fault is not None:
-            return f"GPU {device_id}: {fault}"
+            return tr("GPU {number}: {fault}", number=device_id, fault=fault)
     return None
 
 
@@ -126,5 +133,5 @@ def _missing_driver() -> str | None:
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError as error:
-        return f"the NVIDIA driver is not there ({error}); in Docker pass the GPU to the container"
+        return tr("the NVIDIA driver is not there ({reason}); in Docker pass the GPU to the container", reason=error)
     return None

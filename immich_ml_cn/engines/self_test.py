@@ -5,6 +5,8 @@ from typing import Final
 
 import numpy as np
 
+from immich_ml_cn.messages import said_by, tr
+
 from .engine import LoadError
 from .session import Session
 
@@ -19,9 +21,9 @@ def fault(open_session: Callable[[bytes], Session]) -> str | None:
     try:
         (doubled,) = open_session(DOUBLING).run({"x": np.array([1.5], dtype=np.float32)})
     except LoadError as error:
-        return str(error)
+        return said_by(error)
     except Exception as error:
-        return f"the self-test failed: {error}"
+        return tr("the self-test failed: {reason}", reason=error)
     if doubled.tolist() != [3.0]:
-        return f"the self-test computed {doubled.tolist()} instead of [3.0]"
+        return tr("the self-test computed {found} instead of [3.0]", found=doubled.tolist())
     return None

@@ -16,6 +16,7 @@ from immich_ml_cn import sources
 from immich_ml_cn.engines import LoadError
 from immich_ml_cn.engines.session import OpenSession
 from immich_ml_cn.errors import UnknownModel
+from immich_ml_cn.messages import tr
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.clip_names import CHINESE_CLIP_PIXELS, DIRECT_NAMES, LISTED_DIMENSIONS, clean_name
 from immich_ml_cn.sources.tasks import Component, ModelTask
@@ -211,7 +212,7 @@ class Catalogue:
             from immich_ml_cn.models.ocr import load_classifier
 
             if path is None:
-                raise LoadError("the package rapidocr, which carries PP-OCR's line classifier, is not installed")
+                raise LoadError(tr("the package rapidocr, which carries PP-OCR's line classifier, is not installed"))
             return load_classifier(path, open_session)
 
         return ModelSpec(
@@ -283,7 +284,14 @@ class Catalogue:
             if task is ModelTask.CLIP and (cleaned in DIRECT_NAMES or cleaned in self._settings.clip_aliases):
                 return cleaned
         shown = name if len(name) <= 60 else name[:60] + "…"
-        raise UnknownModel(f"Unknown {task} model {shown!r}. Known are: {', '.join(sources.model_names(task))}")
+        raise UnknownModel(
+            tr(
+                "Unknown {task} model {name!r}. Known are: {known}",
+                task=task,
+                name=shown,
+                known=", ".join(sources.model_names(task)),
+            )
+        )
 
     def _in_cache(self, task: ModelTask, model: str) -> bool:
         return (self._settings.cache_folder / task / model).is_dir()

@@ -17,6 +17,7 @@ from immich_ml_cn.engines import Engine, LoadError
 from immich_ml_cn.engines.graphs.files import Graph, graph_bytes
 from immich_ml_cn.engines.session import Model, OpenSession, Session
 from immich_ml_cn.errors import DamagedModel, ServiceError, Unavailable
+from immich_ml_cn.messages import tr
 from immich_ml_cn.metrics import Metrics
 
 from .batching import Batcher, Replica
@@ -236,7 +237,7 @@ class Registry:
 
     async def _ready(self, entry: _Entry[ModelT]) -> Loaded[ModelT]:
         if self._closed:
-            raise Unavailable("the server is shutting down", retry_after=5)
+            raise Unavailable(tr("the server is shutting down"), retry_after=5)
         if entry.loaded is not None:
             return entry.loaded
         if entry.task is None and self._clock() < entry.retry_at:
@@ -252,10 +253,13 @@ class Registry:
         """Wait for a load that is everybody's: one waiting client that leaves must not cancel it."""
         done, _ = await asyncio.wait([task], timeout=self._wait_s)
         if not done:
-            progress = entry.spec.progress() if entry.spec.progress is not None else ""
-            raise Unavailable(f"{entry.spec.key} is still on its way{progress}; try again", retry_after=10)
+            arrived = entry.spec.progress() if entry.spec.progress is not None else ""
+            raise Unavailable(
+                tr("{model} is still on its way{progress}; try again", model=entry.spec.key, progress=arrived),
+                retry_after=10,
+            )
         if task.cancelled():
-            raise Unavailable("the server is shutting down", retry_after=5)
+            raise Unavailable(tr("the server is shutting down"), retry_after=5)
         if task.exception() is not None:
             raise self._refusal(entry) from task.exception()
         return task.result()
@@ -332,8 +336,9 @@ class Registry:
     @staticmethod
     def _failure(spec: ModelSpec[Any], error: Exception) -> str:
         if isinstance(error, ServiceError | LoadError):
-            return f"{spec.key} is not available: {error}"
-        return f"{spec.key} is not available, loading it failed: {type(error).__name__}: {error}"
+            return tr("{model} is not available: {reason}", model=spec.key, reason=error)
+        reason = f"{type(error).__name__}: {error}"
+        return tr("{model} is not available, loading it failed: {reason}", model=spec.key, reason=reason)
 
     async def _unload(self, entry: _Entry[Any]) -> None:
         if entry.loaded is None:

@@ -7,6 +7,7 @@ files to the same places, Immich's cache layout: ``<cache>/<task>/<model>[/<revi
 from pathlib import PurePosixPath
 
 from immich_ml_cn.errors import UnknownModel
+from immich_ml_cn.messages import tr
 
 from .clip import CHINESE_CLIP, MCLIP, OPENCLIP, checkpoint_sources, chinese_clip, immich_clip, joint_source
 from .faces import INSIGHTFACE, insightface
@@ -111,7 +112,9 @@ def sources_for(
         return insightface(model, component, organization, revision)
     if task == "ocr":
         return pp_ocr(model, component, organization, revision)
-    raise UnknownModel(f"no model {model!r} for {task}; `immich-ml-cn models list` shows them all")
+    raise UnknownModel(
+        tr("no model {model!r} for {task}; `immich-ml-cn models list` shows them all", model=model, task=task)
+    )
 
 
 def licence_of(task: str, model: str) -> str:

@@ -7,6 +7,8 @@ Chinese-CLIP answers under the name of the same architecture.
 from collections.abc import Mapping
 from typing import Final
 
+from immich_ml_cn.messages import tr
+
 _BY_DIMENSION: Final[Mapping[int, str]] = {
     512: """
         RN101__openai RN101__yfcc15m ViT-B-16__laion400m_e31 ViT-B-16__laion400m_e32 ViT-B-16__openai
@@ -97,7 +99,7 @@ def parse_aliases(text: str) -> dict[str, str]:
         asked, equals, model = (part.strip() for part in word.partition("="))
         name = clean_name(asked)
         if not equals or not name:
-            raise ValueError("pairs name=model separated by commas, name= to switch one off, or none")
+            raise ValueError(tr("pairs name=model separated by commas, name= to switch one off, or none"))
         aliases.pop(name, None)
         if model:
             aliases[name] = model
@@ -111,5 +113,11 @@ def _check_dimension(name: str, model: str) -> None:
     given = CHINESE_CLIP_DIMENSIONS.get(model, LISTED_DIMENSIONS.get(model))
     if promised is not None and given is not None and promised != given:
         raise ValueError(
-            f"pairs of equal dimension: Immich stores {promised} numbers for {name}, but {model} gives {given}"
+            tr(
+                "pairs of equal dimension: Immich stores {promised} numbers for {name}, but {model} gives {given}",
+                promised=promised,
+                name=name,
+                model=model,
+                given=given,
+            )
         )

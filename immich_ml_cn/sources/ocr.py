@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from immich_ml_cn.errors import UnknownModel
+from immich_ml_cn.messages import tr
 
 from .kinds import HubSnapshot, Kind, RemoteFile, Source
 
@@ -68,7 +69,7 @@ def _ocr_file(model: str, component: str) -> RemoteFile:
     language = prefix.lower() if prefix and component == "recognition" else "ch"
     key = _ocr_key(version, _OCR_SECTIONS[component], size, language)
     if key is None:
-        raise UnknownModel(f"no OCR model {model!r}; there are {', '.join(ocr_names())}")
+        raise UnknownModel(tr("no OCR model {model!r}; there are {names}", model=model, names=", ".join(ocr_names())))
     entry = _ocr_table()["onnxruntime"][version][_OCR_SECTIONS[component]][key]
     return RemoteFile(PurePosixPath(component, "model.onnx"), entry["model_dir"], entry["SHA256"])
 
@@ -115,7 +116,7 @@ def _ocr_table() -> Mapping[str, Any]:
 
     package = _rapidocr()
     if package is None:
-        raise UnknownModel("OCR models need the package rapidocr, which is not installed")
+        raise UnknownModel(tr("OCR models need the package rapidocr, which is not installed"))
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     with (package / "default_models.yaml").open("rb") as file:
         table: Mapping[str, Any] = yaml.load(file, Loader=loader)  # noqa: S506 - a safe loader

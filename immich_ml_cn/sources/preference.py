@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from immich_ml_cn.messages import tr
+
 from .kinds import Kind
 
 
@@ -51,10 +53,12 @@ def _kind(name: str) -> Kind:
         return Kind(name)
     except ValueError:
         known = ", ".join(Kind)
-        raise ValueError(f"unknown source {name!r}: auto, {known} or a mirror's address") from None
+        raise ValueError(
+            tr("one of auto, {known} or a mirror's address, not {name!r}", known=known, name=name)
+        ) from None
 
 
 def _base(address: str) -> str:
     if not _is_address(address):
-        raise ValueError(f"mirror {address!r} has to begin with https:// or http://")
+        raise ValueError(tr("a mirror that begins with https:// or http://, not {address!r}", address=address))
     return address.rstrip("/")

@@ -11,6 +11,7 @@ from typing import Final
 from immich_ml_cn import sources
 from immich_ml_cn.engines import checking_engine
 from immich_ml_cn.errors import DamagedModel, ServiceError, UnknownModel
+from immich_ml_cn.messages import tr
 from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.settings import Settings
 
@@ -60,7 +61,7 @@ class Downloader:
     def progress(self, task: str, model: str) -> str:
         """How far the fetch of a model is, as an addition to a sentence; "" when none is under way."""
         state = self._progress.get((task, model))
-        return "" if state is None or state.now is None else f" ({state.now})"
+        return "" if state is None or state.now is None else tr(" ({progress})", progress=state.now.said)
 
     def quarantine(self, task: str, model: str, component: str, damage: DamagedModel) -> bool:
         """Rename a damaged file in the cache, so that it is fetched again.

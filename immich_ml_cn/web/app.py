@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,6 +18,7 @@ from immich_ml_cn.api import mt_photos
 from immich_ml_cn.api.forwarding import HEADER as FORWARDED
 from immich_ml_cn.api.immich import write_body
 from immich_ml_cn.errors import RequestTimeout, ServiceError, TooLarge, Unavailable
+from immich_ml_cn.messages import said_by
 from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.service import Service
 from immich_ml_cn.serving.pipeline import CLIENT_LEFT
@@ -249,25 +250,32 @@ class _Failures:
     async def expected(self, request: Request, error: ServiceError) -> Response:
         """One of ours: its own status."""
         level = logging.ERROR if error.status == 500 else logging.WARNING
-        line = f"{request.method} {request.url.path} → {error.status} {_one_line(str(error))}"
-        logger.log(level, "%s", line)
+        logger.log(level, "%s %s → %d %s", request.method, request.url.path, error.status, _one_line(said_by(error)))
         if error.status >= 500:
-            self._metrics.record_error(line)
+            self._metrics.record_error(f"{request.method} {request.url.path} → {error.status} {_one_line(str(error))}")
             logger.debug("what happened", exc_info=error.__cause__)
         headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
         if error.status == RequestTimeout.status:
             headers["Connection"] = "close"
-        return JSONResponse({"detail": str(error)}, error.status, headers=headers)
+        return JSONResponse({"detail": str(error), "code": error.code}, error.status, headers=headers)
 
     async def unexpected(self, request: Request, error: Exception) -> Response:
         """Anything else: uvicorn logs its traceback."""
         self._metrics.record_error(f"{request.method} {request.url.path} → 500 {_one_line(repr(error))}")
-        return JSONResponse({"detail": "the server failed on this request; its log says why"}, 500)
+        body = {"detail": "the server failed on this request; its log says why", "code": "internal"}
+        return JSONResponse(body, 500)
+
+
+_LONGEST_LINE: Final = 2000
+"""Characters; a remedy names the address and the place of several files."""
 
 
 def _one_line(text: str) -> str:
+    """What may stand in the log; a message of ours stays one, so that the log can translate it."""
     line = " ".join(text.split())
-    return line if len(line) <= 500 else line[:500] + "…"
+    if len(line) > _LONGEST_LINE:
+        return line[:_LONGEST_LINE] + "…"
+    return text if line == text else line
 
 
 def _client(request: Request) -> str:

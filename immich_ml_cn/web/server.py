@@ -18,6 +18,7 @@ import uvicorn
 from immich_ml_cn import __version__
 from immich_ml_cn.engines import Engine, EngineError, select_engine
 from immich_ml_cn.logs import redact_url
+from immich_ml_cn.messages import tr
 from immich_ml_cn.service import Service
 from immich_ml_cn.settings import INERT, PROVIDERS_OF_DEVICE, Settings
 from immich_ml_cn.sources.clip_names import DEFAULT_ALIASES
@@ -116,7 +117,10 @@ def bind(host: str, port: int) -> socket.socket:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
         listener.bind(address)
     except OSError as error:
-        raise OSError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+        reason = error.strerror or str(error)
+        raise OSError(
+            tr("cannot listen on {host} port {port}: {reason}", host=host, port=port, reason=reason)
+        ) from error
     return listener
 
 
@@ -199,7 +203,7 @@ def _announce_stack(settings: Settings) -> None:
     else:
         logger.info("MT Photos' API is off: it needs a key, API_AUTH_KEY")
     if settings.upstream:
-        tasks = "".join(f", and {task}" for task in settings.forwarded_tasks)
+        tasks = "".join(tr(", and {task}", task=task) for task in settings.forwarded_tasks)
         logger.info("forwarded to %s: what is not served here%s", redact_url(settings.upstream), tasks)
     elif settings.forwarded_tasks:
         logger.warning("MACHINE_LEARNING_FORWARD does nothing without IMMICH_API")

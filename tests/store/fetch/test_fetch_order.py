@@ -41,7 +41,7 @@ def test_what_a_person_writes(text: str, order: tuple[Kind, ...], bases: dict[Ki
 
 @pytest.mark.parametrize("text", ["hugingface", "github=ftp://x", "modelscope=mirror"])
 def test_what_nobody_can_mean(text: str) -> None:
-    with pytest.raises(ValueError, match=r"unknown source|has to begin with https"):
+    with pytest.raises(ValueError, match=r"one of auto|begins with https"):
         Preference.parse(text)
 
 
