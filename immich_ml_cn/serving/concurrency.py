@@ -26,7 +26,8 @@ def first_failure() -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as failures:
-        raise _first(failures) from None
+        failure = _first(failures)
+        raise failure from failure.__cause__
 
 
 def guarded_call(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

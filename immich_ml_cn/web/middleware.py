@@ -1,4 +1,4 @@
-"""What stands before the routes: the optional key, and a note of every answer."""
+"""ASGI middleware around the routes: the optional API key, and an access log with metrics."""
 
 import hmac
 import itertools
@@ -19,24 +19,24 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 logger = logging.getLogger(__name__)
 
-IN_PATH: Final = "/key/"
+KEY_PREFIX: Final = "/key/"
 """Before a key in the path, for clients that can be given an address and nothing else: Immich 3 is one."""
 
 _REFUSAL: Final = b'{"detail":"Invalid API key"}'
 
 
-class Guard:
-    """Lets requests through that bring a key, and all requests to the paths that need none."""
+class ApiKeyMiddleware:
+    """Answers requests without a valid API key with 401, but for the paths that need none."""
 
-    def __init__(self, app: App, keys: Iterable[str], free: Collection[str]) -> None:
+    def __init__(self, app: App, keys: Iterable[str], exempt_paths: Collection[str]) -> None:
         """
         Args:
-            keys: any of which will do.
-            free: paths for which none is needed.
+            keys: any of which is valid.
+            exempt_paths: paths that need no key.
         """
         self._app = app
         self._keys = tuple(key.encode() for key in keys)
-        self._free = free
+        self._exempt_paths = exempt_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with 401."""
@@ -44,14 +44,14 @@ class Guard:
             await self._app(scope, receive, send)
             return
         path: str = scope["path"]
-        if path.startswith(IN_PATH):
-            key, _, rest = path.removeprefix(IN_PATH).partition("/")
-            admitted = self._is_key(key.encode("utf-8", "surrogateescape"))
+        if path.startswith(KEY_PREFIX):
+            key, _, rest = path.removeprefix(KEY_PREFIX).partition("/")
+            authorized = self._is_key(key.encode("utf-8", "surrogateescape"))
             scope["path"] = f"/{rest}"
             scope["raw_path"] = None  # what Starlette reads is the path; the key is in no log
         else:
-            admitted = path in self._free or any(self._is_key(key) for key in _brought(scope))
-        if admitted:
+            authorized = path in self._exempt_paths or any(self._is_key(key) for key in _keys_of(scope))
+        if authorized:
             await self._app(scope, receive, send)
             return
         logger.info("%s %s → 401: no key, or a wrong one", scope["method"], scope["path"])
@@ -60,12 +60,12 @@ class Guard:
         await send({"type": "http.response.body", "body": _REFUSAL})
 
     def _is_key(self, given: bytes) -> bool:
-        """In a time that does not tell how much of it is right."""
+        """Compared in constant time."""
         return any(hmac.compare_digest(key, given) for key in self._keys)
 
 
-def _brought(scope: Scope) -> list[bytes]:
-    """The keys that a request brings, wherever a client may put one."""
+def _keys_of(scope: Scope) -> list[bytes]:
+    """The keys in a request's headers and query, wherever a client may put one."""
     found = []
     for name, value in scope["headers"]:
         if name in (b"x-api-key", b"api-key"):
@@ -76,14 +76,14 @@ def _brought(scope: Scope) -> list[bytes]:
     return found + [key.encode("utf-8", "surrogateescape") for key in query.get("key", ())]
 
 
-class Journal:
-    """Gives each request a number for the log, and counts and times the answers."""
+class AccessLogMiddleware:
+    """Numbers the requests in the log, and counts and times the responses."""
 
     def __init__(self, app: App, metrics: Metrics, routes: Collection[str]) -> None:
         """
         Args:
-            metrics: where the answers are counted.
-            routes: paths that are counted by name; what is asked for elsewhere is ``other``.
+            metrics: where the responses are counted.
+            routes: paths that are counted by name; all others count as ``other``.
         """
         self._app = app
         self._metrics = metrics
@@ -91,24 +91,24 @@ class Journal:
         self._numbers = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on and note how it is answered."""
+        """Pass a request on and record its response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         number, started, status = next(self._numbers), time.monotonic(), 500
         token = REQUEST.set(f"r{number}")
 
-        async def noted(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, send_and_record)
         finally:
             path = scope["path"]
             self._metrics.count_response(path if path in self._routes else "other", status)
-            took_ms = (time.monotonic() - started) * 1000
-            logger.debug("%s %s → %d in %.0f ms", scope["method"], path, status, took_ms)
+            duration_ms = (time.monotonic() - started) * 1000
+            logger.debug("%s %s → %d in %.0f ms", scope["method"], path, status, duration_ms)
             REQUEST.reset(token)

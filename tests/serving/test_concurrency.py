@@ -44,6 +44,14 @@ async def test_a_failure_is_raised_as_itself_once_the_others_have_ended() -> Non
     assert cleaned.is_set()
 
 
+async def test_a_failure_keeps_its_cause() -> None:
+    error = ValueError("broken")
+    error.__cause__ = KeyError("why")
+    with pytest.raises(ValueError, match="broken") as caught:
+        await gather_or_cancel(echo(1), fail(error))
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
 async def test_of_several_failures_the_first_is_raised() -> None:
     with pytest.raises(KeyError):
         await gather_or_cancel(fail(ValueError(), turns=3), fail(KeyError()))

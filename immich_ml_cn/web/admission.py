@@ -1,0 +1,118 @@
+"""Admission control: how many requests are worked on at once, and how long each of them may keep its place."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from immich_ml_cn.errors import RequestTimeout, TooLarge, Unavailable
+from immich_ml_cn.metrics import Metrics
+from immich_ml_cn.serving.concurrency import first_failure
+from immich_ml_cn.settings import Settings
+
+from .forms import Form, FormLimits, read_body, read_form
+
+T = TypeVar("T")
+
+
+class Admission:
+    """Admits up to `Settings.max_queue` concurrent requests and refuses further ones."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        """
+        Args:
+            metrics: where the time that requests take to arrive is counted.
+        """
+        self.limits = FormLimits(settings.max_request_bytes, settings.max_fields, settings.max_text_bytes)
+        self.receive_timeout_s = settings.receive_timeout_s
+        self.metrics = metrics
+        self._max_active = settings.max_queue
+        self._active = 0
+
+    @asynccontextmanager
+    async def admit(self, request: Request) -> AsyncIterator["ActiveRequest"]:
+        """Count a request as active for the length of a `with` block, in which it is read and answered.
+
+        Raises:
+            Unavailable: too many are active; or the block was cancelled, which is how uvicorn ends a request when the
+                server shuts down.
+        """
+        if self._active >= self._max_active:
+            raise Unavailable("the server has more requests than it is set to hold", retry_after=10)
+        self._active += 1
+        try:
+            yield ActiveRequest(request, self)
+        except asyncio.CancelledError:
+            raise Unavailable("the server is shutting down", retry_after=5) from None
+        finally:
+            self._active -= 1
+
+
+class ActiveRequest:
+    """A request that was admitted: its body is read first, then it is answered while its client is connected."""
+
+    def __init__(self, request: Request, admission: Admission) -> None:
+        self._request = request
+        self._admission = admission
+
+    async def form(self) -> Form:
+        """Read the body as a form.
+
+        Raises:
+            ClientDisconnect: the client left before all of it had arrived.
+            RequestTimeout: it took too long.
+            TooLarge, BadRequest: as `read_form`.
+        """
+        limits = self._admission.limits
+        self._check_content_length(limits.body_bytes)
+        content_type = self._request.headers.get("content-type", "")
+        return await self._in_time(read_form(content_type, self._request.stream(), limits))
+
+    async def body(self, max_bytes: int) -> bytes:
+        """Read the body as it is.
+
+        Raises:
+            ClientDisconnect, RequestTimeout: as `form`.
+            TooLarge: it has more than `max_bytes`.
+        """
+        self._check_content_length(max_bytes)
+        return await self._in_time(read_body(self._request.stream(), max_bytes))
+
+    @asynccontextmanager
+    async def while_connected(self) -> AsyncIterator[None]:
+        """Cancel the block when the client disconnects: what is still queued for it is dropped then.
+
+        The body must have been read.
+
+        Raises:
+            ClientDisconnect: the client left first.
+        """
+        with first_failure():
+            async with asyncio.TaskGroup() as group:
+                watcher = group.create_task(_raise_on_disconnect(self._request))
+                yield
+                watcher.cancel()
+
+    def _check_content_length(self, max_bytes: int) -> None:
+        length = self._request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > max_bytes:
+            raise TooLarge(f"the request body has {length} bytes, more than the {max_bytes} allowed")
+
+    async def _in_time(self, reading: Awaitable[T]) -> T:
+        timeout_s = self._admission.receive_timeout_s
+        try:
+            with self._admission.metrics.time("receive"):
+                async with asyncio.timeout(timeout_s):
+                    return await reading
+        except TimeoutError:
+            raise RequestTimeout(
+                f"the request did not arrive within {timeout_s:g} s (MACHINE_LEARNING_RECEIVE_TIMEOUT)"
+            ) from None
+
+
+async def _raise_on_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    raise ClientDisconnect
