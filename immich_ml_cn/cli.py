@@ -20,7 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(say(error), file=sys.stderr)  # noqa: T201 - there are no logs before there are settings
         return 2
-    logs.set_up(settings.log_level, no_color=settings.no_color, as_json=settings.log_json, language=settings.language)
+    logs.set_up(
+        settings.log_level,
+        no_color=settings.no_color,
+        as_json=settings.log_json,
+        language=settings.language,
+        redact=logs.Redaction(settings),
+    )
     command: int = options.command(settings, options)
     return command
 

@@ -1,15 +1,20 @@
 """What the text of a variable may be, and the value that it stands for.
 
-Each function raises ValueError with what is allowed, as the end of a sentence: "it must be …".
+Each function raises ValueError with what is allowed, as the end of a sentence: "it must be …". One that takes a value
+for something else than was written returns it as `Doubtful`.
 """
 
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal, get_args
+from typing import Any, Final, Generic, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
-from .messages import Language, language_for, tr
+from .messages import Language, Message, language_for, tr
+
+T = TypeVar("T")
 
 TASKS: Final = ("clip", "facial-recognition", "ocr")
 """Tasks that can be left to another server, or put on a GPU."""
@@ -20,17 +25,73 @@ PILLOWS_LIMIT: Final = 178_956_970
 """Pixels above which Pillow takes an image for a decompression bomb, whatever we set."""
 
 
-def text(value: str) -> str:
-    """Any text, as it is."""
-    return value
+LogLevel = Literal["verbose", "debug", "log", "info", "warn", "error", "critical"]
+_OTHER_LEVELS: Final[Mapping[str, LogLevel]] = {"warning": "warn", "fatal": "critical"}
+"""Words that only Immich's server or only its machine learning knows; they share one environment."""
+
+_QUOTES: Final = ('""', "''", "“”", "‘’")
+_FULL_WIDTH: Final = str.maketrans({"，": ",", "、": ",", "＝": "=", "：": ":"})
+
+
+@dataclass(frozen=True, slots=True)
+class Doubtful(Generic[T]):
+    """A value that is used, though it is probably not what was meant; `remark` says so of the variable it is given.
+
+    `dataclasses.MISSING` is the value of a variable that counts as not set.
+    """
+
+    value: T
+    remark: Callable[[str], Message]
+
+
+def unquoted(value: str) -> str:
+    """A value without white space and quotes around it, which ``docker run --env-file`` and templates leave there."""
+    word = value.strip()
+    for opening, closing in _QUOTES:
+        inner = word[1:-1]
+        if len(word) > 1 and word[0] == opening and word[-1] == closing and not {opening, closing} & set(inner):
+            return inner.strip()
+    return word
+
+
+def half_width(value: str) -> str:
+    """A list with the commas, colons and equals signs of a Chinese keyboard as ASCII has them."""
+    return value.translate(_FULL_WIDTH)
 
 
 def integer(value: str) -> int:
     """A whole number."""
     try:
-        return int(value)
+        return int(value) if "." not in value else _whole(float(value))
     except ValueError:
         raise ValueError(tr("a whole number")) from None
+
+
+def _whole(number: float) -> int:
+    if not number.is_integer():
+        raise ValueError
+    return int(number)
+
+
+def natural(value: str) -> int:
+    """A whole number of at least 0."""
+    number = integer(value)
+    if number < 0:
+        raise ValueError(tr("a whole number of at least 0"))
+    return number
+
+
+def batch(value: str) -> "int | Doubtful[Any]":
+    """The most items of a batch; 0 and less, which Immich's own service takes for no limit, counts as not set."""
+    number = integer(value)
+    if number < 1:
+        return Doubtful(
+            MISSING,
+            lambda variable: tr(
+                "{variable} is less than 1 and counts as not set: batches are always bounded", variable=variable
+            ),
+        )
+    return number
 
 
 def positive(value: str) -> int:
@@ -53,6 +114,13 @@ def pixels(value: str) -> int:
 
 def port(value: str) -> int:
     """A port number."""
+    if re.match("(tcp|udp)://", value.strip()):
+        raise ValueError(
+            tr(
+                "a port number from 0 to 65535. Kubernetes sets such values for its Services: "
+                "set enableServiceLinks: false for the pod"
+            )
+        )
     number = integer(value)
     if not 0 <= number <= 65535:
         raise ValueError(tr("a port number from 0 to 65535"))
@@ -105,8 +173,8 @@ def presence(value: str) -> bool:
 
 
 def names(value: str) -> tuple[str, ...]:
-    """Words separated by commas."""
-    return tuple(name.strip() for name in value.split(",") if name.strip())
+    """Words separated by commas, ASCII's or Chinese ones."""
+    return tuple(unquoted(name) for name in half_width(value).split(",") if unquoted(name))
 
 
 def device_ids(value: str) -> tuple[int, ...]:
@@ -119,7 +187,7 @@ def device_ids(value: str) -> tuple[int, ...]:
 
 def task_devices(value: str) -> Mapping[str, int]:
     """Task → number of a device."""
-    pairs = [word.partition("=") for word in names(value)]
+    pairs = [word.lower().partition("=") for word in names(value)]
     if not all(task.strip() in TASKS and number.strip().isdecimal() for task, _, number in pairs):
         raise ValueError(tr("pairs task=number separated by commas; the tasks are {tasks}", tasks=", ".join(TASKS)))
     return MappingProxyType({task.strip(): int(number) for task, _, number in pairs})
@@ -128,6 +196,21 @@ def task_devices(value: str) -> Mapping[str, int]:
 def folder(value: str) -> Path:
     """A folder; ``~`` is the home."""
     return Path(value).expanduser()
+
+
+def own_folder(value: str) -> "Path | Doubtful[Path]":
+    """A folder whose content must outlive a container; ``~`` is the home."""
+    path = folder(value)
+    if not path.is_absolute():
+        return Doubtful(
+            path,
+            lambda variable: tr(
+                "{variable} is no absolute path: the models go to {folder}, which a new container does not have",
+                variable=variable,
+                folder=path.absolute(),
+            ),
+        )
+    return path
 
 
 def host(value: str) -> str:
@@ -172,9 +255,26 @@ def address(value: str) -> str:
     return address
 
 
+def endpoint(value: str) -> "str | Doubtful[str]":
+    """Hugging Face's address or a mirror's; without a scheme it is one of https."""
+    if "://" in value:
+        return _mirror(value)
+    return Doubtful(
+        _mirror(f"https://{value}"),
+        lambda variable: tr("{variable} does not begin with https://; it is taken as if it did", variable=variable),
+    )
+
+
+def _mirror(value: str) -> str:
+    try:
+        return address(value)
+    except ValueError:
+        raise ValueError(tr("an address such as https://hf-mirror.com")) from None
+
+
 def tasks(value: str) -> tuple[str, ...]:
     """Tasks separated by commas."""
-    chosen = names(value)
+    chosen = tuple(name.lower() for name in names(value))
     if not set(chosen) <= set(TASKS):
         raise ValueError(tr("a comma list of {choices}", choices=", ".join(TASKS)))
     return chosen
@@ -195,6 +295,19 @@ def language(value: str) -> Language:
     if found is None:
         raise ValueError(tr("en or zh"))
     return found
+
+
+def log_level(value: str) -> "LogLevel | Doubtful[LogLevel]":
+    """A level of the log; Immich takes what it does not know for its default, and so do we."""
+    word = value.strip().lower()
+    level = next((known for known in get_args(LogLevel) if known == word), _OTHER_LEVELS.get(word))
+    if level is not None:
+        return level
+    levels = ", ".join(get_args(LogLevel))
+    return Doubtful(
+        "log",
+        lambda variable: tr("{variable} is none of {levels}: it counts as log", variable=variable, levels=levels),
+    )
 
 
 def one_of(choices: tuple[str, ...]) -> Callable[[str], str]:

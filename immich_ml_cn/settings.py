@@ -5,22 +5,22 @@ documented tables are held equal to this file by a test.
 """
 
 import os
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeVar, get_args
 
 from . import setting_values as values
-from .messages import Language, language_for, tr
-from .setting_values import PILLOWS_LIMIT, OpenVinoPrecision
+from .messages import Language, Message, language_for, tr
+from .setting_values import PILLOWS_LIMIT, Doubtful, LogLevel, OpenVinoPrecision
 from .sources import Preference
 from .sources.clip_names import DEFAULT_ALIASES, parse_aliases
 
 T = TypeVar("T")
 Parse = Callable[[str], T]
 
-LogLevel = Literal["verbose", "debug", "log", "info", "warn", "error", "critical"]
 Provider = Literal["auto", "cuda", "openvino", "cpu"]
 OpenVinoDevice = Literal["auto", "cpu", "gpu"]
 Precision = Literal["auto", "fp32", "fp16", "int8"]
@@ -46,8 +46,21 @@ NO_TELEMETRY: Final[Mapping[str, str]] = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_
 """Libraries that would report to their makers: ONNX Runtime 1.32 sends events and keeps a database of them in ~."""
 
 
+ANY_CASE: Final = ("IMMICH_", "MACHINE_LEARNING_")
+"""Beginnings of the variables whose case does not matter to Immich's own service."""
+
+PREFIX: Final = "MACHINE_LEARNING_"
+"""Of variables that nobody else has a use for."""
+
+PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy")
+"""Variables that the libraries read themselves, and that may hold a password."""
+
+
 class SettingsError(ValueError):
-    """A variable has a value that cannot be used; the message names the variable, the value and what is allowed."""
+    """A variable has a value that cannot be used; the message names the variable, the value and what is allowed.
+
+    A value that may hold a secret is not named.
+    """
 
 
 def _setting(
@@ -58,11 +71,19 @@ def _setting(
     *,
     shown: str | None = None,
     aliases: tuple[str, ...] = (),
+    secret: bool = False,
 ) -> Any:
-    """A dataclass field that knows its variable; `shown` is how the default is documented."""
+    """A dataclass field that knows its variable.
+
+    Args:
+        shown: how the default is documented.
+        secret: its value holds a secret or may hold one, such as an address with a password, and is never shown.
+    """
     return field(
         default_factory=lambda: default,
+        repr=not secret,
         metadata={
+            "secret": secret,
             "variable": variable,
             "parse": parse,
             "meaning": meaning,
@@ -84,12 +105,12 @@ class Settings:
     log_level: LogLevel = _setting(
         "IMMICH_LOG_LEVEL",
         "log",
-        values.one_of(get_args(LogLevel)),
-        "How much is logged: verbose, debug, log, info, warn, error or critical.",
+        values.log_level,
+        "How much is logged: verbose, debug, log, info, warn (also warning), error or critical (also fatal).",
     )
     no_color: bool = _setting("NO_COLOR", False, values.presence, "Logs without colours.", shown="false")
     source_ref: str = _setting(
-        "IMMICH_SOURCE_REF", "", values.text, "Name of the build, shown at start; set by images."
+        "IMMICH_SOURCE_REF", "", values.word, "Name of the build, shown at start; set by images."
     )
     model_ttl_s: float = _setting(
         "MACHINE_LEARNING_MODEL_TTL",
@@ -108,7 +129,7 @@ class Settings:
     cache_folder: Path = _setting(
         "MACHINE_LEARNING_CACHE_FOLDER",
         Path("~/.cache/immich_ml").expanduser(),
-        values.folder,
+        values.own_folder,
         "Where the models are; images set it to /cache.",
         shown="~/.cache/immich_ml",
     )
@@ -140,7 +161,7 @@ class Settings:
     http_keepalive_timeout_s: int = _setting(
         "MACHINE_LEARNING_HTTP_KEEPALIVE_TIMEOUT_S",
         75,
-        values.positive,
+        values.natural,
         "Seconds an idle connection stays open. Immich closes it after 2, before its own client does: a lost job.",
     )
     worker_timeout_s: int = _setting(
@@ -213,14 +234,14 @@ class Settings:
     max_batch_faces: int | None = _setting(
         "MACHINE_LEARNING_MAX_BATCH_SIZE__FACIAL_RECOGNITION",
         None,
-        values.positive,
+        values.batch,
         "Face crops embedded in one batch, over all requests. Always bounded: unset means 16.",
         shown="",
     )
     max_batch_ocr: int = _setting(
         "MACHINE_LEARNING_MAX_BATCH_SIZE__OCR",
         6,
-        values.positive,
+        values.batch,
         "Text lines recognised in one batch, over all requests. Not on a CPU: there each core takes a line.",
         aliases=("MACHINE_LEARNING_MAX_BATCH_SIZE__TEXT_RECOGNITION",),
     )
@@ -365,6 +386,7 @@ class Settings:
         "Key that every request but /ping must bring: as header x-api-key or Authorization: Bearer, as ?key= in the "
         "address, or in the path as /key/KEY/predict. Unset, nobody is asked.",
         shown="",
+        secret=True,
     )
     language: Language = _setting(
         "IMMICH_ML_CN_LANGUAGE",
@@ -416,9 +438,12 @@ class Settings:
         "or a comma list of huggingface, modelscope and github, each also as name=https://mirror; an address alone is "
         "a mirror of Hugging Face.",
         shown="auto",
+        secret=True,
     )
-    hf_endpoint: str = _setting("HF_ENDPOINT", "", values.text, "Hugging Face or a mirror of it.", shown="")
-    hf_token: str = _setting("HF_TOKEN", "", values.text, "Token sent to Hugging Face.", shown="")
+    hf_endpoint: str = _setting(
+        "HF_ENDPOINT", "", values.endpoint, "Hugging Face or a mirror of it.", shown="", secret=True
+    )
+    hf_token: str = _setting("HF_TOKEN", "", values.word, "Token sent to Hugging Face.", shown="", secret=True)
     hf_hub_offline: bool = _setting(
         "HF_HUB_OFFLINE", False, values.flag, "Never connect: serve what is in the cache.", shown="false"
     )
@@ -431,6 +456,7 @@ class Settings:
         "Key that MT Photos sends as api-key. Its API is served where this is set, and is off where it is not.",
         shown="",
         aliases=("MT_PHOTOS_API_KEY",),
+        secret=True,
     )
     mt_photos_port: int | None = _setting(
         "HTTP_PORT",
@@ -471,6 +497,7 @@ class Settings:
         values.address,
         "Another server of Immich's protocol, for what is not served here; unset, that is refused.",
         shown="",
+        secret=True,
     )
     forwarded_tasks: tuple[str, ...] = _setting(
         "MACHINE_LEARNING_FORWARD",
@@ -495,6 +522,10 @@ class Settings:
     )
     inert: tuple[str, ...] = ()
     """Variables that were set but do nothing here."""
+    remarks: tuple[Message, ...] = ()
+    """What is probably not meant as it is set, each a sentence for the log."""
+    proxies: tuple[str, ...] = field(default=(), repr=False)
+    """The addresses of proxies, which the libraries read for themselves."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -505,13 +536,20 @@ class Settings:
         Raises:
             SettingsError: a value that cannot be used.
         """
-        given = {item.name: _read(item, environ) for item in setting_fields()}
+        environ = _as_meant(environ)
+        read = {item.name: _read(item, environ) for item in setting_fields()}
+        remarks = [value.remark for value in read.values() if isinstance(value, _Remarked)]
+        given = {name: value.value if isinstance(value, _Remarked) else value for name, value in read.items()}
         if given["provider"] is MISSING and given["device"] in PROVIDERS_OF_DEVICE:
             given["provider"] = given["device"]
         if given["language"] is MISSING:
             given["language"] = locale_language(environ)
-        inert = tuple(name for name in INERT if environ.get(name, "") != "")
-        settings = cls(**{name: value for name, value in given.items() if value is not MISSING}, inert=inert)
+        settings = cls(
+            **{name: value for name, value in given.items() if value is not MISSING},
+            inert=tuple(name for name in INERT if environ.get(name, "") != ""),
+            remarks=(*remarks, *_unknown(environ)),
+            proxies=tuple(dict.fromkeys(environ[name] for name in PROXIES if environ.get(name))),
+        )
         _check_task_devices(settings)
         return settings
 
@@ -550,20 +588,61 @@ def setting_fields() -> tuple[Field[Any], ...]:
     return tuple(item for item in fields(Settings) if "variable" in item.metadata)
 
 
+def _as_meant(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment without quotes around its values, Immich's variables in upper case (those that are so win)."""
+    renamed = {name.upper(): value for name, value in environ.items() if name.upper().startswith(ANY_CASE)}
+    return {name: values.unquoted(value) for name, value in {**renamed, **environ}.items()}
+
+
+@dataclass(frozen=True)
+class _Remarked:
+    value: Any
+    remark: Message
+
+
 def _read(item: Field[Any], environ: Mapping[str, str]) -> Any:
+    """The value of a field, with a remark where there is one, MISSING where no variable is set."""
     for variable in (item.metadata["variable"], *item.metadata["aliases"]):
         value = environ.get(variable, "")
-        if value.strip() == "":
+        if value == "":
             continue
         try:
-            return item.metadata["parse"](value)
+            parsed = item.metadata["parse"](value)
         except ValueError as error:
-            raise SettingsError(
-                tr(
-                    "{variable}={value!r} cannot be used: it must be {allowed}",
-                    variable=variable,
-                    value=value,
-                    allowed=error,
-                )
-            ) from None
+            message = _cannot_be_used(variable, value, error, secret=item.metadata["secret"])
+            raise SettingsError(message) from None
+        return _Remarked(parsed.value, parsed.remark(variable)) if isinstance(parsed, Doubtful) else parsed
     return MISSING
+
+
+def _cannot_be_used(variable: str, value: str, error: ValueError, *, secret: bool) -> Message:
+    if secret or "@" in value:
+        return tr(
+            "{variable} cannot be used (its value may hold a password and is not shown): it must be {allowed}",
+            variable=variable,
+            allowed=error,
+        )
+    return tr(
+        "{variable}={value!r} cannot be used: it must be {allowed}", variable=variable, value=value, allowed=error
+    )
+
+
+def _unknown(environ: Mapping[str, str]) -> Iterator[Message]:
+    """Variables that look like ours, but are none."""
+    aliases = {alias for item in setting_fields() for alias in item.metadata["aliases"]}
+    known = {item.metadata["variable"] for item in setting_fields()} | aliases | set(INERT)
+    rests = [name.removeprefix(PREFIX) for name in known if name.startswith(PREFIX)]
+    for name in sorted(environ.keys() - known):
+        if not name.startswith(PREFIX) or _is_kubernetes(name, environ):
+            continue
+        near = get_close_matches(name.removeprefix(PREFIX), rests, n=1)
+        if near:
+            yield tr("{name} is not known and does nothing; is {near} meant?", name=name, near=PREFIX + near[0])
+        else:
+            yield tr("{name} is not known and does nothing", name=name)
+
+
+def _is_kubernetes(name: str, environ: Mapping[str, str]) -> bool:
+    """Whether a variable is one of those that Kubernetes sets for each Service of a namespace."""
+    services = [host.removesuffix("_SERVICE_HOST") for host in environ if host.endswith("_SERVICE_HOST")]
+    return any(name.startswith((f"{service}_SERVICE_", f"{service}_PORT")) for service in services)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from server import ROOT, RunningServer
+from server import ROOT, Client, RunningServer, wait_until
 
 from immich_ml_cn import __version__, cli
 
@@ -58,6 +58,31 @@ def test_the_language_is_that_of_the_setting_or_the_locale(environ: dict[str, st
     answer = command("models", "list", **environ)
     assert ("维度" in answer.stdout) is chinese
     assert answer.returncode == 0
+
+
+@pytest.mark.parametrize("level", ["warning", '"warning"', "WARN"])
+def test_an_environment_that_immich_accepts_starts(tmp_path: Path, level: str) -> None:
+    """Of Immich's .env, which its server shares; exit code 2 under `restart: always` would be an endless loop."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environ = {"immich_log_level": level, "IMMICH_PORT": f"'{port}'", "MACHINE_LEARNING_CLIP_ALIAS": "x"}
+    server = RunningServer(tmp_path, **environ)
+    server.start()
+    try:
+        wait_until(lambda: answers(port), "the server did not start")
+        assert "MACHINE_LEARNING_CLIP_ALIAS is not known and does nothing" in server.log
+        assert "INFO" not in server.log
+    finally:
+        server.process.terminate()
+    assert server.process.wait(60) == 0
+
+
+def answers(port: int) -> bool:
+    try:
+        with Client(port, timeout=5) as client:
+            return client.get("/ping").body == b"pong"
+    except OSError:
+        return False
 
 
 def test_an_unknown_command_is_exit_code_2() -> None:

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from immich_ml_cn import logs
-from immich_ml_cn.settings import LogLevel
+from immich_ml_cn.setting_values import LogLevel
+from immich_ml_cn.settings import Settings
+from immich_ml_cn.sources import Preference
 
 
 class Terminal(io.StringIO):
@@ -107,6 +109,49 @@ def test_setting_up_again_replaces_the_first() -> None:
     logging.getLogger("x").info("once")
     assert first.getvalue() == ""
     assert second.getvalue().count("once") == 1
+
+
+SECRET = "p@ss/word-7"
+SPELT = "p%40ss%2Fword-7"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Settings(api_key=SECRET),
+        Settings(mt_photos_key=SECRET),
+        Settings(hf_token=SECRET),
+        Settings(upstream=f"http://user:{SPELT}@host:3003"),
+        Settings(upstream=f"http://{SPELT}@host:3003"),
+        Settings(upstream=f"http://host:3003/key/{SPELT}"),
+        Settings(hf_endpoint=f"https://user:{SPELT}@mirror"),
+        Settings(model_source=Preference.parse(f"modelscope=https://user:{SPELT}@mirror")),
+        Settings(proxies=(f"http://user:{SPELT}@proxy:3128",)),
+        Settings(proxies=(f"user:{SPELT}@proxy:3128",)),
+    ],
+    ids=lambda settings: str(settings.upstream or settings.hf_endpoint or settings.proxies or "key")[:12],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_secret_that_a_library_names_is_blanked(settings: Settings, as_json: bool) -> None:
+    stream = io.StringIO()
+    logs.set_up("debug", no_color=True, as_json=as_json, redact=logs.Redaction(settings), stream=stream)
+    logger = logging.getLogger("x")
+    logger.info("asking https://user:%s@host for user", SPELT)
+    try:
+        raise ValueError(f"wrong: {SECRET}")
+    except ValueError:
+        logger.exception("and %s", SECRET)
+    text = stream.getvalue()
+    assert SECRET not in text
+    assert SPELT not in text
+    assert text.count("***") == 3
+    assert "for user" in text
+
+
+def test_a_word_is_no_secret() -> None:
+    redact = logs.Redaction(Settings(api_key="log", upstream="http://user:pw@host"))
+    assert redact("the log of a user, pw") == "the log of a user, pw"
+    assert redact.document({"a": ["b", 1, None, {"c": "d"}]}) == {"a": ["b", 1, None, {"c": "d"}]}
 
 
 def test_the_default_stream_is_stderr() -> None:

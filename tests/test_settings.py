@@ -84,12 +84,19 @@ def test_what_does_nothing_here_is_accepted_and_remembered(variable: str) -> Non
 
 def test_nothing_is_set_by_an_empty_environment() -> None:
     assert read() == Settings()
-    assert read(PATH="/bin", MACHINE_LEARNING_OF_THE_FUTURE="1") == Settings()
+    assert read(PATH="/bin", IMMICH_MEDIA_LOCATION="/data") == Settings()
 
 
 @pytest.mark.parametrize("empty", ["", "  "])
 def test_empty_counts_as_not_set(empty: str) -> None:
     assert Settings.from_env(dict.fromkeys(FIELDS, empty)) == Settings()
+
+
+ALIASED, LARGE = "ViT-L-14__openai", "chinese-clip-vit-large-patch14"
+
+
+def mirrored(address: str) -> Preference:
+    return Preference((Kind.HUGGINGFACE,), {Kind.HUGGINGFACE: address})
 
 
 GOOD = [
@@ -98,6 +105,22 @@ GOOD = [
     ("IMMICH_PORT", "0", 0),
     ("IMMICH_PORT", "65535", 65535),
     ("IMMICH_LOG_LEVEL", "VERBOSE", "verbose"),
+    ("IMMICH_LOG_LEVEL", "warning", "warn"),
+    ("IMMICH_LOG_LEVEL", "fatal", "critical"),
+    (f"{PREFIX}WORKERS", "2.0", 2),
+    (f"{PREFIX}HTTP_KEEPALIVE_TIMEOUT_S", "0", 0),
+    (f"{PREFIX}PRELOAD__CLIP__TEXTUAL", "a，b、 'c'", ("a", "b", "c")),
+    (f"{PREFIX}PRELOAD__CLIP__TEXTUAL", '"a","b"', ("a", "b")),
+    (f"{PREFIX}DEVICE_IDS", "0，1", (0, 1)),
+    (f"{PREFIX}FORWARD", "OCR，Clip", ("ocr", "clip")),
+    (f"{PREFIX}TASK_DEVICES", "OCR＝0", {"ocr": 0}),
+    (f"{PREFIX}CLIP_ALIASES", "None，vit-l-14__openai＝Chinese-CLIP-ViT-Large-Patch14", {ALIASED: LARGE}),
+    (f"{PREFIX}CLIP_ALIASES", "NONE", {}),
+    (f"{PREFIX}MODEL_SOURCE", "ModelScope，HuggingFace", Preference(order=(Kind.MODELSCOPE, Kind.HUGGINGFACE))),
+    (f"{PREFIX}MODEL_SOURCE", "AUTO", Preference()),
+    (f"{PREFIX}MODEL_SOURCE", "hf-mirror.com", mirrored("https://hf-mirror.com")),
+    (f"{PREFIX}MODEL_SOURCE", "huggingface=hf-mirror.com", mirrored("https://hf-mirror.com")),
+    ("HF_ENDPOINT", "https://hf-mirror.com/", "https://hf-mirror.com"),
     ("NO_COLOR", "1", True),
     ("NO_COLOR", "anything", True),
     ("NO_COLOR", "false", False),
@@ -141,7 +164,8 @@ WRONG = [
     ("IMMICH_PORT", "http", "a whole number"),
     ("IMMICH_PORT", "65536", "a port number from 0 to 65535"),
     ("IMMICH_PORT", "-1", "a port number from 0 to 65535"),
-    ("IMMICH_LOG_LEVEL", "loud", "one of verbose, debug, log, info, warn, error, critical"),
+    ("IMMICH_PORT", "tcp://10.43.0.7:2283", "set enableServiceLinks: false for the pod"),
+    ("HTTP_PORT", "tcp://10.43.0.7:80", "set enableServiceLinks: false for the pod"),
     (f"{PREFIX}MODEL_TTL", "5 minutes", "a number of seconds"),
     (f"{PREFIX}MODEL_TTL", "nan", "a number of seconds"),
     (f"{PREFIX}MODEL_TTL", "inf", "a number of seconds"),
@@ -154,7 +178,6 @@ WRONG = [
     (f"{PREFIX}TASK_DEVICES", "ocr", "pairs task=number"),
     (f"{PREFIX}TASK_DEVICES", "ocr=first", "pairs task=number"),
     (f"{PREFIX}TASK_DEVICES", "search=0", "the tasks are clip, facial-recognition, ocr"),
-    (f"{PREFIX}MAX_BATCH_SIZE__OCR", "0", "a whole number of at least 1"),
     (f"{PREFIX}MODEL_ARENA", "maybe", "true or false"),
     (f"{PREFIX}MODEL_REVISION", "../x", "without slashes"),
     (f"{PREFIX}MODEL_REVISION", "..", "without slashes"),
@@ -164,7 +187,8 @@ WRONG = [
     (f"{PREFIX}OPENVINO_PRECISION", "int8", "one of FP32, FP16, BF16, auto"),
     (f"{PREFIX}CLIP_ALIASES", "ViT-B-32__openai", "pairs name=model"),
     (f"{PREFIX}CLIP_ALIASES", "ViT-B-32__openai=chinese-clip-vit-large-patch14", "Immich stores 512 numbers"),
-    (f"{PREFIX}MODEL_SOURCE", "ftp://mirror", "one of auto"),
+    (f"{PREFIX}CLIP_ALIASES", f"{ALIASED}=models/mine", "the absolute path of a folder"),
+    (f"{PREFIX}CLIP_ALIASES", f"{ALIASED}=https://example.org/mine", "the absolute path of a folder"),
     ("HF_HUB_OFFLINE", "perhaps", "true or false"),
 ]
 
@@ -179,9 +203,122 @@ def test_a_wrong_value_is_named_with_what_is_allowed(variable: str, value: str, 
     with pytest.raises(SettingsError) as caught:
         read(**{variable: value})
     message = str(caught.value)
-    assert message.startswith(f"{variable}={value!r} cannot be used: ")
+    assert message.startswith(f"{variable}={value!r} cannot be used: it must be ")
     assert allowed in message
     assert "\n" not in message
+
+
+SECRET = "hunter2-Secret"
+SECRETIVE = [
+    ("IMMICH_API", f"user:{SECRET}@host:3003", "it must be an address such as http://host:3003"),
+    ("IMMICH_API", f"http://host:port/key/{SECRET}", "it must be an address such as http://host:3003"),
+    ("IMMICH_API", f"http://host/?key={SECRET}", "it must be an address such as http://host:3003"),
+    ("HF_ENDPOINT", f"ftp://user:{SECRET}@mirror", "it must be an address such as https://hf-mirror.com"),
+    ("HF_ENDPOINT", f"user:{SECRET}@mirror:x", "it must be an address such as https://hf-mirror.com"),
+    (f"{PREFIX}MODEL_SOURCE", f"ftp://user:{SECRET}@mirror", "mirrors are addresses of http or https"),
+    (f"{PREFIX}MODEL_SOURCE", f"gitlab=https://user:{SECRET}@mirror", "'gitlab' is none of them"),
+    (f"{PREFIX}MODEL_SOURCE", f"https://user:{SECRET},more@mirror", "or a mirror's address"),
+    (f"{PREFIX}MODEL_SOURCE", f"modelscope:{SECRET}", "or a mirror's address"),
+    (f"{PREFIX}CLIP_ALIASES", f"{ALIASED}=https://user:{SECRET}@mirror/mine", "the absolute path of a folder"),
+    ("IMMICH_PORT", f"http://user:{SECRET}@host", "a whole number"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "allowed"), SECRETIVE)
+def test_a_wrong_value_that_may_hold_a_secret_is_not_shown(variable: str, value: str, allowed: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read(**{variable: value})
+    message = str(caught.value)
+    assert message.startswith(f"{variable} cannot be used (its value may hold a password and is not shown): ")
+    assert allowed in message
+    assert SECRET not in message
+
+
+def test_secrets_are_in_no_repr() -> None:
+    settings = read(
+        MACHINE_LEARNING_API_KEY=SECRET,
+        API_AUTH_KEY=SECRET,
+        HF_TOKEN=SECRET,
+        IMMICH_API=f"http://user:{SECRET}@host",
+        HF_ENDPOINT=f"http://user:{SECRET}@host",
+        MACHINE_LEARNING_MODEL_SOURCE=f"http://user:{SECRET}@host",
+        HTTPS_PROXY=f"http://user:{SECRET}@proxy",
+    )
+    assert SECRET not in repr(settings)
+
+
+@pytest.mark.parametrize("quotes", ['"{}"', "'{}'", " “{}” ", ' " {} " '])
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("IMMICH_PORT", "3311", 3311),
+        ("IMMICH_LOG_LEVEL", "debug", "debug"),
+        (f"{PREFIX}CACHE_FOLDER", "/data/model-cache", Path("/data/model-cache")),
+        (f"{PREFIX}MODEL_TTL", "0", 0),
+        (f"{PREFIX}PRELOAD__OCR__DETECTION", "PP-OCRv6_small", ("PP-OCRv6_small",)),
+        (f"{PREFIX}API_KEY", "k3y", "k3y"),
+    ],
+)
+def test_quotes_around_a_value_are_taken_off(quotes: str, variable: str, value: str, expected: Any) -> None:
+    """`docker run --env-file` and templates of NAS systems leave them there."""
+    settings = read(**{variable: quotes.format(value)})
+    assert getattr(settings, FIELDS[variable].name) == expected
+    assert settings.remarks == ()
+
+
+@pytest.mark.parametrize("empty", ['""', "''", ' " " '])
+def test_empty_quotes_count_as_not_set(empty: str) -> None:
+    assert Settings.from_env(dict.fromkeys(FIELDS, empty)) == Settings()
+
+
+def test_the_case_of_immichs_variables_does_not_matter() -> None:
+    assert read(immich_port="3311").port == 3311
+    assert read(machine_learning_MODEL_ttl="7").model_ttl_s == 7
+    assert read(immich_port="1", IMMICH_PORT="2").port == 2
+    assert read(device="cuda", http_port="8060") == Settings(), "names that others use for other things"
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("MACHINE_LEARNING_CLIP_ALIAS", "MACHINE_LEARNING_CLIP_ALIASES"),
+        ("MACHINE_LEARNING_PRELOAD_CLIP_TEXTUAL", "MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL"),
+        ("machine_learning_preload_clip_textual", "MACHINE_LEARNING_PRELOAD__CLIP__TEXTUAL"),
+        ("MACHINE_LEARNING_CACHE_FOLDERS", "MACHINE_LEARNING_CACHE_FOLDER"),
+        ("MACHINE_LEARNING_DEVICE_ID", "MACHINE_LEARNING_DEVICE_IDS"),
+    ],
+)
+def test_a_misspelt_variable_is_named_with_the_one_that_is_meant(name: str, near: str) -> None:
+    settings = read(**{name: SECRET})
+    assert settings == Settings(remarks=settings.remarks)
+    assert settings.remarks == (f"{name.upper()} is not known and does nothing; is {near} meant?",)
+
+
+def test_an_unknown_variable_that_is_like_none_is_named() -> None:
+    assert read(MACHINE_LEARNING_XYZ="1").remarks == ("MACHINE_LEARNING_XYZ is not known and does nothing",)
+
+
+def test_what_kubernetes_sets_for_a_service_is_no_misspelling() -> None:
+    service = "IMMICH_MACHINE_LEARNING", "MACHINE_LEARNING"
+    parts = "SERVICE_HOST", "SERVICE_PORT", "PORT", "PORT_3003_TCP", "PORT_3003_TCP_ADDR", "SERVICE_PORT_HTTP"
+    assert read(**{f"{name}_{part}": "x" for name in service for part in parts}).remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "taken", "remark"),
+    [
+        ("IMMICH_LOG_LEVEL", "loud", "log", "is none of verbose, debug, log, info, warn, error, critical"),
+        ("HF_ENDPOINT", "hf-mirror.com", "https://hf-mirror.com", "does not begin with https://"),
+        (f"{PREFIX}CACHE_FOLDER", "models", Path("models"), "is no absolute path: the models go to /"),
+        (f"{PREFIX}MAX_BATCH_SIZE__OCR", "0", 6, "is less than 1"),
+        (f"{PREFIX}MAX_BATCH_SIZE__FACIAL_RECOGNITION", "-1", None, "is less than 1"),
+    ],
+)
+def test_what_immich_accepts_but_nobody_means_is_a_remark(variable: str, value: str, taken: Any, remark: str) -> None:
+    settings = read(**{variable: value})
+    assert getattr(settings, FIELDS[variable].name) == taken
+    (said,) = settings.remarks
+    assert said.startswith(f"{variable} {remark}")
 
 
 def test_an_old_name_is_read_where_the_new_one_is_not_set() -> None:

@@ -6,18 +6,25 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from immich_ml_cn.messages import Language, Translator
+from immich_ml_cn.logs import Redaction
+from immich_ml_cn.messages import Translator
+from immich_ml_cn.settings import Settings
 
 
 class Console:
     """Prints messages, tables and JSON."""
 
-    def __init__(self, language: Language) -> None:
+    def __init__(self, settings: Settings) -> None:
         """
         Args:
-            language: of everything but JSON, which is English.
+            settings: name the language, of everything but JSON, which is English, and the secrets, which are blanked.
         """
-        self.say = Translator(language)
+        self._translated = Translator(settings.language)
+        self._redact = Redaction(settings)
+
+    def say(self, said: object) -> str:
+        """A message as it is shown."""
+        return self._redact(self._translated(said))
 
     def print(self, said: object = "") -> None:
         """One line of the answer."""
@@ -37,7 +44,7 @@ class Console:
 
     def json(self, value: Any) -> None:
         """The answer for scripts."""
-        self.print(json.dumps(value, ensure_ascii=False, indent=1))
+        self.print(json.dumps(self._redact.document(value), ensure_ascii=False, indent=1))
 
 
 def _width(text: str) -> int:

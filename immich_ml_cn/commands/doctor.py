@@ -1,25 +1,29 @@
 """`immich-ml-cn doctor`: looks at the device, the libraries, the cache and the sources, and says what to do."""
 
 import argparse
+import http.client
 import importlib.metadata
 import os
 import shutil
 import socket
-import tempfile
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 from immich_ml_cn import __version__
 from immich_ml_cn.engines import EngineError, select_engine, usable_cores
+from immich_ml_cn.logs import redact_url
 from immich_ml_cn.messages import Translator, said_by, tr
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.kinds import BASES, Kind
+from immich_ml_cn.store.checks import doubtful_models, unwritable
 
 from .console import Console
 from .local_server import LocalServer
@@ -31,7 +35,7 @@ ENOUGH_BYTES: Final = 5_000_000_000
 """Free disk that a few models need: Chinese-CLIP L/14 alone has 1.6 GB."""
 
 ROOMY_BYTES: Final = 2_000_000_000
-"""HostHealth that the models an unchanged Immich asks for take, all at once."""
+"""Memory that the models an unchanged Immich asks for take, all at once."""
 
 LIBRARIES: Final = ("starlette", "uvicorn", "numpy", "pillow", "opencv-python-headless", "tokenizers", "rapidocr")
 
@@ -71,7 +75,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", 
 
 
 def _examine(settings: Settings, options: argparse.Namespace) -> int:
-    console = Console(settings.language)
+    console = Console(settings)
     findings = list(examine(settings))
     if options.json:
         console.json({"version": __version__, "findings": [asdict(finding) for finding in findings]})
@@ -98,6 +102,7 @@ def examine(settings: Settings, reach: Callable[[str], str] | None = None) -> It
     yield _device(settings)
     yield _libraries()
     yield _memory()
+    yield from _doubts(settings)
     yield _cache(settings)
     yield _disk(settings)
     yield from _sources(settings, reach or unreachable)
@@ -150,15 +155,16 @@ def _memory() -> Finding:
     return Finding(subject, Verdict.GOOD, found)
 
 
+def _doubts(settings: Settings) -> Iterator[Finding]:
+    for remark in (*settings.remarks, *doubtful_models(settings)):
+        yield Finding(tr("settings"), Verdict.NOTE, remark)
+
+
 def _cache(settings: Settings) -> Finding:
     subject = tr("cache")
     folder = settings.cache_folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        found = tr("{folder} cannot be written: {reason}", folder=folder, reason=error.strerror)
+    if reason := unwritable(folder):
+        found = tr("{folder} cannot be written: {reason}", folder=folder, reason=reason)
         advice = tr("give it to user {user}, or set MACHINE_LEARNING_CACHE_FOLDER", user=os.getuid())
         return Finding(subject, Verdict.BAD, found, advice, _as_root(f"chown -R {os.getuid()} {folder}"))
     found = tr("{folder} can be written, {count} model files", folder=folder, count=_model_files(settings))
@@ -199,7 +205,7 @@ def _sources(settings: Settings, reach: Callable[[str], str]) -> Iterator[Findin
     with ThreadPoolExecutor(len(addresses)) as pool:
         reasons = list(pool.map(reach, addresses.values()))
     for (name, address), reason in zip(addresses.items(), reasons, strict=True):
-        found = tr("{address}: {reason}", address=address, reason=reason or tr("answers"))
+        found = tr("{address}: {reason}", address=redact_url(address), reason=reason or tr("answers"))
         yield Finding(tr("source {name}", name=name), Verdict.NOTE if reason else Verdict.GOOD, found)
     if all(reasons):
         mirror = "MACHINE_LEARNING_MODEL_SOURCE=modelscope,https://hf-mirror.com"
@@ -225,13 +231,24 @@ def _addresses(settings: Settings) -> dict[str, str]:
 def unreachable(address: str) -> str:
     """Why an address gives no answer within `REACH_TIMEOUT_S`, "" where it gives one, whichever."""
     try:
-        request = urllib.request.Request(address, method="HEAD", headers={"user-agent": "immich-ml-cn"})  # noqa: S310
+        url, headers = _asked_with(address)
+        request = urllib.request.Request(url, method="HEAD", headers=headers)  # noqa: S310 - addresses of the settings
         with urllib.request.urlopen(request, timeout=REACH_TIMEOUT_S):  # noqa: S310 - addresses of the settings
             return ""
     except urllib.error.HTTPError:
         return ""
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         return str(getattr(error, "reason", None) or error)
+
+
+def _asked_with(address: str) -> tuple[str, dict[str, str]]:
+    """An address without user and password, and the headers that bring them: urllib takes them for part of the host."""
+    parts = urlsplit(address)
+    headers = {"user-agent": "immich-ml-cn"}
+    account, at, host = parts.netloc.rpartition("@")
+    if at:
+        headers["authorization"] = "Basic " + b64encode(unquote(account).encode()).decode()
+    return parts._replace(netloc=host).geturl(), headers
 
 
 # --- the way from Immich ---

@@ -63,7 +63,7 @@ def _action(actions: Any, name: str, help_text: str, command: Command) -> argpar
 
 
 def _list(settings: Settings, options: argparse.Namespace) -> int:
-    console = Console(settings.language)
+    console = Console(settings)
     loaded = LocalServer(settings).ready_models()
     rows = list(inventory(settings))
     if options.json:
@@ -127,7 +127,7 @@ class Fetched:
 
 def _fetch(settings: Settings, options: argparse.Namespace) -> int:
     names = [*options.names, *(IMMICH_DEFAULTS if options.all_defaults else ())]
-    console = Console(settings.language)
+    console = Console(settings)
     if not names:
         console.complain(tr("name a model, or say --all-defaults; `immich-ml-cn models list` shows them all"))
         return 2
@@ -167,7 +167,7 @@ def _fetch_one(settings: Settings, downloader: Downloader, task: str, model: str
 def _verify(settings: Settings, options: argparse.Namespace) -> int:
     findings = [finding for row in inventory(settings) for finding in verify(settings, row)]
     bad = [finding for finding in findings if finding.problem]
-    console = Console(settings.language)
+    console = Console(settings)
     if options.json:
         console.json([_finding(finding) for finding in findings])
         return int(bool(bad))
@@ -197,7 +197,7 @@ def _where(settings: Settings, options: argparse.Namespace) -> int:
         return 2
     folders = [_folders(settings, task, model) for task, model in wanted]
     paths = [folder for group in folders for folder in group] or [settings.cache_folder]
-    console = Console(settings.language)
+    console = Console(settings)
     if options.json:
         console.json([str(path) for path in paths])
     for path in paths if not options.json else ():
@@ -215,9 +215,7 @@ def _remove(settings: Settings, options: argparse.Namespace) -> int:
         return remove(settings, removals, as_json=options.json, agreed=options.yes)
     except OSError as error:
         reason = error.strerror
-        Console(settings.language).complain(
-            tr("{path} cannot be removed: {reason}", path=error.filename, reason=reason)
-        )
+        Console(settings).complain(tr("{path} cannot be removed: {reason}", path=error.filename, reason=reason))
         return 1
 
 
@@ -232,7 +230,7 @@ def _resolve(settings: Settings, names: Iterable[str]) -> list[tuple[str, str]] 
     for name in names:
         found = find(settings, clean_name(name))
         if found is None:
-            Console(settings.language).complain(
+            Console(settings).complain(
                 tr("there is no model {name!r}; `immich-ml-cn models list` shows them all", name=name)
             )
             return None

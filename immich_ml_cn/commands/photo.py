@@ -53,7 +53,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", 
 
 
 def _test(settings: Settings, options: argparse.Namespace) -> int:
-    console = Console(settings.language)
+    console = Console(settings)
     try:
         image = options.photo.read_bytes()
     except OSError as error:

@@ -23,7 +23,7 @@ def remove(settings: Settings, removals: Mapping[str, Removal], *, as_json: bool
     Raises:
         OSError: a file cannot be deleted.
     """
-    console = Console(settings.language)
+    console = Console(settings)
     if _refused(console, removals):
         return 2
     sizes = {file: file.lstat().st_size for removal in removals.values() for file in removal.files}

@@ -18,7 +18,7 @@ from immich_ml_cn.engines.session import OpenSession
 from immich_ml_cn.errors import UnknownModel
 from immich_ml_cn.messages import tr
 from immich_ml_cn.settings import Settings
-from immich_ml_cn.sources.clip_names import CHINESE_CLIP_PIXELS, DIRECT_NAMES, LISTED_DIMENSIONS, clean_name
+from immich_ml_cn.sources.clip_names import CHINESE_CLIP_PIXELS, DIRECT_NAMES, LISTED_DIMENSIONS, clean_name, known_name
 from immich_ml_cn.sources.tasks import Component, ModelTask
 from immich_ml_cn.store.downloader import Downloader
 
@@ -279,10 +279,12 @@ class Catalogue:
         """The cleaned name, if it can be served."""
         cleaned = clean_name(name)
         if re.fullmatch(r"[\w+-]+", cleaned) and len(cleaned.encode()) <= MAX_NAME_BYTES:
-            if cleaned in sources.model_names(task) or self._in_cache(task, cleaned):
+            others = (*DIRECT_NAMES, *self._settings.clip_aliases) if task is ModelTask.CLIP else ()
+            names = (*sources.model_names(task), *others)
+            if self._in_cache(task, cleaned):
                 return cleaned
-            if task is ModelTask.CLIP and (cleaned in DIRECT_NAMES or cleaned in self._settings.clip_aliases):
-                return cleaned
+            if (found := known_name(cleaned, names)) in names:
+                return found
         shown = name if len(name) <= 60 else name[:60] + "…"
         raise UnknownModel(
             tr(

@@ -4,10 +4,11 @@ An unmodified Immich server takes only the names of its own list and lays out it
 Chinese-CLIP answers under the name of the same architecture.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from immich_ml_cn.messages import tr
+from immich_ml_cn.setting_values import names
 
 _BY_DIMENSION: Final[Mapping[int, str]] = {
     512: """
@@ -78,8 +79,17 @@ DEFAULT_ALIASES: Final[Mapping[str, str]] = {
 
 
 def clean_name(name: str) -> str:
-    """A model name as Immich cleans it: the last path segment, ``:`` and ``\\`` as ``_``, without dots."""
-    return name.rsplit("/", 1)[-1].replace(":", "_").replace("\\", "_").replace(".", "")
+    """A model name as Immich cleans it: the last path segment, ``:`` and ``\\`` as ``_``, without dots.
+
+    White space around it is cut off: names are pasted.
+    """
+    return name.strip().rsplit("/", 1)[-1].replace(":", "_").replace("\\", "_").replace(".", "").strip()
+
+
+def known_name(name: str, known: Iterable[str]) -> str:
+    """The name as it is spelt among the known ones, whose case may have been lost; itself where it is not known."""
+    spelt = {other.lower(): other for other in known}
+    return name if name in spelt.values() else spelt.get(name.lower(), name)
 
 
 def parse_aliases(text: str) -> dict[str, str]:
@@ -93,13 +103,22 @@ def parse_aliases(text: str) -> dict[str, str]:
     Raises:
         ValueError: not of that form, or a model whose known dimension is not the listed name's.
     """
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    aliases = {} if words[:1] == ["none"] else dict(DEFAULT_ALIASES)
-    for word in words[words[:1] == ["none"] :]:
+    words = names(text)
+    only = bool(words) and words[0].lower() == "none"
+    aliases = {} if only else dict(DEFAULT_ALIASES)
+    for word in words[only:]:
         asked, equals, model = (part.strip() for part in word.partition("="))
-        name = clean_name(asked)
+        name = known_name(clean_name(asked), LISTED_DIMENSIONS)
+        model = known_name(model, (*CHINESE_CLIP_DIMENSIONS, *LISTED_DIMENSIONS, *DIRECT_NAMES))
         if not equals or not name:
             raise ValueError(tr("pairs name=model separated by commas, name= to switch one off, or none"))
+        if "://" in model or ("/" in model and not model.startswith("/") and ":" not in model):
+            raise ValueError(
+                tr(
+                    "pairs name=model, where a model is a name, huggingface:owner/name, modelscope:owner/name or the "
+                    "absolute path of a folder"
+                )
+            )
         aliases.pop(name, None)
         if model:
             aliases[name] = model

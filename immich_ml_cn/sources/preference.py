@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from immich_ml_cn.messages import tr
+from immich_ml_cn.setting_values import names
 
 from .kinds import Kind
 
@@ -26,18 +28,19 @@ class Preference:
 
         Args:
             text: ``auto``; or a comma list of ``huggingface``, ``modelscope`` and ``github``, each also as
-                ``name=https://mirror``; an address alone stands for Hugging Face (``https://hf-mirror.com``).
+                ``name=https://mirror``; an address alone stands for Hugging Face (``https://hf-mirror.com``, or just
+                ``hf-mirror.com``).
 
         Raises:
             ValueError: an unknown name, or a mirror that is no http address.
         """
         order: list[Kind] = []
         bases: dict[Kind, str] = {}
-        for word in (word.strip() for word in text.split(",")):
-            if word in ("", "auto"):
+        for word in names(text):
+            if word.lower() == "auto":
                 continue
             name, _, base = word.partition("=") if not _is_address(word) else ("", "", word)
-            kind = _kind(name or Kind.HUGGINGFACE)
+            kind = _kind(name.strip().lower() or Kind.HUGGINGFACE)
             order.append(kind)
             if base:
                 bases[kind] = _base(base)
@@ -45,7 +48,9 @@ class Preference:
 
 
 def _is_address(word: str) -> bool:
-    return word.startswith(("http://", "https://"))
+    """An address, or a host's name alone; every kind is a word without a dot."""
+    before, equals, _ = word.partition("=")
+    return "://" in before or ("." in before and not equals)
 
 
 def _kind(name: str) -> Kind:
@@ -53,12 +58,19 @@ def _kind(name: str) -> Kind:
         return Kind(name)
     except ValueError:
         known = ", ".join(Kind)
-        raise ValueError(
-            tr("one of auto, {known} or a mirror's address, not {name!r}", known=known, name=name)
-        ) from None
+        if name.isalnum():
+            raise ValueError(
+                tr("one of auto, {known} or a mirror's address, not {name!r}", known=known, name=name)
+            ) from None
+        # Anything else may hold a password.
+        raise ValueError(tr("one of auto, {known} or a mirror's address", known=known)) from None
 
 
 def _base(address: str) -> str:
-    if not _is_address(address):
-        raise ValueError(tr("a mirror that begins with https:// or http://, not {address!r}", address=address))
-    return address.rstrip("/")
+    base = address.strip().rstrip("/")
+    if "://" not in base:
+        base = f"https://{base}"
+    parts = urlsplit(base)
+    if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
+        raise ValueError(tr("a list of sources whose mirrors are addresses of http or https"))
+    return base

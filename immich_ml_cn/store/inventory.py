@@ -8,7 +8,7 @@ from typing import Final
 
 from immich_ml_cn import sources
 from immich_ml_cn.settings import Settings
-from immich_ml_cn.sources.clip_names import CHINESE_CLIP_DIMENSIONS, LISTED_DIMENSIONS
+from immich_ml_cn.sources.clip_names import CHINESE_CLIP_DIMENSIONS, LISTED_DIMENSIONS, known_name
 
 COMPONENTS: Final[Mapping[str, tuple[str, str]]] = {
     "clip": ("visual", "textual"),
@@ -84,10 +84,11 @@ def row(settings: Settings, task: str, model: str) -> Row:
 
 def find(settings: Settings, name: str) -> tuple[str, str] | None:
     """The task and folder name of a model by any name it goes by, None where there is none."""
-    model = settings.clip_aliases.get(name, name)
+    model = settings.clip_aliases.get(known_name(name, settings.clip_aliases), name)
     for task in COMPONENTS:
-        if model in _models(settings, task):
-            return task, model
+        models = _models(settings, task)
+        if (found := known_name(model, models)) in models:
+            return task, found
     return None
 
 

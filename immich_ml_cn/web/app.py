@@ -17,6 +17,7 @@ from immich_ml_cn.api import mt_photos
 from immich_ml_cn.api.forwarding import HEADER as FORWARDED
 from immich_ml_cn.api.immich import write_body
 from immich_ml_cn.errors import RequestTimeout, ServiceError
+from immich_ml_cn.logs import Redaction
 from immich_ml_cn.messages import said_by
 from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.service import Service
@@ -38,13 +39,14 @@ def create_app(settings: Settings, service: Service) -> Starlette:
             yield
 
     admission = Admission(settings, service.metrics)
-    routes = _Immich(admission, service).routes()
+    redact = Redaction(settings)
+    routes = _Immich(admission, service, redact).routes()
     if settings.mt_photos_key:
         routes += _MtPhotos(admission, service, settings.mt_photos_key).routes()
     paths = [route.path for route in routes if isinstance(route, Route)]
     if settings.root_path:
         routes.append(Mount(settings.root_path, routes=list(routes)))
-    failures = _FailureHandlers(service.metrics)
+    failures = _FailureHandlers(service.metrics, redact)
     handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {
         HTTPException: _http_error,
         ClientDisconnect: _client_disconnected,
@@ -56,16 +58,18 @@ def create_app(settings: Settings, service: Service) -> Starlette:
     ]
     if settings.api_key:
         keys = [key for key in (settings.api_key, settings.mt_photos_key) if key]
-        middleware.append(Middleware(ApiKeyMiddleware, keys, {"/ping", f"{settings.root_path}/ping"}))
+        exempt = {"/ping", f"{settings.root_path}/ping"}
+        middleware.append(Middleware(ApiKeyMiddleware, keys, exempt, settings.root_path))
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan, middleware=middleware)
 
 
 class _Immich:
     """The routes of Immich's machine-learning service, and those for people and monitoring."""
 
-    def __init__(self, admission: Admission, service: Service) -> None:
+    def __init__(self, admission: Admission, service: Service, redact: Redaction) -> None:
         self._admission = admission
         self._service = service
+        self._redact = redact
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -83,7 +87,8 @@ class _Immich:
         return PlainTextResponse("pong")
 
     async def status(self, request: Request) -> Response:
-        return JSONResponse({**self._service.status(), **await self._service.gateway.status()})
+        status = {**self._service.status(), **await self._service.gateway.status()}
+        return JSONResponse(self._redact.document(status))
 
     async def metrics(self, request: Request) -> Response:
         return Response(await self._service.exposition(), media_type=metrics.CONTENT_TYPE)
@@ -182,24 +187,27 @@ async def _client_disconnected(request: Request, error: ClientDisconnect) -> Res
 class _FailureHandlers:
     """Failures → responses, and a line in the log; a traceback only where the fault is ours and nobody foresaw it."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, redact: Redaction) -> None:
         self._metrics = metrics
+        self._redact = redact
 
     async def expected(self, request: Request, error: ServiceError) -> Response:
         """One of ours: its own status."""
         level = logging.ERROR if error.status == 500 else logging.WARNING
+        detail = self._redact(str(error))
         logger.log(level, "%s %s → %d %s", request.method, request.url.path, error.status, _one_line(said_by(error)))
         if error.status >= 500:
-            self._metrics.record_error(f"{request.method} {request.url.path} → {error.status} {_one_line(str(error))}")
+            self._metrics.record_error(f"{request.method} {request.url.path} → {error.status} {_one_line(detail)}")
             logger.debug("what happened", exc_info=error.__cause__)
         headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
         if error.status == RequestTimeout.status:
             headers["Connection"] = "close"
-        return JSONResponse({"detail": str(error), "code": error.code}, error.status, headers=headers)
+        return JSONResponse({"detail": detail, "code": error.code}, error.status, headers=headers)
 
     async def unexpected(self, request: Request, error: Exception) -> Response:
         """Anything else: uvicorn logs its traceback."""
-        self._metrics.record_error(f"{request.method} {request.url.path} → 500 {_one_line(repr(error))}")
+        detail = _one_line(self._redact(repr(error)))
+        self._metrics.record_error(f"{request.method} {request.url.path} → 500 {detail}")
         body = {"detail": "the server failed on this request; its log says why", "code": "internal"}
         return JSONResponse(body, 500)
 

@@ -26,15 +26,20 @@ _REFUSAL: Final = b'{"detail":"Invalid API key"}'
 
 
 class ApiKeyMiddleware:
-    """Answers requests without a valid API key with 401, but for the paths that need none."""
+    """Answers requests without a valid API key with 401, but for the paths that need none.
 
-    def __init__(self, app: App, keys: Iterable[str], exempt_paths: Collection[str]) -> None:
+    A key in the path is taken out of it, so that nobody logs it.
+    """
+
+    def __init__(self, app: App, keys: Iterable[str], exempt_paths: Collection[str], root_path: str = "") -> None:
         """
         Args:
             keys: any of which is valid.
             exempt_paths: paths that need no key.
+            root_path: sub-path that may come before everything.
         """
         self._app = app
+        self._roots = sorted({"", root_path}, reverse=True)
         self._keys = tuple(key.encode() for key in keys)
         self._exempt_paths = exempt_paths
 
@@ -43,14 +48,11 @@ class ApiKeyMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path: str = scope["path"]
-        if path.startswith(KEY_PREFIX):
-            key, _, rest = path.removeprefix(KEY_PREFIX).partition("/")
-            authorized = self._is_key(key.encode("utf-8", "surrogateescape"))
-            scope["path"] = f"/{rest}"
-            scope["raw_path"] = None  # what Starlette reads is the path; the key is in no log
+        key = self._take_key(scope)
+        if key is not None:
+            authorized = self._is_key(key)
         else:
-            authorized = path in self._exempt_paths or any(self._is_key(key) for key in _keys_of(scope))
+            authorized = scope["path"] in self._exempt_paths or any(self._is_key(key) for key in _keys_of(scope))
         if authorized:
             await self._app(scope, receive, send)
             return
@@ -58,6 +60,17 @@ class ApiKeyMiddleware:
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(_REFUSAL)).encode())]
         await send({"type": "http.response.start", "status": 401, "headers": headers})
         await send({"type": "http.response.body", "body": _REFUSAL})
+
+    def _take_key(self, scope: Scope) -> bytes | None:
+        """Take the key out of the path, None where it has none."""
+        path: str = scope["path"]
+        root = next((root for root in self._roots if path.startswith(root + KEY_PREFIX)), None)
+        if root is None:
+            return None
+        key, _, rest = path.removeprefix(root + KEY_PREFIX).partition("/")
+        scope["path"] = f"{root}/{rest}"
+        scope["raw_path"] = None  # what Starlette reads is the path; the key is in no log
+        return key.encode("utf-8", "surrogateescape")
 
     def _is_key(self, given: bytes) -> bool:
         """Compared in constant time."""

@@ -22,6 +22,7 @@ from immich_ml_cn.messages import tr
 from immich_ml_cn.service import Service
 from immich_ml_cn.settings import INERT, PROVIDERS_OF_DEVICE, Settings
 from immich_ml_cn.sources.clip_names import DEFAULT_ALIASES
+from immich_ml_cn.store.checks import doubtful_models, unwritable
 
 from .app import create_app
 from .connection import Connection
@@ -187,6 +188,16 @@ def _announce(settings: Settings) -> None:
     logger.info("immich-ml-cn %s%s, models in %s", __version__, build, settings.cache_folder)
     for variable in settings.inert:
         logger.info("%s is set but does nothing here: it is for %s", variable, INERT[variable])
+    for remark in (*settings.remarks, *doubtful_models(settings)):
+        logger.warning("%s", remark)
+    if reason := unwritable(settings.cache_folder):
+        logger.warning(
+            "%s cannot be written (%s), so nothing can be fetched: give it to user %d, or set %s",
+            settings.cache_folder,
+            reason,
+            os.getuid(),
+            "MACHINE_LEARNING_CACHE_FOLDER",
+        )
     if settings.clip_aliases:
         pairs = ", ".join(f"{name} → {model}" for name, model in settings.clip_aliases.items())
         logger.info("CLIP names answered by another model: %s", pairs)

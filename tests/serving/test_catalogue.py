@@ -272,6 +272,28 @@ def test_aliases_that_make_no_sense(text: str, why: str) -> None:
         parse_aliases(text)
 
 
+@pytest.mark.parametrize(
+    ("find", "name", "key"),
+    [
+        ("text_recognizer", " PP-OCRv5_mobile\n", "ocr/PP-OCRv5_mobile/recognition"),
+        ("text_recognizer", "korean__pp-ocrv5_mobile", "ocr/KOREAN__PP-OCRv5_mobile/recognition"),
+        ("face_detector", " Buffalo_L", "facial-recognition/buffalo_l/detection"),
+        ("textual", "vit-l-14__openai ", "clip/chinese-clip-vit-large-patch14/textual"),
+        ("textual", " VIT-B-16-SIGLIP2::webli", "clip/ViT-B-16-SigLIP2__webli/textual"),
+    ],
+)
+def test_white_space_and_case_do_not_matter(tmp_path: Path, find: str, name: str, key: str) -> None:
+    """Names are pasted into Immich's settings."""
+    assert getattr(catalogue(tmp_path), find)(name).key == key
+
+
+def test_a_folder_of_the_cache_is_found_by_its_own_name(tmp_path: Path) -> None:
+    place(tmp_path, "facial-recognition", "BUFFALO_L", "detection")
+    known = catalogue(tmp_path)
+    assert known.face_detector("BUFFALO_L").key == "facial-recognition/BUFFALO_L/detection"
+    assert known.face_detector("buffalo_l").key == "facial-recognition/buffalo_l/detection"
+
+
 # --- OCR ---
 
 

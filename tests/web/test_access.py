@@ -38,6 +38,8 @@ ADMITTED: dict[str, tuple[str, dict[str, str]]] = {
     "bearer in lower case": ("/predict", {"Authorization": f"bearer {PLAIN}"}),
     "query": (f"/predict?key={PLAIN}", {}),
     "path, as Immich 3 can be told": (f"/key/{PLAIN}/predict", {}),
+    "path below a sub-path": (f"/ml/key/{PLAIN}/predict", {}),
+    "path before a sub-path": (f"/key/{PLAIN}/ml/predict", {}),
     "one of two": (f"/predict?key=wrong&key={PLAIN}", {}),
     "MT Photos' key": ("/predict", {"api-key": MT_KEY}),
 }
@@ -56,6 +58,7 @@ REFUSED: dict[str, tuple[str, dict[str, str]]] = {
     "path without an end": ("/key/", {}),
     "bytes in the path": ("/key/%ff/predict", {}),
     "sub-path": ("/ml/predict", {}),
+    "wrong path below a sub-path": ("/ml/key/wrong/predict", {}),
 }
 
 

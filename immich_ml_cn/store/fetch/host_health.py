@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from immich_ml_cn.sources import Kind, Source
 
@@ -38,5 +39,5 @@ class HostHealth:
 
 
 def host_of(kind: Kind, options: FetchOptions) -> str:
-    """The host that serves a kind with these options, for people."""
-    return options.base(kind).partition("://")[2].partition("/")[0]
+    """The host that serves a kind with these options, for people: without a password."""
+    return urlsplit(options.base(kind)).netloc.rpartition("@")[2]
