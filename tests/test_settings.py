@@ -216,7 +216,7 @@ SECRETIVE = [
     ("HF_ENDPOINT", f"ftp://user:{SECRET}@mirror", "it must be an address such as https://hf-mirror.com"),
     ("HF_ENDPOINT", f"user:{SECRET}@mirror:x", "it must be an address such as https://hf-mirror.com"),
     (f"{PREFIX}MODEL_SOURCE", f"ftp://user:{SECRET}@mirror", "mirrors are addresses of http or https"),
-    (f"{PREFIX}MODEL_SOURCE", f"gitlab=https://user:{SECRET}@mirror", "'gitlab' is none of them"),
+    (f"{PREFIX}MODEL_SOURCE", f"gitlab=https://user:{SECRET}@mirror", "not 'gitlab'"),
     (f"{PREFIX}MODEL_SOURCE", f"https://user:{SECRET},more@mirror", "or a mirror's address"),
     (f"{PREFIX}MODEL_SOURCE", f"modelscope:{SECRET}", "or a mirror's address"),
     (f"{PREFIX}CLIP_ALIASES", f"{ALIASED}=https://user:{SECRET}@mirror/mine", "the absolute path of a folder"),
