@@ -18,8 +18,8 @@ CLOSE: Final = 0.6
 """Cosine with the wanted photos' own direction below which approximate indexes lose a vector anyway."""
 
 FOLLOWED: Final = 0.75
-"""The same above which they follow one. Where not all matches have a place, the whitened vector is preferred to one that
-is less close: it ranks the rest higher."""
+"""The same above which they follow one. Where not all matches have a place, the whitened vector is preferred to one
+that is less close: it ranks the rest higher."""
 
 LESS_CLOSE: Final = 0.9
 """Share of that cosine that the matches' own order may leave."""
