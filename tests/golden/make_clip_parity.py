@@ -1,51 +1,45 @@
-"""Write tests/golden/clip_parity: small Chinese-CLIPs as ONNX, and what PyTorch answers with the same weights.
+"""Write tests/golden/clip_parity: small Chinese-CLIPs, and what PyTorch answers with the same weights.
 
-    PYTHONPATH=scripts:tests/parity .venv-export/bin/python tests/golden/make_clip_parity.py
+    PYTHONPATH=tests:tests/parity .venv-parity/bin/python tests/golden/make_clip_parity.py
 
-- ``vit``, ``resnet``: written by ``scripts/export_clip.py`` from a checkpoint in the official format.
-- ``cn-clip``: the ViT with batch and length fixed, int64 tokens, not normalised, as cn-clip's own script exports it.
-- ``joint/onnx/model.onnx``: the ViT's two towers in one graph, as conversions of transformers' model have it.
+- ``<name>.pt``: checkpoints in the official format, one like each of the five.
+- ``cn-clip``: the smallest ViT with batch and length fixed, int64 tokens, not normalised, as cn-clip's own script
+  exports it.
+- ``joint/onnx/model.onnx``: its two towers in one graph, as conversions of transformers' model have it.
 - ``pictures``: small files of several formats and modes.
-- ``answers.json``: queries, and the unnormalised features of every picture and query, from cn-clip on PyTorch.
+- ``answers.json``: the unnormalised features of every picture and query, from cn-clip on PyTorch.
+
+``transformers`` has the same ViT as that package saves it, see make_transformers_clip.py.
 """
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
-import export_clip
+import cn_clip_models
 import numpy as np
 import small_clip
-import torch_clip
+from chinese_clips import GOLDEN, QUERIES, SMALL, write_vocabulary
 from PIL import Image
 
-GOLDEN = Path(__file__).parent / "clip_parity"
+CONVERTED_BY_OTHERS = "chinese-clip-vit-base-patch16"
 
 
 def main() -> None:
-    shutil.rmtree(GOLDEN, ignore_errors=True)
-    pictures = write_pictures(GOLDEN / "pictures")
-    answers: dict[str, object] = {"queries": small_clip.QUERIES}
-    with tempfile.TemporaryDirectory() as temporary:
-        cache = Path(temporary)
-        vocabulary = small_clip.write_vocabulary(cache / "vocab.txt")
-        for name in small_clip.VISION:
-            architecture = small_clip.architecture(name, vocabulary)
-            checkpoint = cache / f"{name}.pt"
-            torch_clip.save_checkpoint(small_clip.trained(architecture), checkpoint)
-            folder = export_clip.export(
-                name, architecture, checkpoint, cache, texts=small_clip.QUERIES, vocabulary=vocabulary
-            )
-            shutil.copytree(folder, GOLDEN / name)
-            clip = torch_clip.load_model(architecture, torch_clip.read_checkpoint(checkpoint))
-            answers[name] = {
-                "visual": {path.name: listed(torch_clip.image_features(clip, Image.open(path))) for path in pictures},
-                "textual": [listed(torch_clip.text_features(clip, query)) for query in small_clip.QUERIES],
-            }
-            if name == "vit":
-                small_clip.export_as_cn_clip(clip, GOLDEN / "cn-clip")
-                small_clip.export_joint(clip, GOLDEN / "joint" / "onnx" / "model.onnx")
+    pictures = sorted((GOLDEN / "pictures").iterdir()) or write_pictures(GOLDEN / "pictures")
+    vocabulary = write_vocabulary(GOLDEN / "vocab.txt")
+    answers: dict[str, object] = {}
+    for name, architecture in SMALL.items():
+        in_torch = small_clip.in_torch(architecture, vocabulary)
+        checkpoint = GOLDEN / f"{name}.pt"
+        cn_clip_models.save_checkpoint(small_clip.trained(in_torch), checkpoint)
+        clip = cn_clip_models.load_model(in_torch, cn_clip_models.read_checkpoint(checkpoint))
+        answers[name] = {
+            "visual": {path.name: listed(cn_clip_models.image_features(clip, Image.open(path))) for path in pictures},
+            "textual": [listed(cn_clip_models.text_features(clip, query)) for query in QUERIES],
+        }
+        if name == CONVERTED_BY_OTHERS:
+            small_clip.export_as_cn_clip(clip, GOLDEN / "cn-clip")
+            small_clip.export_joint(clip, GOLDEN / "joint" / "onnx" / "model.onnx")
     text = json.dumps(answers, ensure_ascii=False, indent=1)
     (GOLDEN / "answers.json").write_text(text + "\n", encoding="utf-8")
 

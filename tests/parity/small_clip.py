@@ -1,4 +1,7 @@
-"""Small Chinese-CLIPs with random weights, and the conversions of them that others publish. Needs torch and cn-clip."""
+"""Chinese-CLIPs in PyTorch with random weights, and the conversions of them that others publish.
+
+Needs torch and cn-clip.
+"""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -6,64 +9,46 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch_clip import CONTEXT_LENGTH, Architecture, cn_clip, randomise
+from cn_clip_models import CONTEXT_LENGTH, TorchArchitecture, cn_clip, randomise
 
-QUERIES = (
-    "",
-    "猫",
-    "一只橘猫",
-    "海边的日落,天气很好",
-    "a red car",
-    "Café 2019 年 北京",
-    "孩子们在前面跑🎂",
-    "身份证和护照的照片。" * 10,
-)
-_WORDS = ["a", "red", "car", "cafe", "2019", "##9", "##e", ",", "。"]
+from immich_ml_cn.store.conversion.architecture import Architecture, ResNet
+
 _TEXT: Mapping[str, Any] = {
     "text_attention_probs_dropout_prob": 0.1,
     "text_hidden_act": "gelu",
     "text_hidden_dropout_prob": 0.1,
-    "text_hidden_size": 24,
     "text_initializer_range": 0.02,
-    "text_intermediate_size": 48,
-    "text_max_position_embeddings": CONTEXT_LENGTH,
-    "text_num_attention_heads": 2,
-    "text_num_hidden_layers": 2,
     "text_type_vocab_size": 2,
 }
-_VIT: Mapping[str, Any] = {
-    "embed_dim": 24,
-    "image_resolution": 32,
-    "vision_layers": 2,
-    "vision_width": 32,
-    "vision_patch_size": 8,
-    "vision_head_width": 16,
-}
-_RESNET: Mapping[str, Any] = {
-    "embed_dim": 24,
-    "image_resolution": 64,
-    "vision_layers": [1, 1, 1, 1],
-    "vision_width": 4,
-    "vision_patch_size": None,
-}
-VISION = {"vit": _VIT, "resnet": _RESNET}
 
 
-def write_vocabulary(path: Path) -> Path:
-    """A vocabulary of what `QUERIES` need, but for the birthday cake."""
-    characters = sorted({char for query in QUERIES for char in query if "\u4e00" <= char <= "\u9fff"})
-    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_WORDS, *characters]) + "\n")
-    return path
-
-
-def architecture(vision: str, vocabulary: Path) -> Architecture:
-    """A small Chinese-CLIP: ``vit`` or ``resnet``."""
-    size = len(vocabulary.read_text().splitlines())
+def in_torch(architecture: Architecture, vocabulary: Path) -> TorchArchitecture:
+    """An architecture of ours as cn_clip describes it, with a vocabulary of its own."""
+    vision, text = architecture.vision, architecture.text
     tokenizer = cn_clip().bert_tokenizer.FullTokenizer(vocab_file=str(vocabulary))
-    return Architecture({**VISION[vision], **_TEXT, "vocab_size": size}, tokenizer)
+    if isinstance(vision, ResNet):
+        width, patch = 32 * vision.width, None
+    else:
+        width, patch = vision.width, vision.patch
+    options = {
+        **_TEXT,
+        "embed_dim": architecture.dimension,
+        "image_resolution": vision.pixels,
+        "vision_layers": vision.layers,
+        "vision_width": vision.width,
+        "vision_patch_size": patch,
+        "vision_head_width": width // vision.heads,
+        "vocab_size": text.words,
+        "text_hidden_size": text.width,
+        "text_intermediate_size": text.intermediate,
+        "text_max_position_embeddings": text.positions,
+        "text_num_attention_heads": text.heads,
+        "text_num_hidden_layers": text.layers,
+    }
+    return TorchArchitecture(options, tokenizer)
 
 
-def trained(architecture: Architecture, seed: int = 0) -> Any:
+def trained(architecture: TorchArchitecture, seed: int = 0) -> Any:
     """The model with random weights that set different inputs well apart."""
     clip = architecture.build()
     randomise(clip, seed)

@@ -1,19 +1,16 @@
 """Which of a tower's files is opened."""
 
-import shutil
 from pathlib import Path
 
 import pytest
+from chinese_clips import convert_small
 from clip_models import OrtSession
-from server import ROOT
 
 from immich_ml_cn.engines.graphs.files import Graph
 from immich_ml_cn.models.clip.precision import choose_graph
 from immich_ml_cn.serving.catalogue import Catalogue
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.store.downloader import Downloader
-
-SMALL = ROOT / "tests" / "golden" / "clip_parity" / "vit"
 
 
 @pytest.mark.parametrize(
@@ -46,9 +43,7 @@ def test_fp32_where_there_is_no_variant(
 @pytest.mark.parametrize(("precision", "opened"), [("auto", "model_fp16.onnx"), ("fp32", "model.onnx")])
 def test_the_setting_reaches_both_towers(tmp_path: Path, precision: str, opened: str) -> None:
     folder = tmp_path / "clip" / "small"
-    shutil.copytree(SMALL, folder)
-    for kind in ("visual", "textual"):
-        shutil.copyfile(folder / kind / "model.onnx", folder / kind / "model_fp16.onnx")
+    convert_small("chinese-clip-vit-base-patch16", folder, ("fp32", "fp16"))
     settings = Settings.from_env(
         {"MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path), "MACHINE_LEARNING_CLIP_PRECISION": precision}
     )

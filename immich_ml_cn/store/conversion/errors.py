@@ -1,0 +1,5 @@
+"""What can be wrong with a checkpoint."""
+
+
+class CheckpointError(ValueError):
+    """The file is refused; the message is one sentence that names the file and says why."""

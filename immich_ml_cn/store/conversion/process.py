@@ -1,0 +1,172 @@
+"""A conversion in a process of its own, so that nothing waits for it and its memory goes with it.
+
+The onnx package and NumPy hold up every other thread for as long as a weight takes.
+"""
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+from numpy.typing import NDArray
+
+from immich_ml_cn.engines import checking_engine, child_process
+from immich_ml_cn.errors import ServiceError, Unavailable
+from immich_ml_cn.settings import Settings
+from immich_ml_cn.store.fetch.failure import Cancelled, writing
+from immich_ml_cn.store.fetch.progress import Progress
+
+from .architecture import Architecture, Bert, ResNet, VisionTransformer
+from .convert import Request, convert
+from .errors import CheckpointError
+
+_MODULE: Final = __name__
+_POLL_S: Final = 0.2
+_NICENESS: Final = 10
+
+
+def convert_in_child(request: Request, name: str, progress: Progress, cancelled: threading.Event) -> tuple[Path, ...]:
+    """See `convert`. Blocks: call it on a worker thread.
+
+    Args:
+        name: of the model, for people.
+        cancelled: set it to stop; nothing is left behind.
+
+    Raises:
+        Unavailable: the checkpoint is refused, or the process ended without an answer, as it does when memory is short.
+        DiskFailed: the disk refuses.
+        Cancelled: it was stopped.
+    """
+    command = child_process.command(_MODULE, "main", json.dumps(_described(request)))
+    with subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE) as process:  # noqa: S603 - ours
+        try:
+            answer = _follow(_lines(cast(IO[bytes], process.stdout), cancelled), name, progress)
+        except BaseException:
+            process.kill()
+            raise
+    match answer:
+        case {"files": files}:
+            return tuple(map(Path, files))
+        case {"refused": reason}:
+            raise Unavailable(reason)
+        case {"errno": number, "strerror": reason}:
+            with writing(request.folder):
+                raise OSError(number, reason)
+    raise Unavailable(
+        f"{request.checkpoint} could not be converted: the process for it ended with {process.returncode}; "
+        "it needs about 1 GB of free memory, 2.5 GB for ViT-H-14"
+    )
+
+
+def _follow(lines: Iterator[Mapping[str, Any]], name: str, progress: Progress) -> Mapping[str, Any]:
+    """Pass on what the other process tells of its progress; its last word, {} where it has none."""
+    begun = False
+    try:
+        for line in lines:
+            match line:
+                case {"start": file, "total": total}:
+                    if begun:
+                        progress.finish()
+                    progress.start(f"converting {name}/{file}", 0, total)
+                    begun = True
+                case {"advance": count}:
+                    progress.advance(count)
+                case _:
+                    return line
+    finally:
+        if begun:
+            progress.finish()
+    return {}
+
+
+def _lines(stream: IO[bytes], cancelled: threading.Event) -> Iterator[Mapping[str, Any]]:
+    """What the other process writes, until it ends.
+
+    Raises:
+        Cancelled: nobody waits for it any more.
+    """
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while True:
+            if cancelled.is_set():
+                raise Cancelled("the conversion was stopped because the server is shutting down")
+            if not selector.select(_POLL_S):
+                continue
+            data = os.read(stream.fileno(), 1 << 16)
+            *lines, rest = (rest + data).split(b"\n")
+            yield from map(json.loads, lines)
+            if not data:
+                return
+
+
+def main() -> None:
+    """The other process: convert what its argument describes."""
+    output = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print is no answer
+    with suppress(OSError):
+        os.nice(_NICENESS)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory ends, this process does, not the server
+
+    def tell(**values: object) -> None:
+        output.write(json.dumps(values) + "\n")
+
+    try:
+        tell(files=[str(path) for path in convert(_request(json.loads(sys.argv[1])), _Teller(tell), _run)])
+    except (CheckpointError, ServiceError) as error:
+        tell(refused=str(error))
+    except OSError as error:
+        tell(errno=error.errno, strerror=error.strerror or str(error))
+
+
+class _Teller:
+    """Sends a conversion's progress to the process that started it."""
+
+    def __init__(self, tell: Callable[..., None]) -> None:
+        self._tell = tell
+
+    def start(self, file: str, total: int) -> None:
+        """See `convert.Observer`."""
+        self._tell(start=file, total=total)
+
+    def advance(self, count: int) -> None:
+        """See `convert.Observer`."""
+        self._tell(advance=count)
+
+
+def _run(graph: Path, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+    return checking_engine(Settings()).open(graph, "bulk", 0).run(feeds)
+
+
+def _described(request: Request) -> dict[str, Any]:
+    """The request as JSON has it."""
+    paths = {name: str(getattr(request, name)) for name in ("checkpoint", "folder", "vocabulary")}
+    return {**asdict(request), **paths}
+
+
+def _request(described: Mapping[str, Any]) -> Request:
+    """The request of a description."""
+    architecture = described["architecture"]
+    vision = architecture["vision"]
+    if "patch" not in vision:
+        vision = {**vision, "layers": tuple(vision["layers"])}
+    return Request(
+        checkpoint=Path(described["checkpoint"]),
+        folder=Path(described["folder"]),
+        architecture=Architecture(
+            VisionTransformer(**vision) if "patch" in vision else ResNet(**vision),
+            Bert(**architecture["text"]),
+            architecture["dimension"],
+        ),
+        precisions=tuple(described["precisions"]),
+        vocabulary=Path(described["vocabulary"]),
+        limit=described["limit"],
+    )

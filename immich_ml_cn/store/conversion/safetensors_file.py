@@ -1,0 +1,106 @@
+"""Safetensors: eight bytes of length, a JSON object of names, dtypes, shapes and offsets, then the numbers.
+
+https://github.com/huggingface/safetensors#format. Read here and not by its library, which copies what it reads and
+leaves bfloat16 to others: the numbers are mapped as those of PyTorch's files are.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import CheckpointError
+from .weights import BFLOAT16, Stored, widened
+
+MOST_HEADER_BYTES: Final = 16 << 20
+
+_DTYPES: Final[Mapping[str, str]] = {
+    "BF16": BFLOAT16,
+    "BOOL": "bool",
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "U8": "uint8",
+}
+
+
+class SafetensorsFile:
+    """A file of tensors that are mapped one at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            CheckpointError: the header is none, or tells of bytes that the file does not have.
+            OSError: it cannot be read.
+        """
+        self.path = path
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= min(size - 8, MOST_HEADER_BYTES):
+                raise CheckpointError(f"{path} is refused: its header of {length:,} bytes cannot be right")
+            header = _json(path, file.read(length))
+        self._begin = 8 + length
+        self._tensors: dict[str, tuple[Stored, int]] = {}
+        for name, entry in header.items():
+            if name != "__metadata__":
+                self._tensors[name] = self._entry(name, entry, size - self._begin)
+        if not self._tensors:
+            raise CheckpointError(f"{path} holds no tensors")
+
+    def _entry(self, name: str, entry: Any, available: int) -> tuple[Stored, int]:
+        """What the header says of a tensor, and where it begins among the numbers."""
+        try:
+            dtype = _DTYPES[entry["dtype"]]
+            shape = tuple(entry["shape"])
+            begin, end = entry["data_offsets"]
+            whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+            if whole and end <= available and end - begin == math.prod(shape) * _numpy(dtype).itemsize:
+                return Stored(shape, dtype), begin
+        except (KeyError, TypeError, ValueError):
+            pass
+        raise CheckpointError(f"{self.path} is refused: what its header says of {name[:100]!r} cannot be right")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `Weights.names`."""
+        return tuple(self._tensors)
+
+    def describe(self, name: str) -> Stored:
+        """See `Weights.describe`."""
+        return self._tensors[name][0]
+
+    def read(self, name: str) -> NDArray[Any]:
+        """See `Weights.read`."""
+        stored, begin = self._tensors[name]
+        dtype = _numpy(stored.dtype)
+        if math.prod(stored.shape) == 0:
+            return np.zeros(stored.shape, dtype)
+        try:
+            numbers: NDArray[Any] = np.memmap(self.path, dtype, "r", self._begin + begin, stored.shape or (1,))
+        except ValueError as error:
+            raise CheckpointError(f"{self.path} is shorter than it was") from error
+        numbers = numbers.reshape(stored.shape)
+        return widened(numbers) if stored.dtype == BFLOAT16 else numbers
+
+
+def _json(path: Path, header: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(header)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is refused: its header is no JSON") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} is refused: its header is no JSON object")
+    return found
+
+
+def _numpy(dtype: str) -> np.dtype[Any]:
+    return np.dtype(np.uint16 if dtype == BFLOAT16 else dtype)
