@@ -30,7 +30,7 @@ from immich_ml_cn.store.conversion.model_weights import ModelWeights
 from immich_ml_cn.store.conversion.process import convert_in_child
 from immich_ml_cn.store.conversion.weights import open_weights
 from immich_ml_cn.store.conversions import split_joint
-from immich_ml_cn.store.fetch import Silent
+from immich_ml_cn.store.fetch import NullProgress
 
 LEAST_COSINE = {"model.onnx": 0.999999, "model_fp16.onnx": 0.9999, "model_int8.onnx": 0.998}
 PICTURES = sorted((GOLDEN / "pictures").iterdir())
@@ -80,7 +80,7 @@ def test_a_conversion_answers_as_pytorch(
 ) -> None:
     folder = tmp_path / "cache" / name
     request = request_for(checkpoint, folder, SMALL[name], PRECISIONS)
-    convert_in_child(request, name, Silent(), threading.Event())
+    convert_in_child(request, name, NullProgress(), threading.Event())
 
     clip = cn_clip_models.load_model(architecture, cn_clip_models.read_checkpoint(checkpoint))
     reference = cn_clip_models.Reference.of(clip, pictures(), QUERIES)
