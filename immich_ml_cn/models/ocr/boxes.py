@@ -13,6 +13,8 @@ import numpy as np
 import pyclipper
 from numpy.typing import NDArray
 
+from .skew import page_skew, rotated
+
 THRESHOLD = 0.3
 UNCLIP_RATIO = 1.6
 MAX_CANDIDATES = 1000
@@ -48,12 +50,19 @@ def find_boxes(
 
 
 def order_corners(boxes: NDArray[Any]) -> NDArray[Any]:
-    """Corners of (N, 4, 2) boxes as top-left, top-right, bottom-right, bottom-left."""
-    by_x = np.take_along_axis(boxes, _stable_order(boxes[:, :, 0]), axis=1)
-    left, right = by_x[:, :2], by_x[:, 2:]
-    left = np.take_along_axis(left, _stable_order(left[:, :, 1]), axis=1)
-    right = np.take_along_axis(right, _stable_order(right[:, :, 1]), axis=1)
-    return np.stack([left[:, 0], right[:, 0], right[:, 1], left[:, 1]], axis=1)
+    """Corners of (N, 4, 2) boxes as top-left, top-right, bottom-right, bottom-left, in the directions of their page.
+
+    The top-left corner is the one that comes first along the page's diagonal (least x + y), which holds for a thin box
+    at any angle; the two leftmost corners of a vertical line that is a little tilted are both at one of its ends. Page
+    directions are the picture's, turned by `page_skew`: without that, the lines of a page at 45° would fall apart into
+    horizontal and vertical ones.
+    """
+    upright = rotated(boxes, -page_skew(boxes))
+    towards = upright - upright.mean(axis=1, keepdims=True)
+    clockwise = _stable_order(np.arctan2(towards[:, :, 1], towards[:, :, 0]))
+    first = np.take_along_axis(upright, clockwise, axis=1).sum(axis=2).argmin(axis=1)
+    from_first = (np.arange(4) + first[:, None]) % 4
+    return np.take_along_axis(np.take_along_axis(boxes, clockwise, axis=1), from_first[:, :, None], axis=1)
 
 
 def unclip(box: NDArray[np.float32], ratio: float = UNCLIP_RATIO) -> NDArray[np.int32]:
@@ -93,7 +102,7 @@ def _rectangles(outlines: Sequence[NDArray[Any]], min_side: float) -> tuple[NDAr
     found = [cv2.minAreaRect(outline) if len(outline) else None for outline in outlines]
     kept = np.array([rect is not None and min(rect[1]) >= min_side for rect in found], np.bool_)
     corners = [cv2.boxPoints(rect) for rect in found if rect and min(rect[1]) >= min_side]
-    return order_corners(np.array(corners, np.float32).reshape(-1, 4, 2)), kept
+    return np.array(corners, np.float32).reshape(-1, 4, 2), kept
 
 
 def _unclip_all(boxes: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -1,0 +1,87 @@
+"""Text boxes as the reading order sees them: upright, in the directions in which their page is read."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .crops import is_vertical
+from .skew import page_skew, rotated
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """The extent of one box on a page turned upright, in pixels, and its place in the input."""
+
+    index: int
+    left: float
+    top: float
+    right: float
+    bottom: float
+    thickness: float
+    vertical: bool
+    square: bool
+
+    @property
+    def x(self) -> float:
+        """Its middle."""
+        return (self.left + self.right) / 2
+
+    @property
+    def y(self) -> float:
+        """Its middle."""
+        return (self.top + self.bottom) / 2
+
+    @property
+    def width(self) -> float:
+        return self.right - self.left
+
+
+Line = list[Box]
+"""Boxes beside one another, from left to right."""
+
+
+def upright_boxes(boxes: NDArray[Any], *, upside_down: bool = False) -> list[Box]:
+    """Boxes (N, 4, 2), corners in turn from top-left, on the page as it is read.
+
+    The page's skew is taken out first. A page all of whose lines stand upright, be it vertical writing or a page
+    photographed on its side, is turned by a quarter, its right edge up: then its lines are horizontal ones, and come
+    one below the other in the order in which they are read.
+    """
+    sizes = np.linalg.norm(boxes[:, [1, 3]] - boxes[:, [0, 0]], axis=2)  # (N, 2): width, height
+    vertical = is_vertical(sizes[:, 0], sizes[:, 1])
+    horizontal = is_vertical(sizes[:, 1], sizes[:, 0])
+    points = rotated(boxes, -page_skew(boxes))
+    if upside_down:
+        points = -points
+    if vertical.any() and not horizontal.any():
+        points = np.stack([points[..., 1], -points[..., 0]], axis=-1)
+        vertical, horizontal = horizontal, vertical
+    extents = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1).tolist()
+    kinds = zip(sizes.min(axis=1).tolist(), vertical.tolist(), (~(vertical | horizontal)).tolist(), strict=True)
+    return [Box(index, *extent, *kind) for index, (extent, kind) in enumerate(zip(extents, kinds, strict=True))]
+
+
+def text_lines(boxes: Iterable[Box]) -> list[Line]:
+    """Lines from top to bottom, each from left to right."""
+    return [sorted(line, key=lambda box: box.left) for line in grouped(boxes, lambda box: box.y)]
+
+
+def grouped(boxes: Iterable[Box], position: Callable[[Box], float]) -> list[list[Box]]:
+    """Boxes by rising position, together while within half a character of the group's mean."""
+    groups: list[list[Box]] = []
+    for box in sorted(boxes, key=position):
+        if groups:
+            mean = sum(map(position, groups[-1])) / len(groups[-1])
+            thickness = min(other.thickness for other in (box, *groups[-1]))
+        if not groups or position(box) - mean >= thickness / 2:
+            groups.append([])
+        groups[-1].append(box)
+    return groups
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle one; of two, the greater."""
+    return sorted(values)[len(values) // 2]

@@ -1,0 +1,52 @@
+"""The angle at which a page was photographed, from the directions of its text boxes."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_QUARTER = np.pi / 2
+
+
+def page_skew(boxes: NDArray[Any]) -> float:
+    """The weighted median direction of the long boxes, in radians, -π/4…π/4.
+
+    A quarter turn more or less is the same skew: lines and columns of one page agree. A box counts by how much longer
+    than thick it is, so that lone characters, whose rectangle may lie at any angle, do not count. Positive is clockwise
+    in a picture, whose y axis points down.
+
+    Args:
+        boxes: (N, 4, 2), pixels, corners in turn from any of them.
+
+    Returns:
+        0.0 when there is no long box.
+    """
+    edges = boxes[:, 1:3].astype(np.float64) - boxes[:, 0:2]
+    lengths = np.hypot(edges[..., 0], edges[..., 1])
+    longest = np.argmax(lengths, axis=1)
+    rows = np.arange(len(boxes))
+    weights = lengths[rows, longest] - lengths[rows, 1 - longest]
+    if not weights.sum() > 0:
+        return 0.0
+    along = edges[rows, longest]
+    angles = np.arctan2(along[:, 1], along[:, 0])
+    # Angles a quarter apart are one: four times the angle is on a circle, whose mean is where the median is looked for.
+    mean = np.angle(np.sum(weights * np.exp(4j * angles))) / 4
+    return _wrapped(float(mean + _weighted_median(_wrapped(angles - mean), weights)))
+
+
+def rotated(points: NDArray[Any], angle: float) -> NDArray[np.float64]:
+    """Points (…, 2) turned by so many radians about the origin, clockwise in a picture."""
+    sine, cosine = np.sin(angle), np.cos(angle)
+    return np.asarray(points.astype(np.float64) @ np.array([[cosine, sine], [-sine, cosine]]), np.float64)
+
+
+def _wrapped(angle: Any) -> Any:
+    """To -π/4…π/4, by quarter turns."""
+    return (angle + _QUARTER / 2) % _QUARTER - _QUARTER / 2
+
+
+def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(reached, reached[-1] / 2)])
