@@ -31,6 +31,7 @@ from .tasks import Tasks
 
 if TYPE_CHECKING:
     from immich_ml_cn.models.clip import Embedding as ClipEmbedding
+    from immich_ml_cn.models.ocr.page import Readings
 
 ItemT = TypeVar("ItemT")
 OutputT_co = TypeVar("OutputT_co", covariant=True)
@@ -230,23 +231,21 @@ class Pipeline:
         return await self._read(plan.reader, item.image, found, plan.task.min_recognition_score)
 
     async def _read(self, reader: TextReader, image: NDArray[np.uint8], found: TextBoxes, min_score: float) -> ReadText:
-        """Read every box; what is blank or below `min_score` is left out."""
+        """Read every box; what is no text or below `min_score` is left out."""
         async with (
             self._registry.lease(reader.orientation) as orientation,
             self._registry.lease(reader.recognizer) as recognizer,
         ):
             lines = await self._pool.each(partial(_cut_line, image), list(found.boxes))
             probabilities = await self._run_lines(orientation, lines)
-            lines, order = await self._pool.run(_turn_lines, lines, probabilities, found.boxes)
-            paths = await self._run_lines(recognizer, lines)
-            with self._metrics.time("postprocess", recognizer.name):
-                read = await self._pool.each(recognizer.model.decode, paths)
-        kept = [index for index in order if _is_text(read[index], min_score)]
-        return ReadText(
-            TextBoxes(found.boxes[kept], found.scores[kept]),
-            tuple(read[index][0] for index in kept),
-            tuple(read[index][1] for index in kept),
-        )
+            page = await self._pool.run(_read_page, found, lines, probabilities, min_score)
+            wanted = await self._pool.run(_next_lines, page, None)
+            while not isinstance(wanted, ReadText):
+                paths = await self._run_lines(recognizer, wanted)
+                with self._metrics.time("postprocess", recognizer.name):
+                    readings = await self._pool.each(recognizer.model.decode, paths)
+                    wanted = await self._pool.run(_next_lines, page, readings)
+        return wanted
 
     async def _run_lines(
         self, loaded: Loaded[LineModel[ItemT, OutputT]], lines: Sequence[NDArray[np.uint8]]
@@ -265,12 +264,18 @@ def _cut_line(image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.
     return crop_line(image, box)
 
 
-def _turn_lines(
-    lines: list[NDArray[np.uint8]], probabilities: list[float], boxes: NDArray[np.float32]
-) -> tuple[list[NDArray[np.uint8]], list[int]]:
-    from immich_ml_cn.models.ocr.lines import turn_lines
+def _read_page(
+    found: TextBoxes, lines: list[NDArray[np.uint8]], probabilities: list[float], min_score: float
+) -> "Readings":
+    from immich_ml_cn.models.ocr.page import read_page
 
-    return turn_lines(lines, probabilities, boxes)
+    return read_page(found, lines, probabilities, min_score)
+
+
+def _next_lines(page: "Readings", readings: list[tuple[str, float]] | None) -> list[NDArray[np.uint8]] | ReadText:
+    from immich_ml_cn.models.ocr.page import step
+
+    return step(page, readings)
 
 
 def _check_dimension(vector: NDArray[np.float32], spec: ModelSpec[Any]) -> None:
@@ -279,9 +284,3 @@ def _check_dimension(vector: NDArray[np.float32], spec: ModelSpec[Any]) -> None:
         raise Unavailable(
             f"Immich expects {spec.dimension} numbers under this name, but {spec.key} gives {len(vector)}"
         )
-
-
-def _is_text(line: tuple[str, float], min_score: float) -> bool:
-    """Whether a read line is worth answering: not blank, and sure enough."""
-    text, score = line
-    return bool(text.strip()) and score >= min_score

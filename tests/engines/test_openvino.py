@@ -33,6 +33,7 @@ from immich_ml_cn.engines.self_test import DOUBLING
 from immich_ml_cn.engines.session import ParallelSession, Session
 from immich_ml_cn.models import ocr
 from immich_ml_cn.models.images import decode
+from immich_ml_cn.models.results import ReadText
 from immich_ml_cn.settings import Settings
 
 DETECTOR = ocr_session.bundled("PP-OCRv6_det_small")
@@ -687,15 +688,16 @@ class Reader:
 
     def read(self, path: Path) -> list[str]:
         item = self.detector.prepare(decode(path.read_bytes(), 10**8), 736)
-        boxes = self.detector.boxes(item, self.detector.infer([item])[0], 0.5).boxes
-        crops = [ocr.crop_line(item.image, box) for box in boxes]
+        found = self.detector.boxes(item, self.detector.infer([item])[0], 0.5)
+        crops = [ocr.crop_line(item.image, box) for box in found.boxes]
         classify, recognize = self.classifier, self.recognizer
-        turned = self.answers(classify.infer, [classify.prepare(crop) for crop in crops])
-        upside_down = ocr.upside_down_lines(turned)
-        lines = [ocr.turned(crop) if flag else crop for crop, flag in zip(crops, upside_down, strict=True)]
-        paths = self.answers(recognize.infer, [recognize.prepare(line) for line in lines])
-        read = [recognize.decode(path) for path in paths]
-        return [text for text, score in read if ocr.is_text(text, score, 0.5)]
+        upside_down = self.answers(classify.infer, [classify.prepare(crop) for crop in crops])
+        page = ocr.read_page(found, crops, upside_down, 0.5)
+        wanted = ocr.step(page)
+        while not isinstance(wanted, ReadText):
+            paths = self.answers(recognize.infer, [recognize.prepare(line) for line in wanted])
+            wanted = ocr.step(page, [recognize.decode(path) for path in paths])
+        return list(wanted.texts)
 
     def answers(self, infer: Callable[[Sequence[Any]], list[Any]], items: Sequence[Any]) -> list[Any]:
         """All lines at once where they run side by side, else one by one."""

@@ -89,7 +89,8 @@ class Model:
         return TextBoxes(boxes_of(count), np.arange(count, dtype=np.float32))
 
     def decode(self, index: int) -> tuple[str, float]:
-        return self.world.lines[index]
+        """Any line that is read once more says nothing."""
+        return self.world.lines[index] if index < len(self.world.lines) else ("", 0.0)
 
 
 class Batcher:

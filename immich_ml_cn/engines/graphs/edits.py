@@ -135,9 +135,9 @@ def part_for(path: Path, output: str) -> bytes:
 def with_best_path(path: Path) -> bytes:
     """A CTC recogniser that answers its best path instead of every probability.
 
-    Its one output, float32 [N, T, C], is replaced by `BEST_INDEX`, int64 [N, T], and
-    `BEST_PROBABILITY`, float32 [N, T], so that C (18,710 for PP-OCRv6) floats per time step never
-    leave the engine.
+    Its one output, float32 [N, T, C], is replaced by `BEST_INDEX`, int64 [N, T, 2], the likeliest class of each time
+    step and the next likely, and `BEST_PROBABILITY`, float32 [N, T, 2], so that C (18,710 for PP-OCRv6) floats per time
+    step never leave the engine.
 
     Returns:
         The edited graph; its metadata has `CLASSES`, if the file says how many they are.
@@ -157,9 +157,10 @@ def with_best_path(path: Path) -> bytes:
     if [len(sizes) for sizes in dims] != [3]:
         raise ValueError(f"{path} has other outputs than one [N, T, C]")
     output, dims = graph.output[0], dims[0]
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    graph.node.extend(_best_path_nodes(output.name, opset))
-    shape = [dim.dim_param or dim.dim_value or None for dim in dims[:2]]
+    count = "best_path_count"
+    graph.initializer.append(helper.make_tensor(count, TensorProto.INT64, [1], [2]))
+    graph.node.append(helper.make_node("TopK", [output.name, count], [BEST_PROBABILITY, BEST_INDEX], axis=2))
+    shape = [*(dim.dim_param or dim.dim_value or None for dim in dims[:2]), 2]
     if dims[2].dim_value:
         _note(model, CLASSES, dims[2].dim_value)
     del graph.output[:]
@@ -169,8 +170,6 @@ def with_best_path(path: Path) -> bytes:
             helper.make_tensor_value_info(BEST_PROBABILITY, TensorProto.FLOAT, shape),
         ]
     )
-    if opset >= 18:
-        graph.initializer.append(helper.make_tensor("best_path_axis", TensorProto.INT64, [1], [2]))
     return _serialised(model, path)
 
 
@@ -290,14 +289,3 @@ def _reshape_to(graph: Any, node: Any, target: Sequence[int]) -> None:
     kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
     del node.attribute[:]
     node.attribute.extend(kept)
-
-
-def _best_path_nodes(probabilities: str, opset: int) -> list[Any]:
-    from onnx import helper
-
-    index = helper.make_node("ArgMax", [probabilities], [BEST_INDEX], axis=2, keepdims=0)
-    if opset >= 18:
-        inputs = [probabilities, "best_path_axis"]
-        return [index, helper.make_node("ReduceMax", inputs, [BEST_PROBABILITY], keepdims=0)]
-    best = helper.make_node("ReduceMax", [probabilities], [BEST_PROBABILITY], axes=[2], keepdims=0)
-    return [index, best]

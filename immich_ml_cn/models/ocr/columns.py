@@ -1,14 +1,15 @@
 """Columns of text on a page: a recursive X-Y cut (Nagy and Seth, "Hierarchical representation of optically scanned
 documents", ICPR 1984) with guards.
 
-A page is cut at a gutter, an empty strip from top to bottom between two columns, and each column is read to its end. But
-tables, receipts and forms have empty strips too, and are read row by row. So a gutter counts only between two columns
-of running text: long lines, one close below the other, side by side. Where such lines stand at the same heights on both
-sides, as in a table, they have to fill their column as well.
+A page is cut at a gutter, an empty strip from top to bottom between two columns, and each column is read to its end.
+But tables, receipts and forms have empty strips too, and are read row by row. So a gutter counts only between two
+columns of running text: long lines, one close below the other, side by side. Where such lines stand at the same heights
+on both sides, as in a table, they have to fill their column as well.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .layout import Box, Line, median, text_lines
 
@@ -21,7 +22,7 @@ MAX_JUMP = 2.5
 # Of lines.
 MIN_LINES = 2
 MIN_TOGETHER = 6
-MIN_FILLED = 0.6
+MIN_FILLED = 0.7
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,7 @@ def _bands(boxes: Sequence[Box]) -> list[list[Box]]:
 
 
 def _columns_from(bands: Sequence[Sequence[Box]], start: int) -> tuple[int, tuple[tuple[Box, ...], ...]]:
-    """The columns that begin with a band, and the index of the band below them; if there are none, of the next band
-    that they may begin with."""
+    """The columns that begin with a band, if any, and the index of the band below what has the same gutter."""
     covered = _merged(bands[start])
     end = start + 1
     if len(covered) == 1:
@@ -87,9 +87,7 @@ def _columns_from(bands: Sequence[Sequence[Box]], start: int) -> tuple[int, tupl
         end += 1
     boxes = [box for band in bands[start:end] for box in band]
     columns = _split(boxes, covered)
-    if len(columns) > 1:
-        return end, columns
-    return start + max(1, (end - start) // 2), ()
+    return end, columns if len(columns) > 1 else ()
 
 
 def _follows(bands: Sequence[Sequence[Box]], start: int, end: int) -> bool:
@@ -99,9 +97,7 @@ def _follows(bands: Sequence[Sequence[Box]], start: int, end: int) -> bool:
     return gap <= MAX_JUMP * median([box.thickness for box in (*above, *bands[end])])
 
 
-def _merged(
-    boxes: Sequence[Box], covered: Sequence[tuple[float, float]] = ()
-) -> list[tuple[float, float]]:
+def _merged(boxes: Sequence[Box], covered: Sequence[tuple[float, float]] = ()) -> list[tuple[float, float]]:
     """What boxes cover of the x axis, with what is covered already; gaps too narrow for a gutter are closed."""
     closed = MIN_GUTTER * median([box.thickness for box in boxes])
     merged: list[tuple[float, float]] = []
@@ -117,7 +113,7 @@ def _split(boxes: Sequence[Box], covered: Sequence[tuple[float, float]]) -> tupl
     """Boxes by the strips they stand in, those joined again that are no columns beside each other."""
     strips = [[box for box in boxes if left <= box.x <= right] for left, right in covered]
     columns = [strips[0]]
-    for previous, strip in zip(strips, strips[1:], strict=False):
+    for previous, strip in pairwise(strips):
         if _are_columns(text_lines(previous), text_lines(strip)):
             columns.append(strip)
         else:
@@ -146,7 +142,7 @@ def _typical_length(lines: Sequence[Line]) -> float:
 
 def _pitch(lines: Sequence[Line]) -> float:
     """From one line to the next, in units of their thickness."""
-    return median([(below[0].y - above[0].y) / above[0].thickness for above, below in _pairs(lines)])
+    return median([(below[0].y - above[0].y) / above[0].thickness for above, below in pairwise(lines)])
 
 
 def _share_beside(lines: Sequence[Line], others: Sequence[Line], distance: float) -> float:
@@ -165,7 +161,3 @@ def _is_filled(lines: Sequence[Line]) -> bool:
 
 def _width(line: Line) -> float:
     return line[-1].right - line[0].left
-
-
-def _pairs(lines: Sequence[Line]) -> Iterator[tuple[Line, Line]]:
-    return zip(lines, lines[1:], strict=False)

@@ -1,5 +1,7 @@
 """Text boxes → upright pictures of one line each."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -20,24 +22,27 @@ def crop_line(image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.
         least 1.5 times as high as wide is turned a quarter counter-clockwise, as PP-OCR does:
         the recogniser reads horizontal lines only.
     """
-    width = max(1, int(max(_length(box[0], box[1]), _length(box[2], box[3]))))
-    height = max(1, int(max(_length(box[0], box[3]), _length(box[1], box[2]))))
+    [width], [height] = (sides.tolist() for sides in box_sizes(box[None]))
     line = _straightened(image, box, width, height)
     return np.ascontiguousarray(np.rot90(line)) if is_vertical(width, height) else line
 
 
-def is_vertical(width: float, height: float) -> bool:
-    """Whether a box of this size is read as a vertical line."""
+def with_margin(line: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A crop with an eighth of its height around it, of the colours at its edges."""
+    margin = max(1, line.shape[0] // 8)
+    return np.pad(line, ((margin, margin), (margin, margin), (0, 0)), mode="edge")
+
+
+def box_sizes(boxes: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Widths and heights, int64 (N,), at least 1, of boxes (N, 4, 2): the longer of opposite sides in whole pixels."""
+    sides = np.linalg.norm(boxes - np.roll(boxes, -1, axis=1), axis=2)  # top, right, bottom, left
+    whole = np.maximum(1, np.maximum(sides[:, :2], sides[:, 2:]).astype(np.int64))
+    return whole[:, 0], whole[:, 1]
+
+
+def is_vertical(width: Any, height: Any) -> Any:
+    """Whether a box of this size is read as a vertical line: bool, of arrays too."""
     return height >= VERTICAL_RATIO * width
-
-
-def turned(line: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The same line (h, w, 3) turned by 180°."""
-    return np.ascontiguousarray(line[::-1, ::-1])
-
-
-def _length(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    return float(np.linalg.norm(a - b))
 
 
 def _straightened(image: NDArray[np.uint8], box: NDArray[np.float32], width: int, height: int) -> NDArray[np.uint8]:

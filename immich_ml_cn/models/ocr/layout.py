@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .crops import is_vertical
+from .crops import box_sizes, is_vertical
 from .skew import page_skew, rotated
 
 
@@ -50,9 +50,8 @@ def upright_boxes(boxes: NDArray[Any], *, upside_down: bool = False) -> list[Box
     photographed on its side, is turned by a quarter, its right edge up: then its lines are horizontal ones, and come
     one below the other in the order in which they are read.
     """
-    sizes = np.linalg.norm(boxes[:, [1, 3]] - boxes[:, [0, 0]], axis=2)  # (N, 2): width, height
-    vertical = is_vertical(sizes[:, 0], sizes[:, 1])
-    horizontal = is_vertical(sizes[:, 1], sizes[:, 0])
+    widths, heights = box_sizes(boxes)
+    vertical, horizontal = is_vertical(widths, heights), is_vertical(heights, widths)
     points = rotated(boxes, -page_skew(boxes))
     if upside_down:
         points = -points
@@ -60,8 +59,13 @@ def upright_boxes(boxes: NDArray[Any], *, upside_down: bool = False) -> list[Box
         points = np.stack([points[..., 1], -points[..., 0]], axis=-1)
         vertical, horizontal = horizontal, vertical
     extents = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1).tolist()
-    kinds = zip(sizes.min(axis=1).tolist(), vertical.tolist(), (~(vertical | horizontal)).tolist(), strict=True)
-    return [Box(index, *extent, *kind) for index, (extent, kind) in enumerate(zip(extents, kinds, strict=True))]
+    thicknesses = np.minimum(widths, heights).tolist()
+    kinds = zip(vertical.tolist(), (~(vertical | horizontal)).tolist(), strict=True)
+    rows = zip(extents, thicknesses, kinds, strict=True)
+    return [
+        Box(index, left, top, right, bottom, thickness, stands, square)
+        for index, ((left, top, right, bottom), thickness, (stands, square)) in enumerate(rows)
+    ]
 
 
 def text_lines(boxes: Iterable[Box]) -> list[Line]:

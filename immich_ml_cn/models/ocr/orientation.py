@@ -1,7 +1,8 @@
 """Which crops are upside down: PP-OCR's text-line angle classifier as a loaded model.
 
 Only cropped lines reach it, so 0° and 180° are all there is: crops of vertical lines are already
-turned by a quarter, and for a page on its side that leaves half of the cases upside down.
+turned by a quarter, and for a page on its side that leaves half of the cases upside down. It is weak on short lines,
+and sure of its errors: what it says is weighed in `page`.
 """
 
 import math
@@ -19,8 +20,6 @@ from .pixels import to_tensor
 
 # What PP-OCRv2's classifier was trained on; the one that RapidOCR bundles leaves it open.
 DEFAULT_SIZE = (48, 192)
-# RapidOCR's default: below it, a line is left as it is.
-THRESHOLD = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,27 +74,3 @@ def load_classifier(path: Path, open_session: OpenSession) -> TextOrientation:
     if height is None or width is None:
         return TextOrientation(session)
     return TextOrientation(session, (height, width))
-
-
-def upside_down_lines(probabilities: Sequence[float], threshold: float = THRESHOLD) -> NDArray[np.bool_]:
-    """Which lines of a page to turn by 180°.
-
-    A line is turned when the classifier is sure, as RapidOCR does. Beyond that, the lines of
-    which it is not sure ("66", "8", "出口") go with the page: they are turned if most of the sure
-    ones are. RapidOCR leaves them garbled.
-
-    Args:
-        probabilities: per line, 0…1, that it is upside down.
-        threshold: above it the classifier is sure, below its complement too.
-
-    Returns:
-        bool, one per line.
-    """
-    values = np.asarray(probabilities, np.float64)
-    turned, upright = values > threshold, values < 1 - threshold
-    return ~upright if turned.sum() > upright.sum() else turned
-
-
-def is_page_upside_down(lines: NDArray[np.bool_]) -> bool:
-    """Whether most lines are, so that the page is read from its other end."""
-    return bool(2 * lines.sum() > lines.size)

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,6 +19,7 @@ from immich_ml_cn.errors import Unavailable
 
 from . import ctc
 from .pixels import to_tensor
+from .widths import usual_classes
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class RecognitionInput:
 class TextRecognizer:
     """A loaded recogniser.
 
-    Its graph maps [N, 3, 48, W] to the best class and its probability per time step, both [N, T],
+    Its graph maps [N, 3, 48, W] to the two likeliest classes and their probabilities per time step, both [N, T, 2],
     or to the probabilities of all classes, [N, T, C].
 
     Attributes:
@@ -59,6 +61,11 @@ class TextRecognizer:
 
     session: Session
     alphabet: tuple[str, ...]
+
+    @cached_property
+    def usual(self) -> NDArray[np.int64]:
+        """Per class the one of its character's usual width, (C,)."""
+        return usual_classes(self.alphabet)
 
     def prepare(self, line: NDArray[np.uint8]) -> RecognitionInput:
         """Resize a crop, uint8 (h, w, 3) RGB, to 48 px height and pad it; for the CPU pool.
@@ -76,7 +83,7 @@ class TextRecognizer:
         return 0 if self._parallel else _width(item)
 
     def infer(self, items: Sequence[RecognitionInput]) -> list[BestPath]:
-        """Per line the best class, int64 (T,), and its probability, float32 (T,), 0…1."""
+        """Per line the two likeliest classes, int64 (T, 2), and their probabilities, float32 (T, 2), 0…1."""
         if isinstance(self.session, ParallelSession):
             return self._run_each(self.session, items)
         lines_per_run = max(1, MAX_COLUMNS // _width(items[0]))
@@ -85,7 +92,7 @@ class TextRecognizer:
 
     def decode(self, path: BestPath) -> tuple[str, float]:
         """Text and score, 0…1, of one of `infer`'s outputs; for the CPU pool."""
-        return ctc.decode(*path, self.alphabet)
+        return ctc.decode(*path, self.alphabet, self.usual)
 
     @property
     def _parallel(self) -> bool:
@@ -147,8 +154,16 @@ def _width(item: RecognitionInput) -> int:
 def _best_paths(outputs: Sequence[NDArray[Any]]) -> Iterator[BestPath]:
     """The best path of each line of a batch, of a graph's outputs in either form."""
     if len(outputs) == 1:
-        outputs = [outputs[0].argmax(axis=2), outputs[0].max(axis=2)]
+        outputs = _likeliest(outputs[0])
     return zip(outputs[0].astype(np.int64, copy=False), outputs[1], strict=True)
+
+
+def _likeliest(probabilities: NDArray[np.float32]) -> list[NDArray[Any]]:
+    """The two likeliest of all classes, (N, T, C) → indices and probabilities (N, T, 2), the likelier first."""
+    two = np.argpartition(probabilities, -2, axis=2)[:, :, -2:]
+    values = np.take_along_axis(probabilities, two, axis=2)
+    order = np.argsort(-values, axis=2, kind="stable")
+    return [np.take_along_axis(two, order, axis=2), np.take_along_axis(values, order, axis=2)]
 
 
 def _characters(path: Path, session: Session) -> list[str]:

@@ -32,7 +32,7 @@ def page_skew(boxes: NDArray[Any]) -> float:
     angles = np.arctan2(along[:, 1], along[:, 0])
     # Angles a quarter apart are one: four times the angle is on a circle, whose mean is where the median is looked for.
     mean = np.angle(np.sum(weights * np.exp(4j * angles))) / 4
-    return _wrapped(float(mean + _weighted_median(_wrapped(angles - mean), weights)))
+    return float(_wrapped(mean + _weighted_median(_wrapped(angles - mean), weights)))
 
 
 def rotated(points: NDArray[Any], angle: float) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """Full-width and half-width forms of a character (Unicode Standard Annex #11): Ａ and A, １ and 1, ｶ and カ.
 
-PP-OCR's dictionaries hold both, and the recogniser cannot always tell which of them is printed: ``编号ＡＢＣ１２３`` comes out
-as ``编号ＡＢC１２3``, with half the probability for each character. They are one reading here.
+PP-OCR's dictionaries hold both, and the recogniser cannot always tell which of them is printed: ``编号ＡＢＣ１２３``
+comes out as ``编号ＡＢC１２3``, with half the probability for each character. They are one reading here.
 """
 
 import re

@@ -4,7 +4,7 @@ import pytest
 from numpy.typing import NDArray
 from rapidocr.utils.process_img import get_rotate_crop_image
 
-from immich_ml_cn.models.ocr.crops import crop_line, turned
+from immich_ml_cn.models.ocr.crops import crop_line, with_margin
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
 
@@ -37,5 +37,11 @@ def test_a_degenerate_box_is_one_pixel() -> None:
     assert crop_line(IMAGE, box).shape == (1, 1, 3)
 
 
-def test_turned_is_half_a_turn() -> None:
-    np.testing.assert_array_equal(turned(IMAGE), cv2.rotate(IMAGE, cv2.ROTATE_180))
+def test_a_margin_has_the_colours_of_the_edges() -> None:
+    line = IMAGE[:48, :100]
+    wider = with_margin(line)
+    assert wider.shape == (60, 112, 3)
+    np.testing.assert_array_equal(wider[6:-6, 6:-6], line)
+    np.testing.assert_array_equal(wider[:6, 6:-6], np.repeat(line[:1], 6, axis=0))
+    np.testing.assert_array_equal(wider[6:-6, -6:], np.repeat(line[:, -1:], 6, axis=1))
+    assert with_margin(IMAGE[:1, :1]).shape == (3, 3, 3)

@@ -9,8 +9,7 @@ from ocr_session import bundled, classifier
 from rapidocr.ch_ppocr_cls import TextClassifier
 
 from immich_ml_cn.engines.session import TensorInfo
-from immich_ml_cn.models.ocr.crops import turned
-from immich_ml_cn.models.ocr.orientation import TextOrientation, is_page_upside_down, load_classifier, upside_down_lines
+from immich_ml_cn.models.ocr.orientation import TextOrientation, load_classifier
 
 
 def line(text: str) -> NDArray[np.uint8]:
@@ -19,7 +18,7 @@ def line(text: str) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("text", NEWS)
 def test_upright_and_upside_down_lines_are_told_apart(text: str) -> None:
-    items = [classifier().prepare(crop) for crop in (line(text), turned(line(text)))]
+    items = [classifier().prepare(crop) for crop in (line(text), np.rot90(line(text), 2))]
     upright, upside_down = classifier().infer(items)
     assert upright < 0.5
     assert upside_down > 0.9
@@ -51,22 +50,3 @@ def test_the_input_size_is_read_from_the_graph_when_it_says() -> None:
     model = load_classifier(bundled("unused"), lambda _: FakeSession())
     assert model == TextOrientation(model.session, (80, 160))
     assert model.prepare(line("a")).tensor.shape == (3, 80, 160)
-
-
-@pytest.mark.parametrize(
-    ("probabilities", "expected"),
-    [
-        ([], []),
-        ([0.95, 0.05, 0.05, 0.6], [True, False, False, False]),  # an upright page, as RapidOCR
-        ([0.95, 0.95, 0.05, 0.6, 0.2], [True, True, False, True, True]),  # the unsure follow
-        ([0.95, 0.05, 0.6], [True, False, False]),  # no majority
-        ([0.5, 0.6], [False, False]),
-    ],
-)
-def test_unsure_lines_go_with_the_page(probabilities: list[float], expected: list[bool]) -> None:
-    assert upside_down_lines(probabilities).tolist() == expected
-
-
-@pytest.mark.parametrize(("lines", "expected"), [([], False), ([True], True), ([True, False], False)])
-def test_a_page_is_upside_down_when_most_lines_are(lines: list[bool], expected: bool) -> None:
-    assert is_page_upside_down(np.array(lines, np.bool_)) is expected
