@@ -37,7 +37,7 @@ class Recogniser:
         for turn, corner in enumerate(corners):
             if corner[0] == 255:
                 self.read.append((int(corner[1]), turn))
-                return self.texts[corner[1]].get(turn, NOISE)
+                return self.texts[int(corner[1])].get(turn, NOISE)
         raise AssertionError("not one of the lines")
 
 
@@ -67,7 +67,8 @@ def boxes(*rects: tuple[int, int, int, int]) -> NDArray[np.float32]:
 
 
 def first_corners(answer: ReadText) -> list[list[float]]:
-    return answer.lines.boxes[:, 0].tolist()
+    corners: list[list[float]] = answer.lines.boxes[:, 0].tolist()
+    return corners
 
 
 def test_lines_that_agree_are_read_once() -> None:
