@@ -496,10 +496,12 @@ class TestRewrites:
         session = engine_in(tmp_path, openvino_precision="auto").open(arg_max(2, keepdims=0, size=18710), "bulk", 0)
         assert session.run({"x": x})[0].tolist() == [places]
 
-    def test_the_recogniser_and_the_detector_have_their_slow_parts_no_more(self, tmp_path: Path) -> None:
-        engine = engine_in(tmp_path)
-        assert "TopK" not in operations(recognizer_session(engine))
-        assert "Deconvolution" not in operations(engine.open(DETECTOR, "bulk", 0))
+    def test_the_detector_has_its_slow_part_no_more(self, tmp_path: Path) -> None:
+        assert "Deconvolution" not in operations(engine_in(tmp_path).open(DETECTOR, "bulk", 0))
+
+    def test_the_two_best_of_the_recogniser_are_left_to_openvino(self, tmp_path: Path) -> None:
+        """They take 1 to 2 % of its time; found by comparing, 3 to 5."""
+        assert "TopK" in operations(recognizer_session(engine_in(tmp_path)))
 
     @pytest.mark.parametrize("biased", [True, False])
     def test_a_detectors_end_is_upsampled_at_once(self, tmp_path: Path, biased: bool) -> None:

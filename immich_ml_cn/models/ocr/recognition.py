@@ -53,7 +53,7 @@ class TextRecognizer:
     """A loaded recogniser.
 
     Its graph maps [N, 3, 48, W] to the two likeliest classes and their probabilities per time step, both [N, T, 2],
-    or to the probabilities of all classes, [N, T, C].
+    or to the likeliest only, both [N, T], or to the probabilities of all classes, [N, T, C].
 
     Attributes:
         alphabet: the text of each of the C classes; class 0 is CTC's blank.
@@ -153,9 +153,10 @@ def _width(item: RecognitionInput) -> int:
 
 def _best_paths(outputs: Sequence[NDArray[Any]]) -> Iterator[BestPath]:
     """The best path of each line of a batch, of a graph's outputs in either form."""
-    if len(outputs) == 1:
-        outputs = _likeliest(outputs[0])
-    return zip(outputs[0].astype(np.int64, copy=False), outputs[1], strict=True)
+    indices, probabilities = _likeliest(outputs[0]) if len(outputs) == 1 else outputs
+    if indices.ndim == 2:  # the likeliest class only
+        indices, probabilities = indices[:, :, None], probabilities[:, :, None]
+    return zip(indices.astype(np.int64, copy=False), probabilities, strict=True)
 
 
 def _likeliest(probabilities: NDArray[np.float32]) -> list[NDArray[Any]]:

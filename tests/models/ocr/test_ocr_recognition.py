@@ -29,9 +29,13 @@ from immich_ml_cn.models.ocr.recognition import (
 
 @dataclass
 class FakeSession:
-    """Answers the width of each line as its only class, in either form of output."""
+    """Answers the width of each line as its only class.
 
-    every_class: bool = False
+    Attributes:
+        classes: how many a time step gives: the likeliest one, two, or all.
+    """
+
+    classes: int | None = 2
     inputs: tuple[TensorInfo, ...] = (TensorInfo("x", "float32", (None, 3, 48, None)),)
     outputs: tuple[TensorInfo, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -40,9 +44,11 @@ class FakeSession:
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         self.shapes.append(feeds["x"].shape)
         best = np.rint(feeds["x"].sum(axis=(1, 2))[:, ::8]).astype(np.int64)
-        if not self.every_class:
-            return [np.stack([best, 0 * best], axis=2), np.stack([best**0, 0 * best], axis=2).astype(np.float32)]
-        return [np.eye(int(best.max()) + 1, dtype=np.float32)[best]]
+        if self.classes is None:
+            return [np.eye(int(best.max()) + 1, dtype=np.float32)[best]]
+        if self.classes == 1:
+            return [best, np.ones(best.shape, np.float32)]
+        return [np.stack([best, 0 * best], axis=2), np.stack([best**0, 0 * best], axis=2).astype(np.float32)]
 
 
 def line(text: str) -> NDArray[np.uint8]:
@@ -117,12 +123,12 @@ def test_extreme_crops_are_bounded(size: tuple[int, int]) -> None:
     assert 64 <= tensor.shape[2] <= MAX_WIDTH
 
 
-@pytest.mark.parametrize("every_class", [False, True])
-def test_outputs_keep_the_order_of_the_items(every_class: bool) -> None:
-    model = TextRecognizer(FakeSession(every_class), ())
+@pytest.mark.parametrize("classes", [1, 2, None])
+def test_outputs_keep_the_order_of_the_items(classes: int | None) -> None:
+    model = TextRecognizer(FakeSession(classes), ())
     paths = model.infer([item(value, 64) for value in (3, 1, 2)])
     assert [indices[:, 0].tolist() for indices, _ in paths] == [[value] * 8 for value in (3, 1, 2)]
-    assert [best.tolist() for _, best in paths] == [[[1.0, 0.0]] * 8] * 3
+    assert [best.tolist() for _, best in paths] == [[[1.0] if classes == 1 else [1.0, 0.0]] * 8] * 3
 
 
 def test_a_batch_of_wide_lines_is_split() -> None:
@@ -141,9 +147,9 @@ class FakeParallelSession(FakeSession):
         return [self.run(feed) for feed in feeds]
 
 
-@pytest.mark.parametrize("every_class", [False, True])
-def test_lines_of_any_width_run_in_parallel_the_longest_first(every_class: bool) -> None:
-    session = FakeParallelSession(every_class)
+@pytest.mark.parametrize("classes", [1, 2, None])
+def test_lines_of_any_width_run_in_parallel_the_longest_first(classes: int | None) -> None:
+    session = FakeParallelSession(classes)
     model = TextRecognizer(session, ())
     items = [item(3, 64), item(1, 320), item(2, 96)]
     assert len({model.bucket(item) for item in items}) == 1
