@@ -32,6 +32,7 @@ TIMES: Final = {
     "inference": "Seconds that a batch ran on its lane.",
     "postprocess": "Seconds to finish what a model gave, waiting for a thread included.",
     "receive": "Seconds in which a request arrived.",
+    "search": "Seconds to find photos by their text and to make the vector that ranks them first.",
 }
 """What is timed, and its meaning; by model but for the parts that concern a request as a whole."""
 

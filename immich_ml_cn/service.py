@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from . import __version__, memory
 from .api.forwarding import Gateway, Upstream
 from .api.mt_photos import MtPhotos
-from .engines import Engine, bulk_lane_count
+from .engines import Engine, bulk_lane_count, usable_cores
 from .errors import UnknownModel
 from .metrics import Gauge, Metrics, Snapshot, exposition
 from .serving.catalogue import Catalogue
@@ -25,6 +25,9 @@ from .serving.spec import ModelSpec
 from .settings import Settings
 from .sources.tasks import Component, ModelTask
 from .store.downloader import Downloader
+
+if TYPE_CHECKING:
+    from .search.text_search import TextSearch
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ class Service:
         self._preloading: asyncio.Task[None] | None = None
         self._budget = ByteBudget(settings.max_decoded_bytes)
         self._running_lanes: tuple[Lane, ...] = ()
+        self._text_search: TextSearch | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -80,7 +84,8 @@ class Service:
             metrics=self.metrics,
         )
         upstream = self._upstream()
-        self.gateway = Gateway(self.pipeline, upstream, settings.forwarded_tasks)
+        self._text_search = self._search(catalogue, pool)
+        self.gateway = Gateway(self._text_search or self.pipeline, upstream, settings.forwarded_tasks)
         self.mt_photos = MtPhotos(settings, self.pipeline)
         sweeper = self._sweeper()
         try:
@@ -94,6 +99,8 @@ class Service:
             if upstream is not None:
                 await upstream.close()
             patience_s = min(PATIENCE_S, settings.shutdown_timeout_s)
+            if self._text_search is not None:
+                await self._text_search.close()
             await self.registry.close(patience_s)
             for lane in lanes:
                 lane.close()
@@ -130,6 +137,10 @@ class Service:
             "lastErrors": self.metrics.last_errors(),
         }
 
+    async def text_search_status(self) -> dict[str, Any]:
+        """An addition to the status: what is kept for text search, and how the last one went."""
+        return {"textSearch": {"mode": "off"} if self._text_search is None else await self._text_search.status()}
+
     async def exposition(self) -> bytes:
         """The numbers for Prometheus."""
         models = self.registry.details()
@@ -145,6 +156,7 @@ class Service:
             Gauge("decoded_bytes", "Memory held by decoded images.", {"": self._budget.held}),
             Gauge("decode_waiting", "Requests that wait for memory to decode.", {"": self._budget.waiting}),
             Gauge("threads", "Threads of Python.", {"": threading.active_count()}),
+            *([] if self._text_search is None else await self._text_search.gauges()),
         ]
         snapshot = Snapshot(self.metrics.copy(), __version__, self._engine.provider, gauges)
         return await asyncio.to_thread(self._exposition, snapshot)
@@ -169,6 +181,24 @@ class Service:
             settings.upstream,
             connect_timeout_s=settings.forward_connect_timeout_s,
             timeout_s=settings.forward_timeout_s,
+        )
+
+    def _search(self, catalogue: Catalogue, pool: CpuPool) -> "TextSearch | None":
+        """Text search around the pipeline. MT Photos, which searches by itself, goes past it."""
+        settings = self._settings
+        if settings.text_search == "off":
+            return None
+        from .search.text_search import TextSearch
+
+        return TextSearch(
+            self.pipeline,
+            catalogue,
+            cache=settings.cache_folder,
+            max_photos=settings.search_max_photos,
+            plain_queries=settings.text_search == "hybrid",
+            pool=pool,
+            metrics=self.metrics,
+            threads=min(2, usable_cores()),
         )
 
     def _lanes(self) -> list[Lane]:

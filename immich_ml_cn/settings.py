@@ -25,6 +25,7 @@ Provider = Literal["auto", "cuda", "openvino", "cpu"]
 OpenVinoDevice = Literal["auto", "cpu", "gpu"]
 Precision = Literal["auto", "fp32", "fp16", "int8"]
 Preprocessing = Literal["exact", "fast"]
+TextSearchMode = Literal["off", "prefix", "hybrid"]
 
 INERT: Final[Mapping[str, str]] = {
     "MACHINE_LEARNING_ANN": "ARM NN acceleration",
@@ -429,6 +430,20 @@ class Settings:
         "exact: every pixel counts, as the models were trained. fast: a JPEG that only CLIP looks at is decoded at a "
         "fraction of its size, but at least twice the model's. Searches find the same (cosine 0.999 and up), and "
         "photos indexed in either way go together.",
+    )
+    text_search: TextSearchMode = _setting(
+        "MACHINE_LEARNING_TEXT_SEARCH",
+        "prefix",
+        values.one_of(get_args(TextSearchMode)),
+        "Search for text in photos, in Immich's own search bar. prefix: a query such as ocr:发票 finds the photos with "
+        "that text; the texts and embeddings of photos that pass through are kept in the cache folder for it. hybrid: "
+        "so does a plain query whose words stand exactly in photos. off: nothing is kept.",
+    )
+    search_max_photos: int = _setting(
+        "MACHINE_LEARNING_SEARCH_MAX_PHOTOS",
+        500_000,
+        values.positive,
+        "Photos that are kept for it; those that were seen longest ago go first.",
     )
     model_source: Preference = _setting(
         "MACHINE_LEARNING_MODEL_SOURCE",

@@ -15,7 +15,7 @@ from immich_ml_cn.errors import BadRequest, LoopDetected, NotServed, UpstreamFai
 from immich_ml_cn.logs import redact_url
 from immich_ml_cn.models.results import ReadText
 from immich_ml_cn.serving.concurrency import gather_or_cancel
-from immich_ml_cn.serving.pipeline import Pipeline
+from immich_ml_cn.serving.pipeline import Predictor
 from immich_ml_cn.serving.tasks import Tasks
 
 from .immich import answer_body, gateways_ocr_body, parse_entries, read_tasks, write_body
@@ -36,7 +36,7 @@ HEALTH_TIMEOUT_S: Final = 2.0
 class Gateway:
     """Answers requests: what we serve by our pipeline, the rest by the server behind us, merged into one answer."""
 
-    def __init__(self, pipeline: Pipeline, upstream: "Upstream | None" = None, always: Iterable[str] = ()) -> None:
+    def __init__(self, pipeline: Predictor, upstream: "Upstream | None" = None, always: Iterable[str] = ()) -> None:
         """
         Args:
             upstream: where the rest goes; None where there is no other server.

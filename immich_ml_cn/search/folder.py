@@ -65,6 +65,14 @@ class Folder:
         """
         return self.path / f"{model.replace('/', '__')}.{dimension}.f16"
 
+    def dimension(self, model: str) -> int | None:
+        """The length of a model's embeddings, of the last that were written; None where there are none."""
+        files = list(self.path.glob(f"{self.embeddings(model, 0).name.removesuffix('.0.f16')}.*.f16"))
+        if not files:
+            return None
+        name = _FILE.fullmatch(max(files, key=lambda path: path.stat().st_mtime).name)
+        return None if name is None else int(name["dimension"])
+
     def write_pictures(self, model: str, entries: Sequence[tuple[bytes, NDArray[np.float32]]]) -> None:
         """Take in embeddings (d,) of one model by digest.
 

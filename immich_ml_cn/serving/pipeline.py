@@ -55,6 +55,22 @@ class LineModel(Model[ItemT, OutputT_co], Protocol[ItemT, OutputT_co]):
         ...
 
 
+class Predictor(Protocol):
+    """Answers requests: a `Pipeline`, or what stands before one."""
+
+    async def serves(self, tasks: Tasks) -> bool:
+        """Whether every model that the tasks name is one that can be served here."""
+        ...
+
+    async def predict(self, tasks: Tasks, image: bytes | None, text: str | None) -> Answer:
+        """Run all tasks of one request; an image wins over a text.
+
+        Raises:
+            ServiceError: the failure of the first task that failed.
+        """
+        ...
+
+
 class Pipeline:
     """Answers requests with the catalogue's models."""
 

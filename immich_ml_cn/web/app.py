@@ -87,8 +87,9 @@ class _Immich:
         return PlainTextResponse("pong")
 
     async def status(self, request: Request) -> Response:
-        status = {**self._service.status(), **await self._service.gateway.status()}
-        return JSONResponse(self._redact.document(status))
+        service = self._service
+        additions = {**await service.text_search_status(), **await service.gateway.status()}
+        return JSONResponse(self._redact.document({**service.status(), **additions}))
 
     async def metrics(self, request: Request) -> Response:
         return Response(await self._service.exposition(), media_type=metrics.CONTENT_TYPE)

@@ -152,7 +152,7 @@ def loaded_by(module: str) -> set[str]:
 
 HEAVY = {
     *("cv2", "onnxruntime", "openvino", "onnx", "tokenizers", "yaml", "rapidocr", "pyclipper"),
-    *("httpx", "httpx2", "huggingface_hub", "prometheus_client", "pillow_heif"),
+    *("httpx", "httpx2", "huggingface_hub", "prometheus_client", "pillow_heif", "opencc", "sqlite3"),
 }
 
 

@@ -49,6 +49,11 @@ class Steered:
     in_order: bool
     method: str
 
+    @property
+    def placed(self) -> int:
+        """How many photos come first at least: those that were wanted, less the others that may stand among them."""
+        return max(0, self.wanted - self.intruders)
+
 
 def places(dimension: int) -> int:
     """How many photos always find room at the top."""
