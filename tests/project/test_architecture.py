@@ -46,7 +46,7 @@ ONLY_IN = {
     "prometheus_client": {"metrics.py"},
     "pillow_heif": {"models/heic.py"},
     "opencc": {"search/normalisation.py"},
-    "sqlite3": {"search/folder.py", "search/texts.py", "search/writer.py"},
+    "sqlite3": {"search/folder.py", "search/index.py", "search/texts.py", "search/writer.py"},
 }
 """Library → the only files that may import it."""
 

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from libraries import Indices, Kind, Library, Vectors, embedded_text, made_up
+from search_libraries import Indices, Kind, Library, Vectors, embedded_text, made_up
 
 from immich_ml_cn.search.embeddings import Embeddings, record
 from immich_ml_cn.search.steering import Statistics, Steered, lift, most, places, query_vector, steer

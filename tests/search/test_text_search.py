@@ -72,13 +72,14 @@ class Made:
         self.pipeline = FakePipeline()
         self.metrics = Metrics()
         self._downloader = Downloader(settings)
+        self._pool = CpuPool(1)
         self.search = TextSearch(
             self.pipeline,
             Catalogue(settings, self._downloader, on_gpu=False),
             cache=cache,
             max_photos=10_000,
             plain_queries=plain_queries,
-            pool=CpuPool(1),
+            pool=self._pool,
             metrics=self.metrics,
         )
 
@@ -96,6 +97,7 @@ class Made:
     async def close(self) -> None:
         await self.search.close()
         self._downloader.close()
+        self._pool.close()
 
 
 @asynccontextmanager
@@ -207,7 +209,6 @@ async def test_a_failure_stays_as_it_is_and_nothing_is_kept(tmp_path: Path) -> N
 
 
 async def test_nothing_is_opened_before_it_is_needed(tmp_path: Path) -> None:
-    before = threading.active_count()
     async with made(tmp_path) as now:
         await now.search.predict(TEXTUAL, None, "发票")
         assert (await now.search.status(), await now.search.gauges()) == (
@@ -216,7 +217,7 @@ async def test_nothing_is_opened_before_it_is_needed(tmp_path: Path) -> None:
         )
         assert await now.search.serves(TEXTUAL)
     assert not (tmp_path / "search").exists()
-    assert threading.active_count() == before
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("search")]
 
 
 async def test_an_unreadable_index_leaves_the_words_to_clip(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,98 @@
+"""Text search end to end: photos are imported as Immich does, then searched for and ranked as Immich ranks."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from search_documents import SEARCHES, Photo, font, photos
+from server import OCR_TASK, TEXTUAL, VISUAL, Client, RunningServer, fill_cache, wait_until
+
+pytestmark = pytest.mark.skipif(
+    font() is None, reason="no font with Chinese characters: apt install fonts-wqy-microhei"
+)
+
+Vectors = NDArray[np.float32]
+
+
+def imported(client: Client, library: list[Photo]) -> Vectors:
+    """Send every photo for CLIP and for OCR, as Immich's two jobs do; the embeddings that it stores."""
+    vectors = []
+    for photo in library:
+        reply = client.predict(VISUAL, photo.picture)
+        assert reply.status == 200
+        vectors.append(json.loads(reply.json["clip"]))
+    for photo in library:
+        assert client.predict(OCR_TASK, photo.picture).status == 200
+    return np.array(vectors, np.float32)
+
+
+def ranked(client: Client, vectors: Vectors, query: str) -> list[int]:
+    """The photos in the order in which Immich shows them."""
+    reply = client.predict(TEXTUAL, text=query)
+    assert reply.status == 200
+    vector = np.array(json.loads(reply.json["clip"]), np.float32)
+    assert vector.shape == (512,)
+    order = np.argsort(-(vectors @ vector) / np.linalg.norm(vectors, axis=1))
+    return [int(index) for index in order]
+
+
+def last_matches(client: Client) -> int:
+    matches: int = client.get("/status").json["textSearch"]["lastSearch"]["matches"]
+    return matches
+
+
+def wait_for_index(client: Client, count: int) -> None:
+    def kept() -> bool:
+        status = client.get("/status").json["textSearch"]
+        return bool(sum(status["photos"].values()) == count and status["texts"] == count)
+
+    wait_until(kept, "not every photo is in the index")
+
+
+def table(client: Client, library: list[Photo], vectors: Vectors) -> Mapping[str, tuple[float, float]]:
+    """Recall and precision of each kind of search: of the photos that it finds, which come first."""
+    counts: defaultdict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    for search in SEARCHES:
+        wanted = {index for index, photo in enumerate(library) if search.query in photo.wanted_by}
+        order = ranked(client, vectors, search.query)
+        matches = last_matches(client)
+        counts[search.kind].append((len(wanted & set(order[:matches])), len(wanted), matches))
+    rows = {}
+    for kind, found in counts.items():
+        right, wanted_count, matched = (sum(column) for column in zip(*found, strict=True))
+        rows[kind] = (right / wanted_count, right / max(1, matched))
+    return rows
+
+
+def import_and_search(folder: Path, count: int) -> Mapping[str, tuple[float, float]]:
+    library = photos(count)
+    with RunningServer(fill_cache(folder)) as server, server.client() as client:
+        vectors = imported(client, library)
+        wait_for_index(client, count)
+        rows = table(client, library, vectors)
+        assert "Traceback" not in server.log
+        assert server.stop() == 0
+    for kind, (recall, precision) in rows.items():
+        print(f"{kind:14s} recall {recall:.0%} precision {precision:.0%}")
+    return rows
+
+
+def assert_good(rows: Mapping[str, tuple[float, float]]) -> None:
+    """No worse than bigrams do on the 8,000 documents that they were chosen by, and most kinds without a fault."""
+    for kind, (recall, precision) in rows.items():
+        assert recall >= 0.9, kind
+        assert precision >= (0.7 if kind == "3 to 4" else 0.9), kind
+    assert np.mean([recall for recall, _ in rows.values()]) >= 0.97
+
+
+def test_photos_are_found_by_their_text(tmp_path: Path) -> None:
+    assert_good(import_and_search(tmp_path, 70))
+
+
+@pytest.mark.slow
+def test_photos_are_found_by_their_text_among_300(tmp_path: Path) -> None:
+    assert_good(import_and_search(tmp_path, 300))
