@@ -4,8 +4,8 @@ import asyncio
 import importlib.metadata
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -31,47 +31,60 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_S: Final = 3.0
-"""Seconds that a lane's threads have at shutdown to end what they are loading, and to end what they are running."""
+CLOSE_TIMEOUT_S: Final = 3.0
+"""Seconds that a lane's threads have at shutdown to finish loading, and to finish running."""
 
 
 class Service:
-    """Everything behind the routes; alive inside `running`."""
+    """Everything behind the routes; it runs inside `running`."""
 
     pipeline: Pipeline
     gateway: Gateway
     mt_photos: MtPhotos
     registry: Registry
     stuck: tuple[str, ...] = ()
-    """After `running`, the lanes whose threads still run native code: a normal exit of the process would abort."""
+    """After `running`, what still runs native code on its threads: a normal exit of the process would abort."""
 
-    def __init__(self, settings: Settings, engine: Engine, on_death: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, engine: Engine, on_fatal: Callable[[str], None]) -> None:
         """
         Args:
             engine: opens sessions.
-            on_death: told why, from any thread, when the service can never work again.
+            on_fatal: told why, from any thread, when the service can never work again.
         """
         self._settings = settings
         self._engine = engine
-        self._report_death = on_death
+        self._report_fatal = on_fatal
         self.metrics = Metrics()
         self._preloading: asyncio.Task[None] | None = None
         self._budget = ByteBudget(settings.max_decoded_bytes)
-        self._running_lanes: tuple[Lane, ...] = ()
         self._text_search: TextSearch | None = None
+        self._lanes: tuple[Lane, ...] = ()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Start everything, preload what the settings name, and close it all at the end."""
+        async with AsyncExitStack() as stack:
+            catalogue = self._start(stack)
+            self._preloading = _background(stack, self._preload(catalogue), "preload")
+            await asyncio.wait([self._preloading])
+            yield
+
+    def _start(self, stack: AsyncExitStack) -> Catalogue:
+        """Put everything together; `stack` closes it in reverse order, each part even when closing another failed."""
         settings = self._settings
-        lanes = self._lanes()
-        self._running_lanes = tuple(lanes)
+        close_timeout_s = min(CLOSE_TIMEOUT_S, settings.shutdown_timeout_s)
         downloader = Downloader(settings, self.metrics)
-        pool = CpuPool(settings.request_threads)
-        text_pool = CpuPool(1, nice=0)
+        stack.push_async_callback(self._find_stuck, downloader, close_timeout_s)
+        pool, text_pool = CpuPool(settings.request_threads), CpuPool(1, nice=0)
+        stack.callback(pool.close)
+        stack.callback(text_pool.close)
+        self._lanes = self._make_lanes()
+        for lane in self._lanes:
+            stack.callback(lane.close)
         self.registry = Registry(
-            self._engine, lanes, ttl_s=settings.model_ttl_s, wait_s=settings.model_wait_s, metrics=self.metrics
+            self._engine, self._lanes, ttl_s=settings.model_ttl_s, wait_s=settings.model_wait_s, metrics=self.metrics
         )
+        stack.push_async_callback(self.registry.close, close_timeout_s)
         catalogue = Catalogue(settings, downloader, on_gpu=self._engine.on_gpu)
         self.pipeline = Pipeline(
             catalogue,
@@ -85,33 +98,19 @@ class Service:
         )
         upstream = self._upstream()
         self._text_search = self._search(catalogue, pool)
+        if self._text_search is not None:
+            stack.push_async_callback(self._text_search.close)
+        if upstream is not None:
+            stack.push_async_callback(upstream.close)
         self.gateway = Gateway(self._text_search or self.pipeline, upstream, settings.forwarded_tasks)
         self.mt_photos = MtPhotos(settings, self.pipeline)
-        sweeper = self._sweeper()
-        try:
-            self._preloading = asyncio.create_task(self._preload(catalogue), name="preload")
-            await asyncio.wait([self._preloading])
-            yield
-        finally:
-            if sweeper is not None:
-                sweeper.cancel()
-            downloader.close()
-            if upstream is not None:
-                await upstream.close()
-            patience_s = min(PATIENCE_S, settings.shutdown_timeout_s)
-            if self._text_search is not None:
-                await self._text_search.close()
-            await self.registry.close(patience_s)
-            for lane in lanes:
-                lane.close()
-            pool.close()
-            text_pool.close()
-            await self._join(lanes, patience_s)
-            if downloader.busy:
-                self.stuck += ("fetch",)
+        stack.callback(downloader.close)
+        if settings.model_ttl_s > 0 and settings.model_ttl_poll_s > 0:
+            _background(stack, self.registry.sweep_forever(settings.model_ttl_poll_s), "sweeper")
+        return catalogue
 
     def stop_preloading(self) -> None:
-        """Give up what is being preloaded; may be called by a signal handler, at any time."""
+        """Stop preloading; may be called by a signal handler, at any time."""
         task = self._preloading
         if task is not None and not task.done():
             task.get_loop().call_soon_threadsafe(task.cancel)
@@ -127,8 +126,7 @@ class Service:
             "models": self.registry.details(),
             "aliases": dict(self._settings.clip_aliases),
             "lanes": [
-                {"name": lane.name, "device": lane.device_id, "busy": lane.lock.locked()}
-                for lane in self._running_lanes
+                {"name": lane.name, "device": lane.device_id, "busy": lane.lock.locked()} for lane in self._lanes
             ],
             "decodedBytes": {"held": self._budget.held, "limit": self._budget.total, "waiting": self._budget.waiting},
             "residentBytes": memory.resident_bytes(),
@@ -152,7 +150,7 @@ class Service:
                 "model_bytes", "Bytes of a loaded model's graphs.", {k: d["bytes"] for k, d in ready.items()}, "model"
             ),
             Gauge("model_leases", "Requests that hold a model.", {k: d["leases"] for k, d in ready.items()}, "model"),
-            Gauge("lane_busy", "1 while a lane runs.", {x.name: x.lock.locked() for x in self._running_lanes}, "lane"),
+            Gauge("lane_busy", "1 while a lane runs.", {x.name: x.lock.locked() for x in self._lanes}, "lane"),
             Gauge("decoded_bytes", "Memory held by decoded images.", {"": self._budget.held}),
             Gauge("decode_waiting", "Requests that wait for memory to decode.", {"": self._budget.waiting}),
             Gauge("threads", "Threads of Python.", {"": threading.active_count()}),
@@ -169,9 +167,9 @@ class Service:
         ]
         return exposition(replace(snapshot, gauges=[*snapshot.gauges, *gpus]))
 
-    def _on_death(self, reason: str) -> None:
+    def _fail(self, reason: str) -> None:
         self.metrics.record_error(reason)
-        self._report_death(reason)
+        self._report_fatal(reason)
 
     def _upstream(self) -> Upstream | None:
         settings = self._settings
@@ -201,34 +199,44 @@ class Service:
             threads=min(2, usable_cores()),
         )
 
-    def _lanes(self) -> list[Lane]:
-        make = partial(Lane, time_limit_s=self._settings.worker_timeout_s, on_death=self._on_death)
+    def _make_lanes(self) -> tuple[Lane, ...]:
+        make = partial(Lane, time_limit_s=self._settings.worker_timeout_s, on_fatal=self._fail)
         devices = self._settings.device_ids
         bulk = [
             make(f"bulk-{number}", "bulk", device_id=devices[number % len(devices)])
             for number in range(bulk_lane_count(self._settings, on_gpu=self._engine.on_gpu))
         ]
         texts = self._settings.task_devices.get(ModelTask.CLIP, devices[0])
-        return [make("interactive", "interactive", device_id=texts), *bulk]
+        return make("interactive", "interactive", device_id=texts), *bulk
 
-    async def _join(self, lanes: list[Lane], patience_s: float) -> None:
-        ended = await asyncio.gather(*(asyncio.to_thread(lane.join, patience_s) for lane in lanes))
-        self.stuck = tuple(lane.name for lane, over in zip(lanes, ended, strict=True) if not over)
+    async def _find_stuck(self, downloader: Downloader, timeout_s: float) -> None:
+        """Wait for the threads of what was closed, and remember those that do not end."""
+        ended = await asyncio.gather(*(asyncio.to_thread(lane.join, timeout_s) for lane in self._lanes))
+        self.stuck = tuple(lane.name for lane, has_ended in zip(self._lanes, ended, strict=True) if not has_ended)
         if self.stuck:
             logger.warning("still busy at the end: %s", ", ".join(self.stuck))
-
-    def _sweeper(self) -> "asyncio.Task[None] | None":
-        if self._settings.model_ttl_s <= 0 or self._settings.model_ttl_poll_s <= 0:
-            return None
-        return asyncio.create_task(self.registry.sweep_forever(self._settings.model_ttl_poll_s), name="sweeper")
+        if downloader.busy:
+            self.stuck += ("fetch",)
 
     async def _preload(self, catalogue: Catalogue) -> None:
-        """Load what the settings name; what cannot be had is logged and left for the first request."""
+        """Load what the settings name; what is not available is logged and left to the first request."""
         for spec in preloaded(self._settings, catalogue):
             try:
                 await self.registry.preload(spec)
             except Exception as error:
                 logger.warning("not preloaded: %s", error)
+
+
+def _background(stack: AsyncExitStack, coroutine: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+    """Run a coroutine in a task that ends with the stack."""
+
+    async def cancel() -> None:
+        task.cancel()
+        await asyncio.wait([task])
+
+    task = asyncio.create_task(coroutine, name=name)
+    stack.push_async_callback(cancel)
+    return task
 
 
 def _runtime_versions() -> dict[str, str]:

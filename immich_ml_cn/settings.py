@@ -372,7 +372,7 @@ class Settings:
         "MACHINE_LEARNING_MAX_QUEUE",
         2048,
         values.positive,
-        "Requests in the house at once; above it the answer is 503 with Retry-After.",
+        "Concurrent requests; above it the answer is 503 with Retry-After.",
     )
     shutdown_timeout_s: int = _setting(
         "MACHINE_LEARNING_SHUTDOWN_TIMEOUT_S",

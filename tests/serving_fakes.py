@@ -10,8 +10,8 @@ from immich_ml_cn.engines.graphs.files import Graph
 from immich_ml_cn.engines.session import LaneKind, Session
 from immich_ml_cn.serving.lanes import Lane
 
-PATIENCE_S = 10
-"""Seconds after which a test that waits for something has failed."""
+TIMEOUT_S = 10
+"""Seconds after which a test that waits for something fails."""
 
 
 class Doubler:
@@ -37,7 +37,7 @@ class Doubler:
     def infer(self, items: Sequence[int]) -> list[int]:
         self.batches.append(list(items))
         self.running.set()
-        if not self.gate.wait(PATIENCE_S):
+        if not self.gate.wait(TIMEOUT_S):
             raise TimeoutError("the test never opened the gate")
         if bad := [item for item in items if item in self._poison]:
             raise ValueError(f"poisoned by {bad}")
@@ -80,22 +80,22 @@ def a_lane(
     *,
     device_id: int = 0,
     time_limit_s: float = 60,
-    deaths: list[str] | None = None,
+    fatal_errors: list[str] | None = None,
 ) -> Iterator[Lane]:
     """A lane whose threads have ended when the block is left."""
-    reasons: list[str] = [] if deaths is None else deaths
-    lane = Lane(name, kind, device_id=device_id, time_limit_s=time_limit_s, on_death=reasons.append)
+    reasons: list[str] = [] if fatal_errors is None else fatal_errors
+    lane = Lane(name, kind, device_id=device_id, time_limit_s=time_limit_s, on_fatal=reasons.append)
     try:
         yield lane
     finally:
         lane.close()
-        assert lane.join(PATIENCE_S), f"{name} did not end"
-    assert deaths is not None or not reasons, reasons
+        assert lane.join(TIMEOUT_S), f"{name} did not end"
+    assert fatal_errors is not None or not reasons, reasons
 
 
 async def happens(event: threading.Event) -> None:
     """Wait for what another thread does."""
-    assert await asyncio.to_thread(event.wait, PATIENCE_S), "it did not happen"
+    assert await asyncio.to_thread(event.wait, TIMEOUT_S), "it did not happen"
 
 
 async def settle() -> None:
@@ -106,7 +106,7 @@ async def settle() -> None:
 
 async def until(condition: Callable[[], object]) -> None:
     """Wait for what nobody announces."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(TIMEOUT_S):
         for _ in itertools.count():
             if condition():
                 return

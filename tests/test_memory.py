@@ -55,7 +55,7 @@ async def use(registry, model):
         await loaded.batcher.submit_all([1, 2, 3])
 
 async def main():
-    lanes = [Lane("bulk-0", "bulk", time_limit_s=60, on_death=print)]
+    lanes = [Lane("bulk-0", "bulk", time_limit_s=60, on_fatal=print)]
     registry = Registry(CpuEngine(Settings(intra_op_threads=1)), lanes, ttl_s=0, wait_s=60)
     small, big = spec(save(folder / "small.onnx", 8, 1), 8), spec(save(folder / "big.onnx", 2000, 4), 2000)
     await use(registry, small)

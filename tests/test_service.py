@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_fakes import PATIENCE_S, Doubler, FakeEngine, happens, until
+from serving_fakes import TIMEOUT_S, Doubler, FakeEngine, happens, until
 
 from immich_ml_cn.engines import CpuEngine
 from immich_ml_cn.engines.session import OpenSession
 from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.service import Service
+from immich_ml_cn.serving.registry import Registry
 from immich_ml_cn.serving.spec import ModelSpec
 from immich_ml_cn.settings import Settings
 
@@ -52,13 +53,13 @@ async def test_each_gpu_and_worker_has_a_bulk_lane(
     tmp_path: Path, on_gpu: bool, device_ids: tuple[int, ...], workers: int, opened: list[tuple[str, int]]
 ) -> None:
     engine = FakeEngine(on_gpu=on_gpu)
-    deaths: list[str] = []
-    service = Service(settings(tmp_path, device_ids=device_ids, workers=workers), engine, deaths.append)
+    fatal_errors: list[str] = []
+    service = Service(settings(tmp_path, device_ids=device_ids, workers=workers), engine, fatal_errors.append)
     async with service.running():
         await double(service, BULK)
         await double(service, TEXT)
     assert engine.opened == opened
-    assert not deaths
+    assert not fatal_errors
     assert service.stuck == ()
 
 
@@ -91,18 +92,18 @@ async def test_its_threads_end_with_it(tmp_path: Path) -> None:
         await double(service, BULK)
 
 
-async def test_a_batch_that_hangs_is_the_services_death(tmp_path: Path) -> None:
-    deaths: list[str] = []
+async def test_a_batch_that_hangs_is_fatal(tmp_path: Path) -> None:
+    fatal_errors: list[str] = []
     model = Doubler()
     model.gate.clear()
-    service = Service(settings(tmp_path, worker_timeout_s=0.05), FakeEngine(), deaths.append)
+    service = Service(settings(tmp_path, worker_timeout_s=0.05), FakeEngine(), fatal_errors.append)
     spec = ModelSpec("m", "bulk", 1, lambda open_session: model)
     async with service.running(), service.registry.lease(spec) as loaded:
         task = asyncio.create_task(loaded.batcher.submit(1))
-        await until(lambda: deaths)
+        await until(lambda: fatal_errors)
         model.gate.set()
         await task
-    assert "bulk-0 has been running for over 0.05 s" in deaths[0]
+    assert "bulk-0 has been running for over 0.05 s" in fatal_errors[0]
 
 
 async def test_idle_models_are_swept_out(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ async def test_a_load_that_does_not_end_does_not_hold_up_the_end(
 
     def stuck(open_session: OpenSession) -> Doubler:
         begun.set()
-        assert gate.wait(PATIENCE_S)
+        assert gate.wait(TIMEOUT_S)
         return Doubler()
 
     service = Service(settings(tmp_path, shutdown_timeout_s=0.1), FakeEngine(), pytest.fail)
@@ -165,3 +166,45 @@ async def test_a_load_that_does_not_end_does_not_hold_up_the_end(
     gate.set()
     with pytest.raises(Unavailable, match="shutting down"):
         await task
+
+
+async def test_a_part_that_fails_to_close_leaves_no_thread_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = set(threading.enumerate())
+    service = Service(settings(tmp_path), FakeEngine(), pytest.fail)
+    close = Registry.close
+
+    async def failing_close(registry: Registry, timeout_s: float) -> None:
+        await close(registry, timeout_s)
+        raise OSError("broken")
+
+    async def run() -> None:
+        async with service.running():
+            await double(service, BULK)
+
+    monkeypatch.setattr(Registry, "close", failing_close)
+    with pytest.raises(OSError, match="broken"):
+        await run()
+    left = {thread.name for thread in set(threading.enumerate()) - before}
+    assert not {name for name in left if name.startswith(("bulk", "interactive"))}
+    assert service.stuck == ()
+
+
+async def test_background_tasks_have_ended_with_it(tmp_path: Path) -> None:
+    """A cancelled task may still be cleaning up: nothing it uses is closed before."""
+    ended: list[str] = []
+    service = Service(settings(tmp_path, model_ttl_s=1.0, model_ttl_poll_s=60.0), FakeEngine(), pytest.fail)
+
+    async def sweep(poll_s: float) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            ended.append("sweeper")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Registry, "sweep_forever", lambda registry, poll_s: sweep(poll_s))
+        async with service.running():
+            await asyncio.sleep(0)
+        assert ended == ["sweeper"]

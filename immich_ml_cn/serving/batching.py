@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Replica(Generic[ItemT, OutputT]):
-    """A copy of a model and the lane that runs it."""
+    """A copy of a model, and the lane that runs it."""
 
     lane: Lane
     model: Model[ItemT, OutputT]
 
 
 @dataclass(eq=False)
-class _Waiting(Generic[ItemT, OutputT]):
+class _Queued(Generic[ItemT, OutputT]):
     item: ItemT
     bucket: Hashable
     future: "asyncio.Future[OutputT]"
@@ -44,7 +44,7 @@ class _Waiting(Generic[ItemT, OutputT]):
 
 
 async def _nothing() -> None:
-    """The relief of a batcher that stands alone."""
+    """Free no memory."""
 
 
 class Batcher(Generic[ItemT, OutputT]):
@@ -57,25 +57,25 @@ class Batcher(Generic[ItemT, OutputT]):
         max_batch: int,
         *,
         metrics: Metrics | None = None,
-        relieve: Callable[[], Awaitable[None]] = _nothing,
+        free_memory: Callable[[], Awaitable[None]] = _nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
-            name: the model's, for messages.
-            replicas: copies of the model; each works off the one queue.
+            name: the model's key, for messages and metrics.
+            replicas: copies of the model, which share one queue.
             max_batch: the most items of one batch.
-            metrics: where waiting, running and sizes are counted.
-            relieve: frees memory that others hold without need, when there was too little.
+            metrics: where queueing, inference and batch sizes are counted.
+            free_memory: called when there was too little memory; unloads what nobody uses.
             clock: monotonic seconds.
         """
         self.name = name
         self._metrics = metrics or Metrics()
-        self._relieve = relieve
+        self._free_memory = free_memory
         self._clock = clock
         self._replicas = tuple(replicas)
         self._max_batch = max_batch
-        self._queue: deque[_Waiting[ItemT, OutputT]] = deque()
+        self._queue: deque[_Queued[ItemT, OutputT]] = deque()
         self._arrived = asyncio.Event()
         self._closed = False
         self._tasks = [asyncio.create_task(self._serve(replica), name=f"batcher {name}") for replica in replicas]
@@ -105,12 +105,12 @@ class Batcher(Generic[ItemT, OutputT]):
         if self._closed:
             raise self._unloaded()
         future: asyncio.Future[OutputT] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(item, self._replicas[0].model.bucket(item), future, self._clock()))
+        self._queue.append(_Queued(item, self._replicas[0].model.bucket(item), future, self._clock()))
         self._arrived.set()
         return future
 
     async def close(self) -> None:
-        """Stop serving; what still waits is refused with `Unavailable`."""
+        """Stop serving. Items that are still queued or running fail with `Unavailable`."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
@@ -125,7 +125,7 @@ class Batcher(Generic[ItemT, OutputT]):
         return len(self._queue)
 
     def take_replicas(self) -> list[Replica[ItemT, OutputT]]:
-        """Hand over the replicas of a closed batcher: whoever drops them last frees their sessions."""
+        """Give up the replicas of a closed batcher: their sessions are freed when the caller drops them."""
         replicas, self._replicas = list(self._replicas), ()
         return replicas
 
@@ -140,42 +140,47 @@ class Batcher(Generic[ItemT, OutputT]):
             async with replica.lane.lock:
                 await self._run(replica, self._next_batch())
 
-    def _next_batch(self) -> list[_Waiting[ItemT, OutputT]]:
+    def _next_batch(self) -> list[_Queued[ItemT, OutputT]]:
         """Take the next batch from the queue and leave the rest in order.
 
         The oldest item decides the bucket. Items of other buckets, and those beyond `max_batch`, stay queued; items
         whose callers have left are dropped.
         """
-        batch: list[_Waiting[ItemT, OutputT]] = []
-        rest: deque[_Waiting[ItemT, OutputT]] = deque()
-        for waiting in self._queue:
-            if waiting.future.done():
+        batch: list[_Queued[ItemT, OutputT]] = []
+        rest: deque[_Queued[ItemT, OutputT]] = deque()
+        for queued in self._queue:
+            if queued.future.done():
                 continue
-            fits = len(batch) < self._max_batch and (not batch or waiting.bucket == batch[0].bucket)
-            (batch if fits else rest).append(waiting)
+            fits = len(batch) < self._max_batch and (not batch or queued.bucket == batch[0].bucket)
+            (batch if fits else rest).append(queued)
         self._queue = rest
         if not rest:
             self._arrived.clear()
         now = self._clock()
-        for waiting in batch:
-            self._metrics.observe("queue", self.name, now - waiting.since)
+        for queued in batch:
+            self._metrics.observe("queue", self.name, now - queued.since)
         return batch
 
-    async def _run(self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]]) -> None:
+    async def _run(self, replica: Replica[ItemT, OutputT], batch: list[_Queued[ItemT, OutputT]]) -> None:
         """Run a batch so that each item gets an outcome, whatever ends the run."""
         try:
             await self._split(replica, batch)
         finally:
-            for waiting in batch:
-                self._fail(waiting, self._unloaded())
+            for queued in batch:
+                self._fail(queued, self._unloaded())
 
-    async def _split(self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]]) -> None:
+    async def _split(self, replica: Replica[ItemT, OutputT], batch: list[_Queued[ItemT, OutputT]]) -> None:
         """Run a batch; if it fails, run its halves, down to single items, so that each gets its own outcome.
 
-        Where memory did not suffice, what others hold without need is freed first. A device that fails at everything
-        is not asked again.
+        The cases, in this order:
+
+        - It succeeds: every item has its output.
+        - Out of memory: what nobody uses is unloaded first; a single item is tried once more, several are halved.
+        - The device is lost, and everything after it will fail: all items fail at once and the lane is reported.
+        - A single item failed: it gets the exception, and the lane counts it where the device was to blame.
+        - Several items failed: which one is to blame is found by halving.
         """
-        live = [waiting for waiting in batch if not waiting.future.done()]
+        live = [queued for queued in batch if not queued.future.done()]
         attempt = partial(self._attempt, replica, live)
         error = await attempt() if live else None
         if error is not None and is_out_of_memory(error):
@@ -183,10 +188,10 @@ class Batcher(Generic[ItemT, OutputT]):
         if error is None:
             return
         if is_poisoned(error):
-            replica.lane.died(f"the device of {replica.lane.name} is lost: {error}")
-            for waiting in live:
+            replica.lane.report_fatal(f"the device of {replica.lane.name} is lost: {error}")
+            for queued in live:
                 lost = Unavailable(f"{self.name} has lost its device, the server starts again", retry_after=30)
-                self._fail(waiting, lost)
+                self._fail(queued, lost)
             return
         if len(live) == 1:
             if is_of_device(error):
@@ -202,10 +207,10 @@ class Batcher(Generic[ItemT, OutputT]):
     async def _with_more_memory(
         self, attempt: Callable[[], Awaitable[Exception | None]], count: int, error: Exception
     ) -> Exception | None:
-        """Free what others hold without need; a single item runs once more. Why it failed, if it did."""
+        """Free memory, and try a single item once more; the exception if it failed."""
         logger.warning("%s: not enough memory for a batch of %d: %s", self.name, count, error)
         try:
-            await self._relieve()
+            await self._free_memory()
         except Exception:
             logger.exception("freeing memory failed")
         if count > 1:
@@ -216,20 +221,20 @@ class Batcher(Generic[ItemT, OutputT]):
         return OutOfMemory(f"{self.name} does not have enough memory for this input: {again}", retry_after=30)
 
     async def _attempt(
-        self, replica: Replica[ItemT, OutputT], batch: list[_Waiting[ItemT, OutputT]]
+        self, replica: Replica[ItemT, OutputT], batch: list[_Queued[ItemT, OutputT]]
     ) -> Exception | None:
-        """Run a batch once and hand out its outputs; why it failed, if it did."""
+        """Run a batch once and set its outputs; the exception if it failed."""
         self._metrics.observe_batch(self.name, len(batch))
-        lane, items = replica.lane, [waiting.item for waiting in batch]
+        lane, items = replica.lane, [queued.item for queued in batch]
         try:
             with self._metrics.time("inference", self.name):
                 outputs = await lane.run(self._infer, replica.model, items)
         except Exception as error:
             return error
-        lane.worked()
-        for waiting, output in zip(batch, outputs, strict=True):
-            if not waiting.future.done():
-                waiting.future.set_result(output)
+        lane.succeeded()
+        for queued, output in zip(batch, outputs, strict=True):
+            if not queued.future.done():
+                queued.future.set_result(output)
         return None
 
     def _infer(self, model: Model[ItemT, OutputT], items: list[ItemT]) -> Sequence[OutputT]:
@@ -238,23 +243,23 @@ class Batcher(Generic[ItemT, OutputT]):
             raise InferenceFailed(f"{self.name} gave {len(outputs)} outputs for {len(items)} inputs")
         return outputs
 
-    def _fail(self, waiting: _Waiting[ItemT, OutputT], error: Exception) -> None:
-        if waiting.future.done():
+    def _fail(self, queued: _Queued[ItemT, OutputT], error: Exception) -> None:
+        if queued.future.done():
             return
         if isinstance(error, ServiceError):
-            waiting.future.set_exception(error)
+            queued.future.set_exception(error)
             return
         failure = InferenceFailed(f"{self.name} failed on this input: {error}")
         failure.__cause__ = error
-        waiting.future.set_exception(failure)
+        queued.future.set_exception(failure)
 
     def _unloaded(self) -> Unavailable:
         return Unavailable(f"{self.name} was unloaded; try again", retry_after=1)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        """A serving loop that ends on its own would leave its queue waiting for ever: the lane counts as dead."""
+        """A serving loop that ends by itself would leave its queue waiting for ever: that is fatal."""
         if not self._closed and not task.cancelled():
-            self._replicas[0].lane.died(f"the queue of {self.name} stopped: {task.exception()!r}")
+            self._replicas[0].lane.report_fatal(f"the queue of {self.name} stopped: {task.exception()!r}")
 
     def __repr__(self) -> str:
         return f"<Batcher {self.name} [{len(self._queue)} waiting]>"

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 LOWEST_PRIORITY: Final = 19
 
 DEVICE_FAILURES: Final = 3
-"""Single items on which the device fails in a row, after which a lane counts as dead."""
+"""Single items on which the device fails in a row, after which a lane has failed."""
 
 
 class LaneClosed(RuntimeError):
@@ -42,16 +42,16 @@ class Worker:
     Instances are made and used on the event loop's thread.
     """
 
-    def __init__(self, name: str, *, nice: int, on_death: Callable[[str], None]) -> None:
+    def __init__(self, name: str, *, nice: int, on_fatal: Callable[[str], None]) -> None:
         """
         Args:
             name: of the thread.
             nice: scheduling priority from 0 to 19; threads started by this one inherit it.
-            on_death: told why, from any thread, when the thread ends without having been closed.
+            on_fatal: called with the reason, from any thread, when the thread ends without having been closed.
         """
         self.name = name
         self._nice = nice
-        self._on_death = on_death
+        self._on_fatal = on_fatal
         self._jobs: queue.SimpleQueue[Callable[[], Callable[[], None]] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
@@ -84,13 +84,13 @@ class Worker:
         return await future
 
     def close(self) -> None:
-        """Let the thread end after the jobs it has; later calls of `run` fail."""
+        """End the thread after the jobs that are queued; later calls of `run` fail."""
         if not self._closed:
             self._closed = True
             self._jobs.put(None)
 
     def join(self, timeout: float) -> bool:
-        """Wait for the thread's end, at most `timeout` seconds; True when it ended."""
+        """Wait for the thread to end, at most `timeout` seconds; True if it ended."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
@@ -99,20 +99,20 @@ class Worker:
             lower_priority(self._nice)
             while (job := self._jobs.get()) is not None:
                 deliver = job()
-                del job  # and with it the session that ran: whoever hears of the outcome may free it
+                del job  # it refers to the session, which whoever gets the outcome may want to free
                 deliver()
                 del deliver
         except BaseException as error:
-            self._on_death(f"the thread {self.name} died: {error!r}")
+            self._on_fatal(f"the thread {self.name} died: {error!r}")
             raise
 
 
 def _nothing() -> None:
-    """The delivery of a job that was cancelled before its turn."""
+    """The outcome of a job that was cancelled before it began."""
 
 
 def _deliver(loop: asyncio.AbstractEventLoop, set_outcome: Callable[[], None]) -> None:
-    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+    with suppress(RuntimeError):  # the loop is closed: nobody waits for the result
         loop.call_soon_threadsafe(set_outcome)
 
 
@@ -143,15 +143,15 @@ class Lane:
         *,
         device_id: int = 0,
         time_limit_s: float,
-        on_death: Callable[[str], None],
+        on_fatal: Callable[[str], None],
     ) -> None:
         """
         Args:
             name: for logs and thread names.
             kind: bulk lanes run at the lowest priority.
             device_id: the GPU whose sessions this lane runs.
-            time_limit_s: seconds one batch or one load may take before the lane counts as hung.
-            on_death: told why when the lane can never work again.
+            time_limit_s: seconds that a batch or a load may take before the lane counts as hung.
+            on_fatal: called with the reason when the lane can never work again.
         """
         nice = LOWEST_PRIORITY if kind == "bulk" else 0
         self.name = name
@@ -159,11 +159,11 @@ class Lane:
         self.device_id = device_id
         self.lock = asyncio.Lock()
         self._time_limit_s = time_limit_s
-        self._on_death = on_death
+        self._on_fatal = on_fatal
         self._device_failures = 0
         self._loading = asyncio.Lock()
-        self._runner = Worker(f"{name}-run", nice=nice, on_death=on_death)
-        self._loader = Worker(f"{name}-load", nice=nice, on_death=on_death)
+        self._runner = Worker(f"{name}-run", nice=nice, on_fatal=on_fatal)
+        self._loader = Worker(f"{name}-load", nice=nice, on_fatal=on_fatal)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a batch on the lane's thread; hold `lock` while you do."""
@@ -172,31 +172,31 @@ class Lane:
 
     async def load(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Create or drop sessions, beside the batches that run."""
-        async with self._loading:  # one at a time anyway: the time limit is each one's own
+        async with self._loading:  # the thread runs one at a time anyway; this way each has its own time limit
             with self._watched("a load"):
                 return await self._loader.run(function, *args, **kwargs)
 
-    def worked(self) -> None:
-        """Report a batch that went well."""
+    def succeeded(self) -> None:
+        """Report that a batch succeeded."""
         self._device_failures = 0
 
     def device_failed(self, reason: str) -> None:
-        """Report that the device failed on a single item; too often in a row is the lane's death."""
+        """Report that the device failed on a single item; `DEVICE_FAILURES` times in a row are fatal."""
         self._device_failures += 1
         if self._device_failures >= DEVICE_FAILURES:
-            self.died(f"the device of {self.name} failed {self._device_failures} times in a row: {reason}")
+            self.report_fatal(f"the device of {self.name} failed {self._device_failures} times in a row: {reason}")
 
-    def died(self, reason: str) -> None:
+    def report_fatal(self, reason: str) -> None:
         """Report that the lane can never work again."""
-        self._on_death(reason)
+        self._on_fatal(reason)
 
     def close(self) -> None:
-        """Let all threads end after what they have."""
+        """End both threads after the jobs that are queued."""
         self._runner.close()
         self._loader.close()
 
     def join(self, timeout: float) -> bool:
-        """Wait for all threads; True when they ended within `timeout` seconds."""
+        """Wait for both threads; True if they ended within `timeout` seconds."""
         deadline = time.monotonic() + timeout
         ended = [worker.join(max(0.0, deadline - time.monotonic())) for worker in (self._runner, self._loader)]
         return all(ended)
@@ -210,7 +210,7 @@ class Lane:
             watchdog.cancel()
 
     def _hung(self, what: str) -> None:
-        self._on_death(f"{what} on {self.name} has been running for over {self._time_limit_s:g} s")
+        self._on_fatal(f"{what} on {self.name} has been running for over {self._time_limit_s:g} s")
 
     def __repr__(self) -> str:
         return f"<Lane {self.name} [{'busy' if self.lock.locked() else 'idle'}]>"

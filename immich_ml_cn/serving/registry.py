@@ -29,13 +29,13 @@ logger = logging.getLogger(__name__)
 RETRY_AFTER_FAILURE_S: Final = 30.0
 """Seconds after a failed load during which requests for that model are refused at once, or answered by its fallback."""
 
-LONGEST_PAUSE_S: Final = 3600.0
+MAX_RETRY_DELAY_S: Final = 3600.0
 """Seconds up to which the pauses grow in which a fallback answers."""
 
-QUIET_S: Final = 10.0
-"""Seconds without a request after which the memory that the last ones needed is given back."""
+IDLE_BEFORE_TRIM_S: Final = 10.0
+"""Seconds without a request after which the memory that the last ones needed is returned to the system."""
 
-CLOSE_PATIENCE_S: Final = 3.0
+CLOSE_TIMEOUT_S: Final = 3.0
 """Seconds that `Registry.close` waits for lanes that are still loading something."""
 
 ModelState = Literal["loading", "ready"]
@@ -88,7 +88,7 @@ class Registry:
         self._entries: dict[str, _Entry[Any]] = {}
         self._closed = False
         self._leases = 0
-        self._tidy = True
+        self._trimmed = True
         self._last_lease = 0.0
 
     @asynccontextmanager
@@ -101,8 +101,8 @@ class Registry:
             Unavailable: it cannot be had at the moment, nor a fallback.
         """
         entry = self._entry(spec)
-        with self._held(entry):
-            loaded = await self._ready_or_none(entry)
+        with self._leased(entry):
+            loaded = await self._own_or_none(entry)
             if loaded is not None:
                 yield loaded
                 return
@@ -110,7 +110,7 @@ class Registry:
             yield stand_in
 
     @contextmanager
-    def _held(self, entry: _Entry[Any]) -> Iterator[None]:
+    def _leased(self, entry: _Entry[Any]) -> Iterator[None]:
         entry.leases += 1
         self._leases += 1
         try:
@@ -119,7 +119,7 @@ class Registry:
             entry.leases -= 1
             self._leases -= 1
             entry.last_used = self._last_lease = self._clock()
-            self._tidy = False
+            self._trimmed = False
 
     def name_of(self, spec: ModelSpec[Any]) -> str:
         """The key of what answers for a model: its fallback's while that does, else its own."""
@@ -138,10 +138,10 @@ class Registry:
                 await spec.warm_up(loaded)
 
     async def unload_idle(self, *, at_once: bool = False) -> int:
-        """Unload the models that nobody holds and that were not used for the time to live; their number.
+        """Unload the models without a lease that were not used for the time to live; their number.
 
         Args:
-            at_once: whatever the time to live.
+            at_once: regardless of the time to live.
         """
         idle = [entry for entry in self._entries.values() if self._is_idle(entry, at_once)]
         for entry in idle:
@@ -151,34 +151,34 @@ class Registry:
         return len(idle)
 
     async def sweep_forever(self, poll_s: float) -> None:
-        """Look for idle models every `poll_s` seconds, and give memory back when nothing is asked for."""
+        """Unload idle models every `poll_s` seconds, and return memory to the system when there are no requests."""
         while True:
             await asyncio.sleep(poll_s)
             try:
                 await self.unload_idle()
-                await self.tidy_up()
+                await self.trim_memory()
             except Exception:
                 logger.exception("unloading idle models failed; trying again in %g s", poll_s)
 
-    async def tidy_up(self) -> bool:
-        """Give free memory back, once after each time of work, when nobody held a model for `QUIET_S` seconds.
+    async def trim_memory(self) -> bool:
+        """Return free memory to the system, once after each busy period: `IDLE_BEFORE_TRIM_S` after the last lease.
 
-        Models that stay loaded leave what their runs needed in the heap: hundreds of MB.
+        The heap keeps what the runs of loaded models needed: hundreds of MB.
 
         Returns:
-            Whether it was done.
+            True if it was done.
         """
-        if self._tidy or self._leases or self._clock() - self._last_lease < QUIET_S:
+        if self._trimmed or self._leases or self._clock() - self._last_lease < IDLE_BEFORE_TRIM_S:
             return False
-        self._tidy = True
+        self._trimmed = True
         await asyncio.to_thread(memory.release)
         return True
 
-    async def close(self, patience_s: float = CLOSE_PATIENCE_S) -> None:
-        """Unload everything; later leases are refused, and so is what still waits.
+    async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Unload everything. Later leases are refused, and so are items that are still queued.
 
         Args:
-            patience_s: seconds to wait for lanes that are still loading something.
+            timeout_s: how long to wait for lanes that are still loading a model.
         """
         self._closed = True
         entries, self._entries = list(self._entries.values()), {}
@@ -188,14 +188,14 @@ class Registry:
         await asyncio.gather(*loads, return_exceptions=True)
         await asyncio.gather(*(entry.loaded.batcher.close() for entry in entries if entry.loaded is not None))
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 for entry in entries:
                     await self._unload(entry)
         except TimeoutError:
             logger.warning("a lane is still busy loading a model; not waiting for it")
 
     def states(self) -> dict[str, ModelState]:
-        """The models in memory or on their way there."""
+        """The models in memory or being loaded."""
         return {
             key: "ready" if entry.loaded else "loading"
             for key, entry in self._entries.items()
@@ -203,13 +203,13 @@ class Registry:
         }
 
     def details(self) -> dict[str, dict[str, Any]]:
-        """What `states` says and more: bytes, users, queue, seconds without use, and models that failed to load."""
+        """The models of `states` and those that failed to load, with size, leases, queue and idle time."""
         now = self._clock()
         details = {key: _detail(entry, now) for key, entry in self._entries.items()}
         return {key: detail for key, detail in details.items() if detail["state"] != "absent"}
 
-    async def relieve(self) -> None:
-        """Memory is short: unload what nobody uses at this moment and give free memory back."""
+    async def free_memory(self) -> None:
+        """Memory is short: unload the models that nobody uses and return free memory to the system."""
         unloaded = await self.unload_idle(at_once=True)
         logger.warning("memory is short: unloaded %d models that nobody used", unloaded)
         await asyncio.to_thread(memory.release)
@@ -222,7 +222,7 @@ class Registry:
             return False
         return at_once or (0 < self._ttl_s <= self._clock() - entry.last_used)
 
-    async def _ready_or_none(self, entry: _Entry[ModelT]) -> Loaded[ModelT] | None:
+    async def _own_or_none(self, entry: _Entry[ModelT]) -> Loaded[ModelT] | None:
         """The model itself, None where its fallback is to answer; nobody waits for another try then."""
         if entry.falls_back and not self._closed:
             if entry.task is None and self._clock() >= entry.retry_at:
@@ -241,31 +241,31 @@ class Registry:
         if entry.loaded is not None:
             return entry.loaded
         if entry.task is None and self._clock() < entry.retry_at:
-            raise self._refusal(entry)
+            raise self._unavailable(entry)
         return await self._await_load(entry, entry.task or self._begin_load(entry))
 
     def _begin_load(self, entry: _Entry[ModelT]) -> "asyncio.Task[Loaded[ModelT]]":
         task = entry.task = asyncio.create_task(self._load(entry), name=f"load {entry.spec.key}")
-        task.add_done_callback(_retrieve)
+        task.add_done_callback(_mark_retrieved)
         return task
 
     async def _await_load(self, entry: _Entry[ModelT], task: "asyncio.Task[Loaded[ModelT]]") -> Loaded[ModelT]:
-        """Wait for a load that is everybody's: one waiting client that leaves must not cancel it."""
+        """Wait for a load that is shared: a client that leaves must not cancel it for the others."""
         done, _ = await asyncio.wait([task], timeout=self._wait_s)
         if not done:
-            arrived = entry.spec.progress() if entry.spec.progress is not None else ""
+            progress = entry.spec.progress() if entry.spec.progress is not None else ""
             raise Unavailable(
-                tr("{model} is still on its way{progress}; try again", model=entry.spec.key, progress=arrived),
+                tr("{model} is still on its way{progress}; try again", model=entry.spec.key, progress=progress),
                 retry_after=10,
             )
         if task.cancelled():
             raise Unavailable(tr("the server is shutting down"), retry_after=5)
         if task.exception() is not None:
-            raise self._refusal(entry) from task.exception()
+            raise self._unavailable(entry) from task.exception()
         return task.result()
 
-    def _refusal(self, entry: _Entry[Any]) -> Unavailable:
-        """Why a model cannot be had until its next try: a new exception for each who asks."""
+    def _unavailable(self, entry: _Entry[Any]) -> Unavailable:
+        """Why a model is not available until its next try: a new exception for each caller."""
         wait = entry.retry_at - self._clock()
         return Unavailable(entry.failure, retry_after=max(1, round(wait)))
 
@@ -275,7 +275,7 @@ class Registry:
             loaded = entry.loaded = await self._fetch_and_build(entry)
         except Exception as error:
             entry.failure = self._failure(entry.spec, error)
-            wait = _pause(entry, error)
+            wait = _retry_delay(entry, error)
             entry.retry_at = self._clock() + wait
             entry.failures += 1
             if entry.falls_back:
@@ -319,9 +319,9 @@ class Registry:
         lanes = [lane for lane in self._lanes if lane.kind == spec.lane and spec.device in (None, lane.device_id)]
         logger.info("loading %s", spec.key)
         sizes: list[int] = []
-        models = [await lane.load(_built, spec, self._opener(spec, lane, sizes)) for lane in lanes]
+        models = [await lane.load(_build_model, spec, self._opener(spec, lane, sizes)) for lane in lanes]
         replicas = [Replica(lane, model) for lane, model in zip(lanes, models, strict=True)]
-        batcher = Batcher(spec.key, replicas, spec.max_batch, metrics=self._metrics, relieve=self.relieve)
+        batcher = Batcher(spec.key, replicas, spec.max_batch, metrics=self._metrics, free_memory=self.free_memory)
         return Loaded(models[0], batcher, spec.key, sum(sizes))
 
     def _opener(self, spec: ModelSpec[Any], lane: Lane, sizes: list[int]) -> OpenSession:
@@ -347,7 +347,7 @@ class Registry:
         await batcher.close()
         replicas = batcher.take_replicas()
         while replicas:
-            await replicas[-1].lane.load(_drop_last, replicas)
+            await replicas[-1].lane.load(_drop_last_replica, replicas)
         logger.info("unloaded %s, %d MB resident", entry.spec.key, memory.resident_bytes() >> 20)
 
     def __repr__(self) -> str:
@@ -366,10 +366,10 @@ def _fallback_of(entry: _Entry[ModelT]) -> ModelSpec[ModelT]:
     return entry.spec.fallback
 
 
-def _pause(entry: _Entry[Any], error: Exception) -> float:
+def _retry_delay(entry: _Entry[Any], error: Exception) -> float:
     """Seconds until a model that could not be loaded is tried again: longer each time while its fallback answers."""
     wait = (error.retry_after if isinstance(error, ServiceError) else None) or RETRY_AFTER_FAILURE_S
-    return min(wait * 2 ** min(entry.failures, 10), LONGEST_PAUSE_S) if entry.falls_back else wait
+    return min(wait * 2 ** min(entry.failures, 10), MAX_RETRY_DELAY_S) if entry.falls_back else wait
 
 
 def _detail(entry: _Entry[Any], now: float) -> dict[str, Any]:
@@ -389,20 +389,20 @@ def _detail(entry: _Entry[Any], now: float) -> dict[str, Any]:
     }
 
 
-def _built(spec: ModelSpec[ModelT], open_session: OpenSession) -> ModelT:
-    """Build a model on the loader thread, and give back what only that needed: over half of a graph's size."""
+def _build_model(spec: ModelSpec[ModelT], open_session: OpenSession) -> ModelT:
+    """Build a model on the loader thread, and return the memory that only building it needed: over half its size."""
     model = spec.build(open_session)
     memory.release()
     return model
 
 
-def _drop_last(replicas: list[Replica[Any, Any]]) -> None:
+def _drop_last_replica(replicas: list[Replica[Any, Any]]) -> None:
     """Free one replica's session on the lane's own thread: freeing hundreds of MB takes a while."""
     replicas.pop()
     memory.release()
 
 
-def _retrieve(task: "asyncio.Task[Loaded[Model[Any, Any]]]") -> None:
-    """Mark a failed load as seen even when every client that waited for it has left."""
+def _mark_retrieved(task: "asyncio.Task[Loaded[Model[Any, Any]]]") -> None:
+    """Mark a failed load's exception as retrieved even when every client that waited for it has left."""
     if not task.cancelled():
         task.exception()

@@ -25,8 +25,8 @@ from immich_ml_cn.sources.clip_names import DEFAULT_ALIASES
 from immich_ml_cn.store.checks import doubtful_models, unwritable
 
 from .app import create_app
-from .connection import Connection
-from .connection_limiter import BACKLOG, Room, seats_for
+from .connection import HttpConnection
+from .connection_limiter import BACKLOG, ConnectionLimiter, max_active_for
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +47,13 @@ def serve(settings: Settings, choose_engine: Callable[[Settings], Engine] = sele
         logger.critical("%s", error)
         return 1
     logger.info("device: %s", engine.description)
-    death = _Death(settings.shutdown_timeout_s)
-    service = Service(settings, engine, death)
+    fatal = _FatalErrors(settings.shutdown_timeout_s)
+    service = Service(settings, engine, on_fatal=fatal.report)
     server = _Server(
         uvicorn.Config(
             create_app(settings, service),
             loop="uvloop",
-            http=cast(Any, _connections(settings)),
+            http=cast(Any, _protocol(settings)),
             backlog=BACKLOG,
             ws="none",
             lifespan="on",
@@ -66,7 +66,7 @@ def serve(settings: Settings, choose_engine: Callable[[Settings], Engine] = sele
         service.stop_preloading,
         settings.shutdown_timeout_s,
     )
-    death.server = server
+    fatal.server = server
     # uvicorn raises the signal again once it has drained: answered here, the process ends with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ignore)
@@ -74,7 +74,7 @@ def serve(settings: Settings, choose_engine: Callable[[Settings], Engine] = sele
         for listener in listeners:
             sockets.enter_context(listener)
         server.run(sockets=listeners)
-    code = int(death.happened or not (server.started or server.asked_to_stop))
+    code = int(fatal.reported or not (server.started or server.asked_to_stop))
     logger.info("stopped")
     if service.stuck or _busy_threads():
         # Native code on a daemon thread would abort an ordinary exit, which waits for all other threads.
@@ -83,12 +83,13 @@ def serve(settings: Settings, choose_engine: Callable[[Settings], Engine] = sele
     return code
 
 
-def _connections(settings: Settings) -> Callable[..., Connection]:
+def _protocol(settings: Settings) -> Callable[..., HttpConnection]:
+    """What uvicorn makes a connection with."""
     return partial(
-        Connection,
+        HttpConnection,
         receive_timeout_s=settings.receive_timeout_s,
         send_timeout_s=settings.send_timeout_s,
-        room=Room(seats_for(settings.max_connections)),
+        limiter=ConnectionLimiter(max_active_for(settings.max_connections)),
     )
 
 
@@ -147,19 +148,20 @@ class _Server(uvicorn.Server):
             logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
 
 
-class _Death:
+class _FatalErrors:
     """Ends the process when it can never work again, so that whoever watches it starts it anew."""
 
     server: uvicorn.Server
 
     def __init__(self, grace_s: float) -> None:
-        self.happened = False
+        self.reported = False
         self._grace_s = grace_s
 
-    def __call__(self, reason: str) -> None:
-        if self.happened:
+    def report(self, reason: str) -> None:
+        """End the process because of `reason`; called from any thread."""
+        if self.reported:
             return
-        self.happened = True
+        self.reported = True
         logger.critical("%s; the process ends so that it can be started again", reason)
         self.server.should_exit = True
         _end_within(self._grace_s + CLOSING_S)

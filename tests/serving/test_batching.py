@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from serving_fakes import PATIENCE_S, Doubler, a_lane, happens, settle
+from serving_fakes import TIMEOUT_S, Doubler, a_lane, happens, settle
 
 from immich_ml_cn.engines.session import Model
 from immich_ml_cn.errors import BadImage, InferenceFailed, OutOfMemory, Unavailable
@@ -20,10 +20,10 @@ Submitted = asyncio.Task[Any]
 
 @asynccontextmanager
 async def batching(
-    *models: Model[Any, Any], max_batch: int = 4, deaths: list[str] | None = None, **more: Any
+    *models: Model[Any, Any], max_batch: int = 4, fatal_errors: list[str] | None = None, **more: Any
 ) -> AsyncIterator[Batcher[Any, Any]]:
     """A batcher with each model on a lane of its own."""
-    with a_lane("bulk-0", deaths=deaths) as first, a_lane("bulk-1", deaths=deaths) as second:
+    with a_lane("bulk-0", fatal_errors=fatal_errors) as first, a_lane("bulk-1", fatal_errors=fatal_errors) as second:
         replicas = [Replica(lane, model) for lane, model in zip((first, second), models, strict=False)]
         batcher = Batcher("m", replicas, max_batch, **more)
         try:
@@ -47,7 +47,7 @@ async def queue(batcher: Batcher[int, int], *items: int) -> list[Submitted]:
 
 
 async def outcomes(tasks: Sequence[Submitted]) -> list[Any]:
-    return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE_S)
+    return await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), TIMEOUT_S)
 
 
 class TestForming:
@@ -232,7 +232,7 @@ class TestFailing:
 
         async with batching(Broken()) as batcher:
             with pytest.raises(InferenceFailed):
-                await asyncio.wait_for(batcher.submit(1), PATIENCE_S)
+                await asyncio.wait_for(batcher.submit(1), TIMEOUT_S)
             assert await batcher.submit(2) == 4
 
     async def test_a_failure_with_a_status_keeps_it(self) -> None:
@@ -269,7 +269,7 @@ class TestDevice:
     """Failures of the device, by what it says of them."""
 
     async def test_memory_that_is_short_is_freed_and_the_halves_get_through(self) -> None:
-        relieved: list[int] = []
+        freed: list[int] = []
 
         class Small(Doubler):
             def infer(self, items: Sequence[int]) -> list[int]:
@@ -279,17 +279,17 @@ class TestDevice:
                 self.batches.pop()
                 return super().infer(items)
 
-        async def relieve() -> None:
-            relieved.append(len(model.batches))
+        async def free_memory() -> None:
+            freed.append(len(model.batches))
 
         model = Small()
-        async with batching(model, relieve=relieve) as batcher:
+        async with batching(model, free_memory=free_memory) as batcher:
             first = await occupy(batcher, model)
             others = await queue(batcher, 1, 2, 3, 4)
             model.gate.set()
             assert await outcomes([first, *others]) == [0, 2, 4, 6, 8]
         assert model.batches == [[0], [1, 2, 3, 4], [1, 2], [3, 4]]
-        assert relieved == [2], "once, after the batch that was too large"
+        assert freed == [2], "once, after the batch that was too large"
 
     async def test_a_single_item_runs_once_more_with_more_memory(self) -> None:
         room = [False]
@@ -300,10 +300,10 @@ class TestDevice:
                     raise MemoryError
                 return super().infer(items)
 
-        async def relieve() -> None:
+        async def free_memory() -> None:
             room[0] = True
 
-        async with batching(Tight(), relieve=relieve) as batcher:
+        async with batching(Tight(), free_memory=free_memory) as batcher:
             assert await batcher.submit(4) == 8
 
     async def test_an_item_for_which_memory_never_suffices_is_told_so(self) -> None:
@@ -316,7 +316,7 @@ class TestDevice:
             raise ValueError("freeing failed too")
 
         model = Tight()
-        async with batching(model, relieve=broken) as batcher:
+        async with batching(model, free_memory=broken) as batcher:
             with pytest.raises(OutOfMemory, match="does not have enough memory"):
                 await batcher.submit(1)
         assert model.batches == [[1], [1]]
@@ -329,9 +329,9 @@ class TestDevice:
                 self.batches.append(list(items))
                 raise RuntimeError("CUDA failure 700: an illegal memory access was encountered ; GPU=0")
 
-        deaths: list[str] = []
+        fatal_errors: list[str] = []
         model = Poisoned()
-        async with batching(model, deaths=deaths) as batcher:
+        async with batching(model, fatal_errors=fatal_errors) as batcher:
             first = await occupy(batcher, model)
             others = await queue(batcher, 1, 2, 3)
             model.gate.set()
@@ -339,8 +339,8 @@ class TestDevice:
         assert zero == 0
         assert all(isinstance(failure, Unavailable) for failure in failures)
         assert model.batches == [[0], [1, 2, 3]]
-        assert len(deaths) == 1
-        assert "the device of bulk-0 is lost: CUDA failure 700" in deaths[0]
+        assert len(fatal_errors) == 1
+        assert "the device of bulk-0 is lost: CUDA failure 700" in fatal_errors[0]
 
 
 class TestClosing:
@@ -349,7 +349,7 @@ class TestClosing:
         async with batching(model) as batcher:
             running = await occupy(batcher, model)
             waiting = await queue(batcher, 1, 2)
-            await asyncio.wait_for(batcher.close(), PATIENCE_S)
+            await asyncio.wait_for(batcher.close(), TIMEOUT_S)
             results = await outcomes([running, *waiting])
             model.gate.set()
             with pytest.raises(Unavailable):
@@ -377,7 +377,7 @@ class TestClosing:
             others = await queue(batcher, 1, 2, 3, 4)
             model.gate.set()
             await happens(repeated.running)
-            await asyncio.wait_for(batcher.close(), PATIENCE_S)
+            await asyncio.wait_for(batcher.close(), TIMEOUT_S)
             results = await outcomes([first, *others])
             repeated.gate.set()
         assert results[0] == 0
@@ -391,12 +391,12 @@ class TestClosing:
             assert [replica.model for replica in batcher.take_replicas()] == [model]
             assert batcher.take_replicas() == []
 
-    async def test_closing_is_no_death(self) -> None:
-        deaths: list[str] = []
-        async with batching(Doubler(), deaths=deaths) as batcher:
+    async def test_closing_is_not_fatal(self) -> None:
+        fatal_errors: list[str] = []
+        async with batching(Doubler(), fatal_errors=fatal_errors) as batcher:
             await batcher.submit(1)
         await settle()
-        assert not deaths
+        assert not fatal_errors
 
     async def test_a_serving_loop_that_dies_is_reported_and_leaves_nobody_waiting(self) -> None:
         """Buckets that cannot be compared break the loop itself, where no item is to blame."""
@@ -407,15 +407,15 @@ class TestClosing:
 
             __hash__ = object.__hash__
 
-        deaths: list[str] = []
+        fatal_errors: list[str] = []
         model = Doubler(bucket=lambda item: Incomparable())
-        async with batching(model, deaths=deaths) as batcher:
+        async with batching(model, fatal_errors=fatal_errors) as batcher:
             first = await occupy(batcher, model)
             others = await queue(batcher, 1, 2)
             model.gate.set()
             assert await first == 0
             await settle()
-            assert deaths == ["the queue of m stopped: TypeError('not comparable')"]
+            assert fatal_errors == ["the queue of m stopped: TypeError('not comparable')"]
             await batcher.close()
             assert all(isinstance(result, Unavailable) for result in await outcomes(others))
 

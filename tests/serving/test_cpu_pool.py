@@ -6,7 +6,7 @@ import sys
 import threading
 
 import pytest
-from serving_fakes import PATIENCE_S, happens, settle
+from serving_fakes import TIMEOUT_S, happens, settle
 
 from immich_ml_cn.serving.cpu_pool import ByteBudget, CpuPool
 
@@ -33,7 +33,7 @@ async def test_many_items_are_shared_out_and_stay_in_order() -> None:
 
     def work(number: int) -> int:
         if number in (0, 8):  # the first of each half: they only meet on two threads
-            meeting.wait(PATIENCE_S)
+            meeting.wait(TIMEOUT_S)
         return -number
 
     assert await pool.each(work, range(16)) == [-number for number in range(16)]
@@ -60,7 +60,7 @@ async def test_every_failure_reaches_the_caller(kind: type[BaseException]) -> No
         raise kind
 
     with pytest.raises(RuntimeError, match=kind.__name__):
-        await asyncio.wait_for(pool.run(broken), PATIENCE_S)
+        await asyncio.wait_for(pool.run(broken), TIMEOUT_S)
     assert await pool.run(abs, -1) == 1
     pool.close()
 
@@ -84,7 +84,7 @@ async def test_no_threads_count_as_one() -> None:
 async def test_a_call_cancelled_before_its_start_never_runs() -> None:
     pool = CpuPool(1)
     gate, ran = threading.Event(), list[int]()
-    first = asyncio.create_task(pool.run(gate.wait, PATIENCE_S))
+    first = asyncio.create_task(pool.run(gate.wait, TIMEOUT_S))
     second = asyncio.create_task(pool.run(ran.append, 2))
     third = asyncio.create_task(pool.run(ran.append, 3))
     await settle()
@@ -103,7 +103,7 @@ async def test_close_drops_what_has_not_begun_and_hangs_nobody() -> None:
 
     def first() -> bool:
         begun.set()
-        return gate.wait(PATIENCE_S)
+        return gate.wait(TIMEOUT_S)
 
     running = asyncio.create_task(pool.run(first))
     await happens(begun)

@@ -7,7 +7,7 @@ import threading
 from typing import Any, cast
 
 import pytest
-from serving_fakes import PATIENCE_S, a_lane, happens, settle, until
+from serving_fakes import TIMEOUT_S, a_lane, happens, settle, until
 
 from immich_ml_cn.engines.session import LaneKind
 from immich_ml_cn.serving.lanes import LaneClosed, Worker
@@ -25,17 +25,17 @@ class Stop:
 
     def __call__(self, result: int = 0) -> int:
         self.begun.set()
-        assert self.end.wait(PATIENCE_S)
+        assert self.end.wait(TIMEOUT_S)
         return result
 
 
-def worker(deaths: list[str], nice: int = 0) -> Worker:
-    return Worker("worker", nice=nice, on_death=deaths.append)
+def worker(fatal_errors: list[str], nice: int = 0) -> Worker:
+    return Worker("worker", nice=nice, on_fatal=fatal_errors.append)
 
 
 def closed(made: Worker) -> bool:
     made.close()
-    return made.join(PATIENCE_S)
+    return made.join(TIMEOUT_S)
 
 
 def priority() -> int:
@@ -52,8 +52,8 @@ def priority_of_a_thread_started_here() -> int:
 
 class TestWorker:
     async def test_jobs_run_one_after_the_other_on_one_thread(self) -> None:
-        deaths: list[str] = []
-        made = worker(deaths)
+        fatal_errors: list[str] = []
+        made = worker(fatal_errors)
         order: list[int] = []
 
         def job(number: int) -> str:
@@ -64,35 +64,35 @@ class TestWorker:
         assert set(names) == {"worker"}
         assert order == list(range(20))
         assert closed(made)
-        assert not deaths
+        assert not fatal_errors
 
     async def test_a_failure_is_the_callers_and_the_thread_lives_on(self) -> None:
-        deaths: list[str] = []
-        made = worker(deaths)
+        fatal_errors: list[str] = []
+        made = worker(fatal_errors)
         with pytest.raises(ZeroDivisionError):
             await made.run(divmod, 1, 0)
         assert await made.run(abs, -1) == 1
         assert closed(made)
-        assert not deaths
+        assert not fatal_errors
 
     @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, StopIteration, asyncio.CancelledError])
     async def test_what_would_end_a_thread_or_a_loop_is_a_failure_of_the_job(self, kind: type[BaseException]) -> None:
         """Neither the event loop nor the thread ends because a library calls `sys.exit`, and the caller hears of it."""
-        deaths: list[str] = []
-        made = worker(deaths)
+        fatal_errors: list[str] = []
+        made = worker(fatal_errors)
 
         def broken() -> None:
             raise kind
 
         with pytest.raises(RuntimeError, match=kind.__name__):
-            await asyncio.wait_for(made.run(broken), PATIENCE_S)
+            await asyncio.wait_for(made.run(broken), TIMEOUT_S)
         assert await made.run(abs, -1) == 1
         assert closed(made)
-        assert not deaths
+        assert not fatal_errors
 
     async def test_a_caller_who_leaves_does_not_disturb_the_next(self) -> None:
-        deaths: list[str] = []
-        made = worker(deaths)
+        fatal_errors: list[str] = []
+        made = worker(fatal_errors)
         stop, ran = Stop(), list[str]()
         running = asyncio.create_task(made.run(stop, 1))
         waiting = asyncio.create_task(made.run(ran.append, "cancelled before its turn"))
@@ -106,11 +106,11 @@ class TestWorker:
         assert running.cancelled()
         assert ran == ["last"]
         assert closed(made)
-        assert not deaths
+        assert not fatal_errors
 
     def test_a_job_outlives_the_event_loop_that_asked_for_it(self) -> None:
-        deaths: list[str] = []
-        made = worker(deaths)
+        fatal_errors: list[str] = []
+        made = worker(fatal_errors)
         stop = Stop()
 
         async def ask_and_leave() -> None:
@@ -122,11 +122,11 @@ class TestWorker:
         stop.end.set()
         assert asyncio.run(made.run(abs, -1)) == 1
         assert closed(made)
-        assert not deaths
+        assert not fatal_errors
 
     async def test_close_lets_it_finish_what_it_has(self) -> None:
-        deaths: list[str] = []
-        made = worker(deaths)
+        fatal_errors: list[str] = []
+        made = worker(fatal_errors)
         stop = Stop()
         tasks = [asyncio.create_task(made.run(stop, number)) for number in range(3)]
         await happens(stop.begun)
@@ -137,26 +137,26 @@ class TestWorker:
         assert not made.join(0)
         stop.end.set()
         assert await asyncio.gather(*tasks) == [0, 1, 2]
-        assert made.join(PATIENCE_S)
-        assert not deaths
+        assert made.join(TIMEOUT_S)
+        assert not fatal_errors
 
     @linux
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
     def test_a_loop_that_dies_says_so(self) -> None:
-        deaths: list[str] = []
-        made = worker(deaths, nice=cast(Any, "not a number"))
-        assert made.join(PATIENCE_S)
-        (reason,) = deaths
+        fatal_errors: list[str] = []
+        made = worker(fatal_errors, nice=cast(Any, "not a number"))
+        assert made.join(TIMEOUT_S)
+        (reason,) = fatal_errors
         assert "worker died: TypeError" in reason
 
     @linux
     def test_a_priority_that_the_system_refuses_is_no_reason_to_die(self) -> None:
         """Raising the priority needs a right that we lack (or have as root): either way the worker works."""
-        deaths: list[str] = []
-        made = worker(deaths, nice=-1)
+        fatal_errors: list[str] = []
+        made = worker(fatal_errors, nice=-1)
         assert asyncio.run(made.run(abs, -1)) == 1
         assert closed(made)
-        assert not deaths
+        assert not fatal_errors
 
 
 def timers(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.TimerHandle]:
@@ -203,15 +203,15 @@ class TestLane:
                 assert repr(lane) == "<Lane bulk-3 [busy]>"
 
     async def test_a_batch_over_the_time_limit_is_reported(self) -> None:
-        deaths: list[str] = []
+        fatal_errors: list[str] = []
         stop = Stop()
-        with a_lane(time_limit_s=0.05, deaths=deaths) as lane:
+        with a_lane(time_limit_s=0.05, fatal_errors=fatal_errors) as lane:
             running = asyncio.create_task(lane.run(stop))
             await happens(stop.begun)
-            await until(lambda: deaths)
+            await until(lambda: fatal_errors)
             stop.end.set()
             await running
-        assert deaths == ["a batch on bulk-0 has been running for over 0.05 s"]
+        assert fatal_errors == ["a batch on bulk-0 has been running for over 0.05 s"]
 
     async def test_a_batch_that_is_done_is_not_watched_any_more(self, monkeypatch: pytest.MonkeyPatch) -> None:
         watchdogs = timers(monkeypatch)
@@ -238,7 +238,7 @@ class TestLane:
             assert not lane.join(0.01)
             stop.end.set()
             await loading
-            assert lane.join(PATIENCE_S)
+            assert lane.join(TIMEOUT_S)
 
     async def test_turns_are_taken_in_the_order_asked(self) -> None:
         order: list[int] = []
@@ -254,15 +254,15 @@ class TestLane:
         assert order == [0, 1, 2, 0, 1, 2]
 
     async def test_a_load_over_the_time_limit_is_reported(self) -> None:
-        deaths: list[str] = []
+        fatal_errors: list[str] = []
         stop = Stop()
-        with a_lane(time_limit_s=0.05, deaths=deaths) as lane:
+        with a_lane(time_limit_s=0.05, fatal_errors=fatal_errors) as lane:
             loading = asyncio.create_task(lane.load(stop))
             await happens(stop.begun)
-            await until(lambda: deaths)
+            await until(lambda: fatal_errors)
             stop.end.set()
             await loading
-        assert deaths == ["a load on bulk-0 has been running for over 0.05 s"]
+        assert fatal_errors == ["a load on bulk-0 has been running for over 0.05 s"]
 
     async def test_loads_that_wait_for_one_another_have_their_time_each(self, monkeypatch: pytest.MonkeyPatch) -> None:
         watchdogs = timers(monkeypatch)
@@ -275,13 +275,13 @@ class TestLane:
         assert len(watchdogs) == 4
 
     async def test_a_device_that_fails_on_three_items_in_a_row_is_dead(self) -> None:
-        deaths: list[str] = []
-        with a_lane(deaths=deaths) as lane:
+        fatal_errors: list[str] = []
+        with a_lane(fatal_errors=fatal_errors) as lane:
             for reason in ("one", "two"):
                 lane.device_failed(reason)
-            lane.worked()
+            lane.succeeded()
             for reason in ("three", "four"):
                 lane.device_failed(reason)
-            assert not deaths
+            assert not fatal_errors
             lane.device_failed("five")
-        assert deaths == ["the device of bulk-0 failed 3 times in a row: five"]
+        assert fatal_errors == ["the device of bulk-0 failed 3 times in a row: five"]

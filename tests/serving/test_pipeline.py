@@ -173,7 +173,7 @@ class World:
             self.held -= 1
 
 
-class House:
+class Setup:
     """A pipeline in a world."""
 
     def __init__(
@@ -197,17 +197,17 @@ class House:
         self.text_pool.close()
 
 
-def in_house(scene: Callable[[House], Coroutine[Any, Any, T]], world: World | None = None, **how: Any) -> T:
+def run_scene(scene: Callable[[Setup], Coroutine[Any, Any, T]], world: World | None = None, **how: Any) -> T:
     """Play a scene; nothing may be held at its end."""
 
     async def play() -> T:
-        house = House(world or World(), **how)
+        setup = Setup(world or World(), **how)
         try:
-            return await scene(house)
+            return await scene(setup)
         finally:
-            house.close()
-            assert house.world.held == 0
-            assert repr(house.budget).startswith("<ByteBudget [0 of ")
+            setup.close()
+            assert setup.world.held == 0
+            assert repr(setup.budget).startswith("<ByteBudget [0 of ")
 
     return asyncio.run(play())
 
@@ -215,7 +215,7 @@ def in_house(scene: Callable[[House], Coroutine[Any, Any, T]], world: World | No
 def predict(
     tasks: Tasks, image: bytes | None = PNG, text: str | None = None, world: World | None = None, **how: Any
 ) -> Answer:
-    return in_house(lambda house: house.pipeline.predict(tasks, image, text), world, **how)
+    return run_scene(lambda setup: setup.pipeline.predict(tasks, image, text), world, **how)
 
 
 # --- what is answered ---
@@ -407,30 +407,30 @@ def test_the_failure_of_one_task_ends_the_others_and_is_raised_as_itself(stage: 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_client_that_leaves_gives_everything_back(stage: str) -> None:
-    async def scene(house: House) -> None:
-        asking = asyncio.create_task(house.pipeline.predict(Tasks(VISUAL, None, FACES, OCR), PNG, None))
-        await asyncio.wait_for(house.world.reached.wait(), 10)
-        assert house.world.held > 0
+    async def scene(setup: Setup) -> None:
+        asking = asyncio.create_task(setup.pipeline.predict(Tasks(VISUAL, None, FACES, OCR), PNG, None))
+        await asyncio.wait_for(setup.world.reached.wait(), 10)
+        assert setup.world.held > 0
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
 
-    in_house(scene, World(hanging={stage}))
+    run_scene(scene, World(hanging={stage}))
 
 
 def test_decoded_images_stay_within_the_budget() -> None:
     """Room for two pictures: of four requests two are inside, and the others wait undecoded."""
 
-    async def scene(house: House) -> None:
-        asking = [asyncio.create_task(house.pipeline.predict(Tasks(VISUAL), PNG, None)) for _ in range(4)]
-        await until(lambda: "2 waiting" in repr(house.budget) and len(house.world.leased) == 2)
+    async def scene(setup: Setup) -> None:
+        asking = [asyncio.create_task(setup.pipeline.predict(Tasks(VISUAL), PNG, None)) for _ in range(4)]
+        await until(lambda: "2 waiting" in repr(setup.budget) and len(setup.world.leased) == 2)
         await settle()
-        assert house.world.leased == ["visual", "visual"]
+        assert setup.world.leased == ["visual", "visual"]
         asking[0].cancel()
-        await until(lambda: len(house.world.leased) == 3)
-        assert "1 waiting" in repr(house.budget)
+        await until(lambda: len(setup.world.leased) == 3)
+        assert "1 waiting" in repr(setup.budget)
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
 
-    in_house(scene, World(hanging={"visual"}), budget=2 * WIDTH * HEIGHT * BYTES_PER_PIXEL)
+    run_scene(scene, World(hanging={"visual"}), budget=2 * WIDTH * HEIGHT * BYTES_PER_PIXEL)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_fakes import PATIENCE_S, Clock, Doubler, FakeEngine, a_lane, happens, settle, until
+from serving_fakes import TIMEOUT_S, Clock, Doubler, FakeEngine, a_lane, happens, settle, until
 
 from immich_ml_cn.engines import LoadError
 from immich_ml_cn.engines.session import OpenSession
 from immich_ml_cn.errors import DamagedModel, InferenceFailed, Unavailable
-from immich_ml_cn.serving.registry import LONGEST_PAUSE_S, QUIET_S, RETRY_AFTER_FAILURE_S, Registry
+from immich_ml_cn.serving.registry import IDLE_BEFORE_TRIM_S, MAX_RETRY_DELAY_S, RETRY_AFTER_FAILURE_S, Registry
 from immich_ml_cn.serving.spec import Loaded, ModelSpec
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +38,7 @@ class Builder:
     def __call__(self, open_session: OpenSession) -> Doubler:
         self.builds += 1
         self.begun.set()
-        assert self.gate.wait(PATIENCE_S)
+        assert self.gate.wait(TIMEOUT_S)
         if self.failures:
             raise self.failures.pop(0)
         open_session(Path("model.onnx"))
@@ -47,20 +47,20 @@ class Builder:
 
 
 @dataclass
-class House:
+class Setup:
     registry: Registry
     engine: FakeEngine
     clock: Clock
 
 
 @asynccontextmanager
-async def house(*, ttl_s: float = 300, wait_s: float = PATIENCE_S, bulk_lanes: int = 1) -> AsyncIterator[House]:
+async def setup(*, ttl_s: float = 300, wait_s: float = TIMEOUT_S, bulk_lanes: int = 1) -> AsyncIterator[Setup]:
     engine, clock = FakeEngine(), Clock()
     with a_lane("interactive", "interactive") as text, a_lane("bulk-0") as first, a_lane("bulk-1", device_id=1) as last:
         lanes = [text, first, last][: 1 + bulk_lanes]
         registry = Registry(engine, lanes, ttl_s=ttl_s, wait_s=wait_s, clock=clock)
         try:
-            yield House(registry, engine, clock)
+            yield Setup(registry, engine, clock)
         finally:
             await registry.close()
 
@@ -91,7 +91,7 @@ class TestLoading:
     async def test_a_hundred_who_ask_at_once_share_one_load(self) -> None:
         build = Builder()
         build.gate.clear()
-        async with house() as h:
+        async with setup() as h:
             tasks = await asking(h.registry, spec(build), 100)
             await happens(build.begun)
             assert h.registry.states() == {"clip/m/visual": "loading"}
@@ -102,7 +102,7 @@ class TestLoading:
         assert build.builds == 1
 
     async def test_models_go_to_the_lanes_of_their_kind(self) -> None:
-        async with house(bulk_lanes=2) as h:
+        async with setup(bulk_lanes=2) as h:
             await double(h.registry, spec(Builder(), "text", lane="interactive"))
             assert h.engine.opened == [("interactive", 0)]
             await double(h.registry, spec(Builder(), "image"))
@@ -110,19 +110,19 @@ class TestLoading:
 
     async def test_models_that_are_ready_are_lent_while_another_loads(self) -> None:
         slow = Builder()
-        async with house() as h:
+        async with setup() as h:
             await double(h.registry, spec(Builder(), "ready"))
             slow.gate.clear()
             loading = await asking(h.registry, spec(slow, "slow"))
             await happens(slow.begun)
-            assert await asyncio.wait_for(double(h.registry, spec(Builder(), "ready"), 4), PATIENCE_S) == 8
+            assert await asyncio.wait_for(double(h.registry, spec(Builder(), "ready"), 4), TIMEOUT_S) == 8
             slow.gate.set()
             assert await loading[0] == 2
 
     async def test_a_client_that_leaves_does_not_cancel_the_others_load(self) -> None:
         build = Builder()
         build.gate.clear()
-        async with house() as h:
+        async with setup() as h:
             one, two, three = await asking(h.registry, spec(build), 3)
             await happens(build.begun)
             one.cancel()
@@ -135,7 +135,7 @@ class TestLoading:
     async def test_a_load_that_everybody_left_still_succeeds(self) -> None:
         build = Builder()
         build.gate.clear()
-        async with house() as h:
+        async with setup() as h:
             (only,) = await asking(h.registry, spec(build))
             await happens(build.begun)
             only.cancel()
@@ -146,7 +146,7 @@ class TestLoading:
     async def test_who_waited_long_enough_is_sent_away_and_the_load_goes_on(self) -> None:
         build = Builder()
         build.gate.clear()
-        async with house(wait_s=0.01) as h:
+        async with setup(wait_s=0.01) as h:
             with pytest.raises(Unavailable, match="still on its way") as caught:
                 await double(h.registry, spec(build))
             assert caught.value.retry_after == 10
@@ -160,7 +160,7 @@ class TestFailing:
     async def test_a_failure_is_unavailable_to_each_in_its_own_words(self) -> None:
         build = Builder([LoadError("/cache/m.onnx cannot be loaded: cut short")])
         build.gate.clear()
-        async with house() as h:
+        async with setup() as h:
             tasks = await asking(h.registry, spec(build), 3)
             build.gate.set()
             failures = await asyncio.gather(*tasks, return_exceptions=True)
@@ -173,7 +173,7 @@ class TestFailing:
 
     async def test_it_is_tried_again_when_its_time_has_come_and_not_before(self) -> None:
         build = Builder([LoadError("no memory")])
-        async with house() as h:
+        async with setup() as h:
             with pytest.raises(Unavailable, match="no memory"):
                 await double(h.registry, spec(build))
             assert h.registry.states() == {}
@@ -189,20 +189,20 @@ class TestFailing:
     @pytest.mark.parametrize("kind", [KeyError, MemoryError, SystemExit, StopIteration])
     async def test_whatever_a_builder_raises_heals(self, kind: type[BaseException]) -> None:
         build = Builder([kind("?")])
-        async with house() as h:
+        async with setup() as h:
             with pytest.raises(Unavailable, match=kind.__name__):
-                await asyncio.wait_for(double(h.registry, spec(build)), PATIENCE_S)
+                await asyncio.wait_for(double(h.registry, spec(build)), TIMEOUT_S)
             h.clock.now += RETRY_AFTER_FAILURE_S
             assert await double(h.registry, spec(build)) == 2
 
     async def test_a_kind_without_a_lane_is_a_failure_and_no_hang(self) -> None:
-        async with house(bulk_lanes=0) as h:
+        async with setup(bulk_lanes=0) as h:
             with pytest.raises(Unavailable, match="not available"):
                 await double(h.registry, spec(Builder()))
 
     async def test_a_failing_batch_leaves_the_model_ready(self) -> None:
         build = Builder()
-        async with house() as h:
+        async with setup() as h:
             await double(h.registry, spec(build))
             with pytest.raises(InferenceFailed):
                 await double(h.registry, spec(build), -1)
@@ -221,7 +221,7 @@ class TestFetching:
             order.append("build")
             return Doubler()
 
-        async with house() as h:
+        async with setup() as h:
             await double(h.registry, spec(build, fetch=fetch))
             await double(h.registry, spec(build, fetch=fetch))
         assert order == ["fetch", "build"]
@@ -234,7 +234,7 @@ class TestFetching:
                 raise error
 
         build = Builder()
-        async with house() as h:
+        async with setup() as h:
             with pytest.raises(Unavailable, match="no route"):
                 await double(h.registry, spec(build, fetch=fetch))
             assert build.builds == 0
@@ -254,7 +254,7 @@ class TestFetching:
             return again
 
         build = Builder([DamagedModel(Path("/m.onnx"), "cut short")])
-        async with house() as h:
+        async with setup() as h:
             model = spec(build, fetch=fetch, quarantine=quarantine)
             if again:
                 assert await double(h.registry, model) == 2
@@ -279,7 +279,7 @@ class TestFallingBack:
 
     async def test_the_fallback_answers_under_its_own_name(self, caplog: pytest.LogCaptureFixture) -> None:
         model, wanted, carried = self.models([Unavailable("no route")])
-        async with house() as h:
+        async with setup() as h:
             assert h.registry.name_of(model) == "ocr/big"
             async with h.registry.lease(model) as loaded:
                 assert loaded.name == "ocr/small"
@@ -297,7 +297,7 @@ class TestFallingBack:
         outcomes: list[Exception | None] = [Unavailable("no route")] * 12
         model, wanted, _ = self.models(outcomes)
         pauses: list[float] = []
-        async with house() as h:
+        async with setup() as h:
             await double(h.registry, model)
             while outcomes:
                 left, began = len(outcomes), h.clock.now
@@ -308,7 +308,7 @@ class TestFallingBack:
                 pauses.append(h.clock.now - began)
         assert pauses[:3] == [RETRY_AFTER_FAILURE_S, 2 * RETRY_AFTER_FAILURE_S, 4 * RETRY_AFTER_FAILURE_S]
         assert pauses == sorted(pauses)
-        assert pauses[-1] == LONGEST_PAUSE_S
+        assert pauses[-1] == MAX_RETRY_DELAY_S
         assert wanted.builds == 0
 
     async def test_nobody_waits_while_it_is_tried_again_and_it_takes_over(
@@ -325,7 +325,7 @@ class TestFallingBack:
 
         wanted, carried = Builder(), Builder()
         model = spec(wanted, "ocr/big", fetch=fetch, fallback=spec(carried, "ocr/small"))
-        async with house() as h:
+        async with setup() as h:
             await double(h.registry, model)
             h.clock.now += RETRY_AFTER_FAILURE_S
             async with h.registry.lease(model) as loaded:
@@ -346,7 +346,7 @@ class TestFallingBack:
 
     async def test_a_preloaded_model_does_not_keep_its_fallback(self) -> None:
         model, _, _ = self.models([Unavailable("no route")])
-        async with house() as h:
+        async with setup() as h:
             await h.registry.preload(model)
             assert h.registry.states()["ocr/small"] == "ready"
             h.clock.now += 1000
@@ -355,7 +355,7 @@ class TestFallingBack:
 
     async def test_the_fallback_is_not_unloaded_under_anyones_hands(self) -> None:
         model, _, _ = self.models([Unavailable("no route")])
-        async with house() as h, h.registry.lease(model):
+        async with setup() as h, h.registry.lease(model):
             await h.registry.unload_idle(at_once=True)
             assert h.registry.states() == {"ocr/small": "ready"}
 
@@ -363,14 +363,14 @@ class TestFallingBack:
         """Not to be read by another model: the operator has to hear of it."""
         model, wanted, carried = self.models([None])
         wanted.failures = [LoadError("no ONNX")]
-        async with house() as h:
+        async with setup() as h:
             with pytest.raises(Unavailable, match="no ONNX"):
                 await double(h.registry, model)
         assert carried.builds == 0
 
     async def test_nothing_answers_once_it_is_closed(self) -> None:
         model, _, _ = self.models([Unavailable("no route")])
-        async with house() as h:
+        async with setup() as h:
             await double(h.registry, model)
             await h.registry.close()
             with pytest.raises(Unavailable, match="shutting down"):
@@ -380,7 +380,7 @@ class TestFallingBack:
 class TestUnloading:
     async def test_after_the_time_to_live_without_use(self) -> None:
         build = Builder()
-        async with house(ttl_s=300) as h:
+        async with setup(ttl_s=300) as h:
             await double(h.registry, spec(build))
             h.clock.now += 299
             assert await h.registry.unload_idle() == 0
@@ -395,14 +395,14 @@ class TestUnloading:
 
     @pytest.mark.parametrize("ttl_s", [0, -1])
     async def test_a_time_to_live_of_zero_means_never(self, ttl_s: float) -> None:
-        async with house(ttl_s=ttl_s) as h:
+        async with setup(ttl_s=ttl_s) as h:
             await double(h.registry, spec(Builder()))
             h.clock.now += 1e9
             assert await h.registry.unload_idle() == 0
             assert await h.registry.unload_idle(at_once=True) == 1
 
     async def test_a_lease_holds_it_off(self) -> None:
-        async with house() as h:
+        async with setup() as h:
             async with h.registry.lease(spec(Builder())) as loaded:
                 h.clock.now += 1e9
                 assert await h.registry.unload_idle(at_once=True) == 0
@@ -411,7 +411,7 @@ class TestUnloading:
             assert await h.registry.unload_idle(at_once=True) == 1
 
     async def test_a_failing_request_gives_its_lease_back(self) -> None:
-        async with house() as h:
+        async with setup() as h:
             with pytest.raises(ValueError):
                 async with h.registry.lease(spec(Builder())):
                     raise ValueError
@@ -420,7 +420,7 @@ class TestUnloading:
     async def test_what_is_loading_is_not_idle(self) -> None:
         build = Builder()
         build.gate.clear()
-        async with house() as h:
+        async with setup() as h:
             (task,) = await asking(h.registry, spec(build))
             await happens(build.begun)
             task.cancel()
@@ -430,7 +430,7 @@ class TestUnloading:
             assert await double(h.registry, spec(build)) == 2
 
     async def test_preloaded_models_stay(self) -> None:
-        async with house() as h:
+        async with setup() as h:
             await h.registry.preload(spec(Builder()))
             h.clock.now += 1e9
             assert await h.registry.unload_idle(at_once=True) == 0
@@ -442,14 +442,14 @@ class TestUnloading:
         async def warm_up(loaded: Loaded[Doubler]) -> None:
             await loaded.batcher.submit(7)
 
-        async with house() as h:
+        async with setup() as h:
             await h.registry.preload(spec(build, "first", warm_up=warm_up))
             await double(h.registry, spec(build, "second", warm_up=warm_up))
         assert [model.batches for model in build.models] == [[[7]], [[1]]]
 
     async def test_a_preloaded_model_that_came_late_stays_too(self) -> None:
         build = Builder([LoadError("not yet")])
-        async with house() as h:
+        async with setup() as h:
             with pytest.raises(Unavailable):
                 await h.registry.preload(spec(build))
             h.clock.now += RETRY_AFTER_FAILURE_S
@@ -458,7 +458,7 @@ class TestUnloading:
 
     async def test_a_model_asked_for_while_it_is_unloaded_is_loaded_anew(self) -> None:
         build = Builder()
-        async with house() as h:
+        async with setup() as h:
             await double(h.registry, spec(build))
             unloading = asyncio.create_task(h.registry.unload_idle(at_once=True))
             asked = asyncio.create_task(double(h.registry, spec(build), 5))
@@ -474,7 +474,7 @@ class TestUnloading:
             weakref.finalize(model, lambda: freed.append(threading.current_thread().name))
             return model
 
-        async with house(bulk_lanes=2) as h:
+        async with setup(bulk_lanes=2) as h:
             await double(h.registry, spec(build))
             await settle()
             await h.registry.unload_idle(at_once=True)
@@ -497,29 +497,29 @@ class TestUnloading:
 
 class TestTidying:
     async def test_memory_is_given_back_once_after_a_time_of_work(self) -> None:
-        async with house() as h:
-            assert not await h.registry.tidy_up()
+        async with setup() as h:
+            assert not await h.registry.trim_memory()
             for _ in range(2):
                 await double(h.registry, spec(Builder()))
-                assert not await h.registry.tidy_up()
-                h.clock.now += QUIET_S
-                assert await h.registry.tidy_up()
-                h.clock.now += QUIET_S
-                assert not await h.registry.tidy_up()
+                assert not await h.registry.trim_memory()
+                h.clock.now += IDLE_BEFORE_TRIM_S
+                assert await h.registry.trim_memory()
+                h.clock.now += IDLE_BEFORE_TRIM_S
+                assert not await h.registry.trim_memory()
 
     async def test_not_while_somebody_holds_a_model(self) -> None:
-        async with house() as h:
+        async with setup() as h:
             async with h.registry.lease(spec(Builder())):
-                h.clock.now += 2 * QUIET_S
-                assert not await h.registry.tidy_up()
-            h.clock.now += QUIET_S
-            assert await h.registry.tidy_up()
+                h.clock.now += 2 * IDLE_BEFORE_TRIM_S
+                assert not await h.registry.trim_memory()
+            h.clock.now += IDLE_BEFORE_TRIM_S
+            assert await h.registry.trim_memory()
 
 
 class TestClosing:
     async def test_everything_is_unloaded_and_later_leases_are_refused(self) -> None:
         build = Builder()
-        async with house() as h:
+        async with setup() as h:
             await h.registry.preload(spec(build))
             reference = weakref.ref(build.models.pop())
             await h.registry.close()
@@ -531,14 +531,14 @@ class TestClosing:
 
     async def test_requests_that_wait_for_a_batch_are_answered(self) -> None:
         build = Builder()
-        async with house() as h:
+        async with setup() as h:
             await double(h.registry, spec(build))
             build.models[0].gate.clear()
             build.models[0].running.clear()
             tasks = await asking(h.registry, spec(build), 3)
             await happens(build.models[0].running)
-            await asyncio.wait_for(h.registry.close(), PATIENCE_S)
-            results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE_S)
+            await asyncio.wait_for(h.registry.close(), TIMEOUT_S)
+            results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), TIMEOUT_S)
             build.models[0].gate.set()
         assert all(isinstance(result, Unavailable) for result in results)
 
@@ -546,7 +546,7 @@ class TestClosing:
         """Neither those who wait for it, nor those who wait on another model of the lane, nor `close` itself."""
         slow, ready = Builder(), Builder()
         slow.gate.clear()
-        async with house() as h:
+        async with setup() as h:
             await double(h.registry, spec(ready, "ready"))
             ready.models[0].gate.clear()
             ready.models[0].running.clear()
@@ -554,7 +554,7 @@ class TestClosing:
             (loading,) = await asking(h.registry, spec(slow, "slow"))
             await happens(slow.begun)
             await happens(ready.models[0].running)
-            await asyncio.wait_for(h.registry.close(patience_s=0.05), PATIENCE_S)
+            await asyncio.wait_for(h.registry.close(timeout_s=0.05), TIMEOUT_S)
             with pytest.raises(Unavailable, match="shutting down"):
                 await loading
             with pytest.raises(Unavailable, match="unloaded"):
@@ -571,10 +571,10 @@ class TestClosing:
             await asyncio.Event().wait()
 
         build = Builder()
-        async with house() as h:
+        async with setup() as h:
             (task,) = await asking(h.registry, replace(spec(build), fetch=fetch))
             await begun.wait()
-            await asyncio.wait_for(h.registry.close(), PATIENCE_S)
+            await asyncio.wait_for(h.registry.close(), TIMEOUT_S)
             with pytest.raises(Unavailable, match="shutting down"):
                 await task
         assert build.builds == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from hub_server import Page, Site, running
-from serving_fakes import PATIENCE_S, until
+from serving_fakes import TIMEOUT_S, until
 
 from immich_ml_cn.errors import DamagedModel, Unavailable
 from immich_ml_cn.metrics import Metrics
@@ -104,11 +104,11 @@ async def test_a_model_that_is_here_does_not_wait_for_downloads(site: Site, tmp_
     downloader = Downloader(settings(tmp_path, site))
     downloads = [asyncio.create_task(downloader.ensure("clip", name, "visual")) for name in names]
     await until(lambda: sum(request.path.startswith("/cdn/") for request in site.requests) >= MAX_CONCURRENT_DOWNLOADS)
-    await asyncio.wait_for(downloader.ensure("clip", NAME, "visual"), PATIENCE_S)
+    await asyncio.wait_for(downloader.ensure("clip", NAME, "visual"), TIMEOUT_S)
     assert not any(download.done() for download in downloads)
     downloader.close()
     site.closing.set()
-    outcomes = await asyncio.wait_for(asyncio.gather(*downloads, return_exceptions=True), PATIENCE_S)
+    outcomes = await asyncio.wait_for(asyncio.gather(*downloads, return_exceptions=True), TIMEOUT_S)
     assert sum(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes) == 1
     assert sum(isinstance(outcome, Unavailable) for outcome in outcomes) == MAX_CONCURRENT_DOWNLOADS
     await until(lambda: not any(thread.name.startswith("fetch") for thread in threading.enumerate()))

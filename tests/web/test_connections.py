@@ -12,9 +12,9 @@ import pytest
 from server import SMALL, VISUAL, Client, RunningServer, http_request, predict_form, wait_until
 
 from immich_ml_cn.web.connection import MAX_HEADER_BYTES
-from immich_ml_cn.web.connection_limiter import DOORSTEP
+from immich_ml_cn.web.connection_limiter import HEADROOM
 
-SEATS = 8
+MAX_ACTIVE = 8
 SEND_TIMEOUT_S = 1.0
 PING = b"GET /ping HTTP/1.1\r\nhost: x\r\n\r\n"
 WHOLE = http_request(predict_form(VISUAL, SMALL))
@@ -23,7 +23,7 @@ WHOLE = http_request(predict_form(VISUAL, SMALL))
 @pytest.fixture(scope="module")
 def environ() -> dict[str, str]:
     return {
-        "MACHINE_LEARNING_MAX_CONNECTIONS": str(SEATS),
+        "MACHINE_LEARNING_MAX_CONNECTIONS": str(MAX_ACTIVE),
         "MACHINE_LEARNING_SEND_TIMEOUT": f"{SEND_TIMEOUT_S}",
     }
 
@@ -96,8 +96,8 @@ def test_of_silent_connections_those_that_wait_longest_are_closed(
     port, files = client.local_port, server.open_files
     silent = [opened.enter_context(server.connect()) for _ in range(500)]
     wait_until(lambda: is_closed(silent[400]), "more connections stay open than there is room for")
-    wait_until(lambda: server.open_files <= files + SEATS + DOORSTEP, "files stay open")
-    assert not any(is_closed(connection) for connection in silent[-SEATS:]), "the newest must have time to ask"
+    wait_until(lambda: server.open_files <= files + MAX_ACTIVE + HEADROOM, "files stay open")
+    assert not any(is_closed(connection) for connection in silent[-MAX_ACTIVE:]), "the newest must have time to ask"
     assert b"200 OK" in pinged(silent[-1])
     assert client.get("/ping").status == 200
     assert client.local_port == port
@@ -111,13 +111,13 @@ def test_of_idle_connections_those_idle_longest_are_closed(server: RunningServer
         assert b"200 OK" in pinged(idle[-1])
     wait_until(lambda: is_closed(idle[100]), "more connections stay open than there is room for")
     assert not is_closed(idle[-1])
-    assert b"200 OK" in pinged(idle[-SEATS])
+    assert b"200 OK" in pinged(idle[-MAX_ACTIVE])
 
 
 def test_more_requests_than_connections_may_work_are_503(server: RunningServer, opened: ExitStack) -> None:
     """Those at work are not disturbed, and a connection that was refused can be used again."""
     half = len(WHOLE) - 10
-    working = [opened.enter_context(server.connect()) for _ in range(SEATS)]
+    working = [opened.enter_context(server.connect()) for _ in range(MAX_ACTIVE)]
     for connection in working:
         connection.sendall(WHOLE[:half])
     late = opened.enter_context(server.connect())
