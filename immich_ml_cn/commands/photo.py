@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Outcome:
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", say: Translator) -> None:
     """Add `test` to the command line."""
     parser = commands.add_parser("test", help=say(tr("show text, faces and embedding of one photo: does it work?")))
-    parser.add_argument("photo", type=Path, metavar="PHOTO")
+    parser.add_argument("photo", type=Path, metavar="PHOTO", help=say(tr("a file, or - for standard input")))
     parser.add_argument("--out", type=Path, metavar="PNG", help=say(tr("write the photo with the boxes drawn into it")))
     parser.add_argument(
         "--task", action="append", choices=tuple(TASKS), help=say(tr("only this one; may be said several times"))
@@ -55,7 +56,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", 
 def _test(settings: Settings, options: argparse.Namespace) -> int:
     console = Console(settings)
     try:
-        image = options.photo.read_bytes()
+        image = sys.stdin.buffer.read() if str(options.photo) == "-" else options.photo.read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
         console.complain(tr("{path} cannot be read: {reason}", path=options.photo, reason=reason))

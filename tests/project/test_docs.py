@@ -12,7 +12,7 @@ CHINESE = sorted([*ROOT.glob("*.zh-CN.md"), *(ROOT / "docs").glob("*.zh-CN.md")]
 PAIRS = [(path.with_name(path.name.replace(".zh-CN", "")), path) for path in CHINESE]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "models").glob("*.md")])
 
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", flags=re.MULTILINE | re.DOTALL)
 
 
 def code_blocks(text: str) -> list[tuple[str, list[str]]]:
@@ -38,7 +38,7 @@ def headings(text: str) -> list[int]:
 
 def tables(text: str) -> list[list[int]]:
     """The number of cells of each row of each table."""
-    found = re.findall(r"(?:^\|.*\n?)+", prose(text), flags=re.MULTILINE)
+    found = re.findall(r"(?:^ *\|.*\n?)+", prose(text), flags=re.MULTILINE)
     return [[len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()] for table in found]
 
 
@@ -64,6 +64,32 @@ def test_what_a_document_links_to_exists(path: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose(path.read_text(encoding="utf-8")))
     missing = [target for target in targets if "://" not in target and not (path.parent / target).exists()]
     assert missing == []
+
+
+def anchors(text: str) -> set[str]:
+    """What GitHub calls the headings of a document in addresses."""
+    found = re.findall(r"^#+ (.*)$", prose(text), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_headings_a_document_links_to_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    missing = []
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", prose(text)):
+        document = path.parent / target if target else path
+        if "://" not in target and anchor not in anchors(document.read_text(encoding="utf-8")):
+            missing.append(f"{target}#{anchor}")
+    assert missing == []
+
+
+@pytest.mark.parametrize("path", [chinese for _, chinese in PAIRS], ids=lambda path: path.name)
+def test_chinese_pages_link_to_chinese_pages(path: Path) -> None:
+    """But for the other language of the page itself, and pages that have no Chinese twin."""
+    targets = re.findall(r"\]\(([^)#\s]+\.md)[^)]*\)", prose(path.read_text(encoding="utf-8")))
+    english = [target for target in targets if ".zh-CN" not in target and target != path.name.replace(".zh-CN", "")]
+    twins = [path.parent / target.replace(".md", ".zh-CN.md") for target in english]
+    assert [twin.name for twin in twins if twin.exists()] == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
