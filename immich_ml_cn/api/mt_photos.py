@@ -51,7 +51,8 @@ class MtPhotos:
 
     async def embed_text(self, text: str) -> dict[str, Any]:
         """``/clip/txt``: the features of the text, not normalised."""
-        return self._features(await self._pipeline.predict(Tasks(textual=ClipTextual(self._clip)), None, text))
+        task = ClipTextual(self._clip, normalize=False)  # MT Photos compares with what cn-clip gave
+        return self._features(await self._pipeline.predict(Tasks(textual=task), None, text))
 
     async def represent(self, picture: bytes) -> dict[str, Any]:
         """``/represent``: the faces."""

@@ -205,7 +205,8 @@ class Pipeline:
 
     async def _textual(self, plan: TextualPlan, text: str) -> "ClipEmbedding":
         async with self._registry.lease(plan.encoder) as encoder:
-            tokens = await self._text_pool.run(encoder.model.tokenize, text, plan.task.language)
+            task = plan.task
+            tokens = await self._text_pool.run(encoder.model.tokenize, text, task.language, task.normalize)
             embedding = await encoder.batcher.submit(tokens)
         _check_dimension(embedding.vector, plan.encoder)
         return embedding

@@ -21,12 +21,18 @@ class ClipVisual:
 
 @dataclass(frozen=True, slots=True)
 class ClipTextual:
-    """Embed the text; `language` is Immich's UI language, such as ``zh-CN``."""
+    """Embed the text.
+
+    Attributes:
+        language: Immich's UI language, such as ``zh-CN``.
+        normalize: whether the text is normalised for its tokenizer, rather than read as cn-clip does.
+    """
 
     label: ClassVar[str] = "clip/textual"
 
     model: str
     language: str | None = None
+    normalize: bool = True
 
 
 @dataclass(frozen=True, slots=True)

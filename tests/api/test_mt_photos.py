@@ -341,6 +341,15 @@ def test_immich_still_answers_them_as_errors(client: Client) -> None:
     assert client.predict(VISUAL, BAD_PICTURES["wide"][0]).status == 200
 
 
+def test_a_text_is_read_as_cn_clip_does_and_immichs_query_as_it_is_meant(mt: MtPhotosClient, client: Client) -> None:
+    """The first character is a Kangxi radical, of a PDF: for cn-clip an unknown word."""
+    pasted, meant = "⼤海", "大海"
+    assert mt.text(pasted) != mt.text(meant)
+    assert mt.text(pasted) == mt.text("⼭海"), "one unknown word is like the other"
+    asked = {"clip": {"textual": {"modelName": "ViT-B-16__openai"}}}
+    assert client.predict(asked, text=pasted).json == client.predict(asked, text=meant).json
+
+
 # --- other refusals ---
 
 

@@ -74,8 +74,8 @@ class Model:
             return list(range(len(arguments[1])))
         return Item()
 
-    def tokenize(self, text: str, language: str | None) -> Any:
-        self.world.calls.append(("tokenize", (text, language)))
+    def tokenize(self, text: str, language: str | None, normalize: bool) -> Any:
+        self.world.calls.append(("tokenize", (text, language, normalize)))
         return text
 
     def faces(self, item: Any, raw: Any, min_score: float) -> Faces:
@@ -273,7 +273,7 @@ def test_options_are_arguments_all_the_way() -> None:
 def test_a_text_is_tokenized_with_its_language_and_has_no_size() -> None:
     world = World()
     answer = predict(Tasks(textual=TEXTUAL), None, "猫", world=world)
-    assert world.calls == [("tokenize", ("猫", "zh-CN"))]
+    assert world.calls == [("tokenize", ("猫", "zh-CN", True))]
     assert answer.size is None
     assert answer.clip is not None
 

@@ -61,16 +61,18 @@ class TextualEncoder:
         """Length D of the embeddings, None where the graph leaves it open."""
         return self._tower.dimension
 
-    def tokenize(self, text: str, language: str | None = None) -> Tokens:
+    def tokenize(self, text: str, language: str | None = None, normalize: bool = False) -> Tokens:
         """Pure: the ids of `text`.
 
         Args:
             text: the query, of any length; what does not fit is cut off.
             language: code of the client's language (``zh-CN``, ``en-null`` …), which NLLB heeds.
+            normalize: read characters that the tokenizer does not know for those that they stand for.
         """
         # Tokenizers read all of a text before they cut it, the Rust ones while no other thread of Python runs.
         text = text.lstrip()[: _CHARACTERS_PER_TOKEN * self.tokenizer.context_length]
-        return Tokens(np.array(self.tokenizer.encode(text, language), np.int64))
+        known = self.tokenizer.normalize(text) if normalize else text
+        return Tokens(np.array(self.tokenizer.encode(known, language), np.int64))
 
     def bucket(self, item: Tokens) -> Hashable:
         """Texts of like length share a batch; of any length where padding is not trimmed."""

@@ -34,6 +34,10 @@ class Tokenizer(Protocol):
         """Whether the models of this tokenizer ignore padding, so that it may be left out."""
         ...
 
+    def normalize(self, text: str) -> str:
+        """A query in the characters that the tokenizer knows."""
+        ...
+
     def encode(self, text: str, language: str | None = None) -> list[int]:
         """The ids of `text` without padding, at most `context_length`."""
         ...
@@ -95,6 +99,10 @@ class HuggingFaceTokenizer:
         except Exception as error:  # the library raises nothing narrower
             raise Unavailable(f"{path} is no tokenizer: {error}") from error
         return cls(tokenizer, context_length, pad_token, canonicalize)
+
+    def normalize(self, text: str) -> str:
+        """The text itself: these tokenizers bring what their models were trained with."""
+        return text
 
     def encode(self, text: str, language: str | None = None) -> list[int]:
         """The ids of `text` without padding, at most `context_length`.

@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from .queries import normalized
+
 BUNDLED_VOCABULARY = Path(__file__).with_name("vocab.txt")
 CONTEXT_LENGTH = 52
 LONGEST_WORD = 200
@@ -53,6 +55,10 @@ class WordPieceTokenizer:
     def from_file(cls, path: Path = BUNDLED_VOCABULARY, context_length: int = CONTEXT_LENGTH) -> "WordPieceTokenizer":
         """Read a BERT ``vocab.txt`` (UTF-8, one word piece a line, the line number is the id)."""
         return cls(read_vocabulary(path), context_length)
+
+    def normalize(self, text: str) -> str:
+        """A query in characters that the vocabulary has, which cn-clip would take for unknown words."""
+        return normalized(text, self._vocabulary)
 
     def encode(self, text: str, language: str | None = None) -> list[int]:
         """The ids of `text`, without padding: 2 … `context_length` of them."""
