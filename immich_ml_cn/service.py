@@ -133,6 +133,7 @@ class Service:
             "threads": threading.active_count(),
             "openFiles": memory.open_files(),
             "lastErrors": self.metrics.last_errors(),
+            "lastHour": self.pipeline.last_hour.minutes(),
         }
 
     async def text_search_status(self) -> dict[str, Any]:

@@ -95,6 +95,25 @@ def _setting(
 
 
 @dataclass(frozen=True, slots=True)
+class SettingInForce:
+    """A variable as it was read, for people.
+
+    Attributes:
+        value: as text; None where it may hold a secret, or where the variable is unknown.
+        source: where the value comes from; ``unknown`` for a variable that looks like ours and does nothing.
+        default: what it is where nothing is set, "" for nothing.
+        near: of an unknown variable the known one that may be meant.
+    """
+
+    variable: str
+    value: str | None
+    source: Literal["environment", "default", "unknown"]
+    default: str = ""
+    meaning: str = ""
+    near: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The server's settings, one field per variable, as frozen values."""
 
@@ -541,6 +560,8 @@ class Settings:
     """What is probably not meant as it is set, each a sentence for the log."""
     proxies: tuple[str, ...] = field(default=(), repr=False)
     """The addresses of proxies, which the libraries read for themselves."""
+    in_force: tuple[SettingInForce, ...] = field(default=(), repr=False, compare=False)
+    """Every variable, in documentation order, then unknown ones."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> "Settings":
@@ -562,7 +583,8 @@ class Settings:
         settings = cls(
             **{name: value for name, value in given.items() if value is not MISSING},
             inert=tuple(name for name in INERT if environ.get(name, "") != ""),
-            remarks=(*remarks, *_unknown(environ)),
+            remarks=(*remarks, *map(_unknown_message, _unknown(environ))),
+            in_force=tuple(_in_force(item, environ) for item in setting_fields()) + tuple(_unknown(environ)),
             proxies=tuple(dict.fromkeys(environ[name] for name in PROXIES if environ.get(name))),
         )
         _check_task_devices(settings)
@@ -642,19 +664,39 @@ def _cannot_be_used(variable: str, value: str, error: ValueError, *, secret: boo
     )
 
 
-def _unknown(environ: Mapping[str, str]) -> Iterator[Message]:
+def _in_force(item: Field[Any], environ: Mapping[str, str]) -> SettingInForce:
+    metadata = item.metadata
+    default, meaning = default_text(item), metadata["meaning"]
+    for variable in (metadata["variable"], *metadata["aliases"]):
+        value = environ.get(variable, "")
+        if value != "":
+            hidden = metadata["secret"] or "@" in value
+            return SettingInForce(variable, None if hidden else value, "environment", default, meaning)
+    return SettingInForce(metadata["variable"], default, "default", default, meaning)
+
+
+def default_text(item: Field[Any]) -> str:
+    """A setting's default as it is documented; "" where nothing is set."""
+    shown: str | None = item.metadata["shown"]
+    return str(getattr(Settings(), item.name)) if shown is None else shown
+
+
+def _unknown(environ: Mapping[str, str]) -> Iterator[SettingInForce]:
     """Variables that look like ours, but are none."""
     aliases = {alias for item in setting_fields() for alias in item.metadata["aliases"]}
     known = {item.metadata["variable"] for item in setting_fields()} | aliases | set(INERT)
     rests = [name.removeprefix(PREFIX) for name in known if name.startswith(PREFIX)]
     for name in sorted(environ.keys() - known):
-        if not name.startswith(PREFIX) or _is_kubernetes(name, environ):
-            continue
-        near = get_close_matches(name.removeprefix(PREFIX), rests, n=1)
-        if near:
-            yield tr("{name} is not known and does nothing; is {near} meant?", name=name, near=PREFIX + near[0])
-        else:
-            yield tr("{name} is not known and does nothing", name=name)
+        if name.startswith(PREFIX) and not _is_kubernetes(name, environ):
+            near = get_close_matches(name.removeprefix(PREFIX), rests, n=1)
+            yield SettingInForce(name, None, "unknown", near=PREFIX + near[0] if near else None)
+
+
+def _unknown_message(setting: SettingInForce) -> Message:
+    name, near = setting.variable, setting.near
+    if near is None:
+        return tr("{name} is not known and does nothing", name=name)
+    return tr("{name} is not known and does nothing; is {near} meant?", name=name, near=near)
 
 
 def _is_kubernetes(name: str, environ: Mapping[str, str]) -> bool:

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import corpus  # noqa: E402 - of tests/
 
-from immich_ml_cn.settings import INERT, Settings, setting_fields  # noqa: E402
+from immich_ml_cn.settings import INERT, default_text, setting_fields  # noqa: E402
 from immich_ml_cn.sources import (  # noqa: E402
     Archive,
     HubSnapshot,
@@ -59,9 +59,8 @@ def _settings(*, ours: bool) -> Rows:
     documented: dict[str, tuple[str, ...]] = {}
     is_ours = False
     for item in setting_fields():
-        variable, shown = item.metadata["variable"], item.metadata["shown"]
+        variable, default = item.metadata["variable"], default_text(item)
         is_ours = is_ours or variable == OURS_FROM
-        default = str(getattr(Settings(), item.name)) if shown is None else shown
         aliases = "".join(f" Also read: `{alias}`." for alias in item.metadata["aliases"])
         if ours == is_ours:
             documented[f"`{variable}`"] = (f"`{default}`" if default else "", item.metadata["meaning"] + aliases)

@@ -370,3 +370,27 @@ def test_every_meaning_is_a_sentence() -> None:
     for variable, item in FIELDS.items():
         assert item.metadata["meaning"].endswith("."), variable
         assert item.metadata["shown"] is not None or isinstance(getattr(Settings(), item.name), str | int), variable
+
+
+def test_what_is_in_force_says_where_each_value_comes_from() -> None:
+    settings = read(
+        MACHINE_LEARNING_MODEL_TTL="60", MACHINE_LEARNING_CLIP_ALIAS="x", MACHINE_LEARNING_API_KEY="secret word"
+    )
+    rows = {row.variable: row for row in settings.in_force}
+    assert set(FIELDS) <= set(rows)
+    assert (rows["MACHINE_LEARNING_MODEL_TTL"].value, rows["MACHINE_LEARNING_MODEL_TTL"].source) == (
+        "60",
+        "environment",
+    )
+    port = rows["IMMICH_PORT"]
+    assert (port.value, port.source, port.default) == ("3003", "default", "3003")
+    unknown = rows["MACHINE_LEARNING_CLIP_ALIAS"]
+    assert (unknown.value, unknown.source, unknown.near) == (None, "unknown", "MACHINE_LEARNING_CLIP_ALIASES")
+
+
+def test_no_secret_is_in_force_for_people() -> None:
+    given = dict.fromkeys(("IMMICH_API", "HF_ENDPOINT"), "http://user:hunter2@host")
+    given |= dict.fromkeys(("MACHINE_LEARNING_API_KEY", "HF_TOKEN", "API_AUTH_KEY"), "hunter2")
+    settings = read(**given)
+    assert "hunter2" not in repr(settings.in_force)
+    assert {row.variable for row in settings.in_force if row.value is None} == set(given)

@@ -24,6 +24,7 @@ from immich_ml_cn.models.results import Answer, EmbeddedFaces, Faces, ReadText, 
 from .catalogue import Catalogue
 from .concurrency import first_failure
 from .cpu_pool import ByteBudget, CpuPool
+from .last_hour import LastHour
 from .plan import FacePlan, OcrPlan, Plan, TextReader, TextualPlan, VisualPlan
 from .registry import Registry
 from .spec import Loaded, ModelSpec
@@ -105,6 +106,7 @@ class Pipeline:
         self._max_pixels = max_pixels
         self._scaled_decoding = scaled_decoding
         self._metrics = metrics or Metrics()
+        self.last_hour = LastHour()
 
     async def serves(self, tasks: Tasks) -> bool:
         """Whether every model that the tasks name is one that can be served here."""
@@ -137,7 +139,9 @@ class Pipeline:
             models.update(plan.models())
             if image is None:
                 return await self._answer_text(plan, text)
-            return await self._answer_image(plan, image, upright=upright, max_side=max_side)
+            answer = await self._answer_image(plan, image, upright=upright, max_side=max_side)
+            self.last_hour.count_photo(self._registry.waiting)
+            return answer
 
     @contextmanager
     def _counted(self, models: dict[str, ModelSpec[Any] | None]) -> Iterator[dict[str, ModelSpec[Any] | None]]:

@@ -194,6 +194,20 @@ class Registry:
         except TimeoutError:
             logger.warning("a lane is still busy loading a model; not waiting for it")
 
+    def retry(self, key: str) -> bool:
+        """Load a model that failed now, without waiting for its next try; False where nobody has asked for it."""
+        entry = self._entries.get(key)
+        if entry is None or self._closed:
+            return False
+        if entry.task is None and (entry.loaded is None or entry.falls_back):
+            self._begin_load(entry)
+        return True
+
+    @property
+    def waiting(self) -> int:
+        """How many items wait for a batch, of all models."""
+        return sum(entry.loaded.batcher.waiting for entry in self._entries.values() if entry.loaded is not None)
+
     def states(self) -> dict[str, ModelState]:
         """The models in memory or being loaded."""
         return {
@@ -373,20 +387,23 @@ def _retry_delay(entry: _Entry[Any], error: Exception) -> float:
 
 
 def _detail(entry: _Entry[Any], now: float) -> dict[str, Any]:
-    if entry.falls_back:
-        state = "loading" if entry.task else "failed"
-        return {"state": state, "error": entry.failure, "fallback": _fallback_of(entry).key}
-    if entry.loaded is None:
-        state = "loading" if entry.task else "failed" if entry.failure and now < entry.retry_at else "absent"
-        return {"state": state, **({"error": entry.failure} if state == "failed" else {})}
-    return {
-        "state": "ready",
-        "bytes": entry.loaded.bytes,
-        "leases": entry.leases,
-        "waiting": entry.loaded.batcher.waiting,
-        "secondsIdle": 0 if entry.leases else round(now - entry.last_used, 1),
-        "kept": entry.pinned,
-    }
+    if entry.loaded is not None and not entry.falls_back:
+        return {
+            "state": "ready",
+            "bytes": entry.loaded.bytes,
+            "leases": entry.leases,
+            "waiting": entry.loaded.batcher.waiting,
+            "secondsIdle": 0 if entry.leases else round(now - entry.last_used, 1),
+            "kept": entry.pinned,
+        }
+    if entry.task is None and not entry.failure:
+        return {"state": "absent"}
+    fallback = {"fallback": _fallback_of(entry).key} if entry.falls_back else {}
+    failure = {"error": entry.failure} if entry.failure else {}
+    if entry.task is not None:
+        progress = entry.spec.progress() if entry.spec.progress is not None else ""
+        return {"state": "loading", "progress": progress.strip(" ()"), **failure, **fallback}
+    return {"state": "failed", **failure, "retryInSeconds": max(0, round(entry.retry_at - now)), **fallback}
 
 
 def _build_model(spec: ModelSpec[ModelT], open_session: OpenSession) -> ModelT:

@@ -26,6 +26,7 @@ from immich_ml_cn.settings import Settings
 
 from .admission import Admission
 from .middleware import AccessLogMiddleware, ApiKeyMiddleware
+from .page import KeylessPaths, Page, prefers_html
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ def create_app(settings: Settings, service: Service) -> Starlette:
 
     admission = Admission(settings, service.metrics)
     redact = Redaction(settings)
-    routes = _Immich(admission, service, redact).routes()
+    page = Page(settings, service)
+    routes = [*_Immich(admission, service, page, redact).routes(), *page.routes()]
     if settings.mt_photos_key:
         routes += _MtPhotos(admission, service, settings.mt_photos_key).routes()
     paths = [route.path for route in routes if isinstance(route, Route)]
@@ -58,7 +60,7 @@ def create_app(settings: Settings, service: Service) -> Starlette:
     ]
     if settings.api_key:
         keys = [key for key in (settings.api_key, settings.mt_photos_key) if key]
-        exempt = {"/ping", f"{settings.root_path}/ping"}
+        exempt = KeylessPaths(settings.root_path)
         middleware.append(Middleware(ApiKeyMiddleware, keys, exempt, settings.root_path))
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan, middleware=middleware)
 
@@ -66,9 +68,10 @@ def create_app(settings: Settings, service: Service) -> Starlette:
 class _Immich:
     """The routes of Immich's machine-learning service, and those for people and monitoring."""
 
-    def __init__(self, admission: Admission, service: Service, redact: Redaction) -> None:
+    def __init__(self, admission: Admission, service: Service, page: Page, redact: Redaction) -> None:
         self._admission = admission
         self._service = service
+        self._page = page
         self._redact = redact
 
     def routes(self) -> list[BaseRoute]:
@@ -81,6 +84,9 @@ class _Immich:
         ]
 
     async def root(self, request: Request) -> Response:
+        """Immich's JSON, for browsers the page."""
+        if prefers_html(request.headers.get("accept", "")):
+            return self._page.index()
         return JSONResponse({"message": "Immich ML"})
 
     async def ping(self, request: Request) -> Response:

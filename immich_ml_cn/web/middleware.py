@@ -26,22 +26,22 @@ _REFUSAL: Final = b'{"detail":"Invalid API key"}'
 
 
 class ApiKeyMiddleware:
-    """Answers requests without a valid API key with 401, but for the paths that need none.
+    """Answers requests without a valid API key with 401, but for those that need none.
 
     A key in the path is taken out of it, so that nobody logs it.
     """
 
-    def __init__(self, app: App, keys: Iterable[str], exempt_paths: Collection[str], root_path: str = "") -> None:
+    def __init__(self, app: App, keys: Iterable[str], is_exempt: Callable[[Scope], bool], root_path: str = "") -> None:
         """
         Args:
             keys: any of which is valid.
-            exempt_paths: paths that need no key.
+            is_exempt: true for a request that needs no key.
             root_path: sub-path that may come before everything.
         """
         self._app = app
         self._roots = sorted({"", root_path}, reverse=True)
         self._keys = tuple(key.encode() for key in keys)
-        self._exempt_paths = exempt_paths
+        self._is_exempt = is_exempt
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with 401."""
@@ -52,7 +52,7 @@ class ApiKeyMiddleware:
         if key is not None:
             authorized = self._is_key(key)
         else:
-            authorized = scope["path"] in self._exempt_paths or any(self._is_key(key) for key in _keys_of(scope))
+            authorized = self._is_exempt(scope) or any(self._is_key(key) for key in _keys_of(scope))
         if authorized:
             await self._app(scope, receive, send)
             return

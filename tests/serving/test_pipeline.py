@@ -129,6 +129,8 @@ class Lent:
 class World:
     """Catalogue and registry in one, and what went on in them."""
 
+    waiting = 0
+
     face_count: int = 3
     lines: list[tuple[str, float]] = field(default_factory=lambda: [("one", 0.9), ("two", 0.8), ("three", 0.7)])
     upside_down: float = 0.0

@@ -1,0 +1,83 @@
+"""The page's files, and who is given it."""
+
+import re
+
+import pytest
+
+from immich_ml_cn.web import page
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("accept", "html"),
+    [
+        (BROWSER, True),
+        ("text/html", True),
+        ("TEXT/HTML;q=0.5", True),
+        ("text/html;q=0.5, application/json;q=0.4", True),
+        ("", False),
+        ("*/*", False),
+        ("text/*", False),
+        ("application/json", False),
+        ("application/json, text/html;q=0.9", False),
+        ("text/html;q=0", False),
+        ("text/html;q=x", False),
+        ("application/xhtml+xml", False),
+    ],
+)
+def test_browsers_prefer_html_and_nobody_else(accept: str, html: bool) -> None:
+    assert page.prefers_html(accept) is html
+
+
+def test_the_files_are_small() -> None:
+    assert sum(len(page.read_file(name)) for name in page.file_names()) < 120_000
+
+
+def test_nothing_in_the_files_names_another_address() -> None:
+    """But for the namespace of SVG, which nobody asks for."""
+    for name in page.file_names():
+        addresses = re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"']*", page.read_file(name).decode())
+        assert set(addresses) <= {"http://www.w3.org/2000/svg"}, name
+
+
+def test_nothing_in_the_page_is_inline() -> None:
+    index = page.read_file(page.INDEX).decode()
+    assert not re.search(r"\son\w+=|<style|style=|<script(?![^>]*\ssrc=)", index)
+
+
+def test_no_script_reads_markup() -> None:
+    for name in page.file_names():
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function",
+            page.read_file(name).decode(),
+        ), name
+
+
+def test_every_file_that_a_file_names_is_there() -> None:
+    names = page.file_names()
+    index = page.read_file(page.INDEX).decode()
+    assert set(re.findall(r"(?:href|src)=\"page/([^\"]+)\"", index)) <= names
+    for name in names:
+        assert set(re.findall(r"from \"\./([^\"]+)\"", page.read_file(name).decode())) <= names
+
+
+def test_every_word_that_is_asked_for_is_there_in_both_languages() -> None:
+    words = page.read_file("texts.js").decode()
+    defined = set(re.findall(r"^  (\w+): \[", words, re.MULTILINE))
+    sources = "".join(page.read_file(name).decode() for name in page.file_names())
+    asked = set(re.findall(r"data-text=\"(\w+)\"", sources)) | set(re.findall(r"\bword\(\"(\w+)\"", sources))
+    assert asked <= defined
+    computed = {
+        "ready",
+        "loading",
+        "failed",
+        "standin",
+        "absent",
+        "text",
+        "faces",
+        "embedding",
+        "fetching",
+        "fetchNow",
+    }
+    assert defined - asked <= computed
