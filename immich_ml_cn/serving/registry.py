@@ -294,7 +294,7 @@ class Registry:
             entry.failures += 1
             if entry.falls_back:
                 logger.warning("%s; %s answers in its place", entry.failure, _fallback_of(entry).key)
-            else:
+            elif not entry.leases:  # each request that waits for it is refused with a line of its own
                 logger.error("%s", entry.failure)
             raise Unavailable(entry.failure, retry_after=round(wait)) from error
         finally:

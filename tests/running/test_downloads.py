@@ -97,6 +97,15 @@ def test_a_slow_model_is_503_while_others_answer_and_then_arrives(site: Site, mo
         embedding(ask(server, TEXT_TASK, text="cat"))
 
 
+def test_each_failed_request_logs_one_line_and_leaves_nothing(site: Site, tmp_path: Path) -> None:
+    with online(tmp_path, site) as server:
+        replies = [ask(server, TEXT_TASK, text="cat") for _ in range(2)]
+        assert [reply.status for reply in replies] == [503, 503]
+        lines = [line for line in server.log.splitlines() if "does not have it (404)" in line]
+    assert len(lines) == 2
+    assert [path.name for path in (tmp_path / "clip").rglob("*")] == [f".{CLIP}.lock"]
+
+
 def test_a_damaged_file_is_set_aside_and_fetched_again_once(site: Site, models: Path, tmp_path: Path) -> None:
     offer(site, models, "facial-recognition", FACES)
     broken = tmp_path / "facial-recognition" / FACES / "detection" / "model.onnx"

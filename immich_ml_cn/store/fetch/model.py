@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -90,7 +91,7 @@ def fetch_model(
         sources: from `sources_for`; the first that delivers is enough.
         folder: absolute path of the model's folder.
         cancelled: set it to stop; what has arrived is kept for the next time.
-        memory: share one per process, so that a blocked host is waited for only once.
+        host_health: share one per process, so that a blocked host is waited for only once.
         name: of the model, for people; by default the folder's.
         clock: seconds from any beginning.
 
@@ -145,6 +146,7 @@ class _Fetch:
         if report is None and (mirrored := self._turn_to_mirror(sources)):
             report = self._first_to_deliver(mirrored, failures, started)
         if report is None:
+            self._remove_empty_folders()
             raise self._unavailable(sources, failures)
         return report
 
@@ -156,14 +158,17 @@ class _Fetch:
             host = host_of(source.kind, self._options)
             if host in unreached:
                 continue
+            if failures:
+                _logger.info("%s: %s %s; trying %s", self._name, *failures[-1], host)
             try:
-                downloaded = self._download_source(source)
+                downloaded = self._download_from(host, source)
             except SourceFailed as failure:
                 if not failure.answered:
                     self._host_health.record(host, False)
                 if not failure.reached:
                     unreached.add(host)
-                _logger.warning("%s: %s %s", self._name, host, failure)
+                if failure.retry_after is not None:
+                    self._host_health.back_off(host, failure.retry_after)
                 failures.append((host, failure))
                 continue
             if self._host_health.record(host, True):
@@ -185,7 +190,7 @@ class _Fetch:
         return sorted(mirrored, key=lambda source: isinstance(source.content, HubSnapshot))
 
     def _unavailable(self, sources: Sequence[Source], failures: list[tuple[str, SourceFailed]]) -> Unavailable:
-        waits = [failure.retry_after for _, failure in failures if failure.retry_after]
+        waits = [self._host_health.seconds_left(host) or _RETRY_S for host, _ in failures]
         return Unavailable(
             tr(
                 "cannot fetch {model}: {reasons}; set MACHINE_LEARNING_MODEL_SOURCE to another source or a mirror, "
@@ -196,6 +201,12 @@ class _Fetch:
             ),
             retry_after=min(waits, default=_RETRY_S),
         )
+
+    def _download_from(self, host: str, source: Source) -> dict[PurePosixPath, Fetched]:
+        """As `_download_source`, unless the host asked not to be asked yet."""
+        if seconds := self._host_health.seconds_left(host):
+            raise SourceFailed(tr("asked us to wait, for {seconds} s more", seconds=seconds))
+        return self._download_source(source)
 
     def _download_source(self, source: Source) -> dict[PurePosixPath, Fetched]:
         """All missing files of a source, whole and checked, in the staging folder."""
@@ -303,8 +314,14 @@ class _Fetch:
         self._clean()
         return tuple(installed)
 
+    def _remove_empty_folders(self) -> None:
+        """Leave no trace of a fetch that brought nothing: an empty folder would pass for a model."""
+        with suppress(OSError):  # not empty, or not there
+            self._staging.rmdir()
+            self._folder.rmdir()
+
     def _clean(self) -> None:
-        """Remove what this fetch left in the staging folder; the other half of the model may still arrive there."""
+        """Remove what this fetch left in the staging folder; another component may still arrive there."""
         with writing(self._staging):
             for file in self._staging.iterdir():
                 if file.stem in self._used:

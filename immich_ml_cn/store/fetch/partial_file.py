@@ -87,7 +87,11 @@ class PartialFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Keep what has arrived; a file of no bytes is removed, and the note of what it would have been."""
         self._close()
+        if self.size == 0:
+            self.path.unlink(missing_ok=True)
+            self.path.with_suffix(".etag").unlink(missing_ok=True)
 
     @property
     def is_complete(self) -> bool:

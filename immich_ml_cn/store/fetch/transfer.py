@@ -154,7 +154,7 @@ def _accept(answer: "httpx2.Response", part: PartialFile) -> int | None:
         part.restart()
     _store_validator(answer.headers, part)
     length = answer.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
+    return int(length) if re.fullmatch("[0-9]{1,18}", length) else None
 
 
 def refused(status: int, headers: Mapping[str, str]) -> SourceFailed:
@@ -167,11 +167,11 @@ def _retry_after(value: str | None) -> int | None:
     """Seconds of a Retry-After header, which is a number or a date."""
     if value is None:
         return None
-    if value.strip().isdigit():
-        return int(value)
+    if seconds := re.fullmatch(r"\s*([0-9]{1,9})\s*", value):
+        return int(seconds[1])
     try:
         return max(0, round(parsedate_to_datetime(value).timestamp() - time()))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -14,7 +14,17 @@ from hub_server import Page, Site, files_in, running
 
 from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.sources import BASES, Kind, Preference, RemoteFile, Source
-from immich_ml_cn.store.fetch import Cancelled, FetchOptions, FetchReport, NullProgress, ProgressState, fetch_model
+from immich_ml_cn.store.fetch import (
+    Cancelled,
+    FetchOptions,
+    FetchReport,
+    HostHealth,
+    NullProgress,
+    ProgressState,
+    fetch_model,
+)
+from immich_ml_cn.store.fetch.host_health import MAX_BACKOFF_S
+from immich_ml_cn.store.fetch.transfer import refused
 
 DATA = bytes(range(256)) * 2000
 PATH = PurePosixPath("visual/model.onnx")
@@ -228,6 +238,66 @@ def test_a_long_retry_after_is_passed_on_instead_of_waited_for(
         fetch(tmp_path, options)
     assert caught.value.retry_after == 77
     assert len(site.requests) == 1
+
+
+def test_a_retry_after_of_a_day_is_capped(site: Site, options: FetchOptions, tmp_path: Path) -> None:
+    site.add(ADDRESS, Page(DATA, status=429, headers={"Retry-After": "86400"}))
+
+    with pytest.raises(Unavailable) as caught:
+        fetch(tmp_path, options)
+    assert caught.value.retry_after == MAX_BACKOFF_S
+
+
+def test_a_retry_after_counts_for_its_source_only(site: Site, options: FetchOptions, tmp_path: Path) -> None:
+    """The others are asked again as before; the one that wants to be left alone is not, until its time is over."""
+    now = 0.0
+    health = HostHealth(lambda: now)
+    with running() as other:
+        preference = Preference(bases={Kind.MODELSCOPE: site.base, Kind.GITHUB: other.base})
+        options = replace(options, preference=preference)
+        site.add(ADDRESS, Page(DATA, status=503, headers={"Retry-After": "86400"}))
+        sources = (*one_file(), Source(Kind.GITHUB, (RemoteFile(PATH, f"{BASES[Kind.GITHUB]}/m"),)))
+        with pytest.raises(Unavailable) as caught:
+            fetch_model(sources, tmp_path, options, host_health=health)
+        assert caught.value.retry_after == 60, "the other source may have it by then"
+
+        site.add(ADDRESS, Page(DATA))
+        now = 60.0
+        with pytest.raises(Unavailable, match=f"asked us to wait, for {MAX_BACKOFF_S - 60} s more"):
+            fetch_model(sources, tmp_path, options, host_health=health)
+        assert (len(site.requests), len(other.requests)) == (1, 2)
+
+        now = float(MAX_BACKOFF_S)
+        fetch_model(sources, tmp_path, options, host_health=health)
+    assert (tmp_path / PATH).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("value", ["²", "٣", "-1", "9" * 5000, "Mon, 01 Jan 99999 00:00:00 GMT", "soon", ""])
+def test_a_retry_after_that_is_no_number_of_seconds_is_none(value: str) -> None:
+    assert refused(503, {"Retry-After": value}).retry_after is None
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_a_fetch_that_brings_nothing_leaves_nothing(
+    site: Site, options: FetchOptions, tmp_path: Path, status: int
+) -> None:
+    site.add(ADDRESS, Page(DATA, status=status, etag='"one"'))
+    folder = tmp_path / "clip" / "m"
+
+    with pytest.raises(Unavailable):
+        fetch(folder, options, sha256=False)
+    assert [path.name for path in (tmp_path / "clip").rglob("*")] == [".m.lock"]
+
+
+def test_each_reason_is_said_once(
+    site: Site, options: FetchOptions, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By whoever answers the request: the failure has them all."""
+    site.add(ADDRESS, Page(DATA, status=404))
+
+    with pytest.raises(Unavailable, match="does not have it"):
+        fetch(tmp_path, options)
+    assert "does not have it" not in caplog.text
 
 
 def test_wrong_bytes_are_thrown_away_and_the_next_source_is_tried(
