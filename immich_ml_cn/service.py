@@ -18,6 +18,7 @@ from .errors import UnknownModel
 from .metrics import Gauge, Metrics, Snapshot, exposition
 from .serving.catalogue import Catalogue
 from .serving.cpu_pool import ByteBudget, CpuPool
+from .serving.image_decoder import ImageDecoder
 from .serving.lanes import Lane
 from .serving.pipeline import Pipeline
 from .serving.registry import Registry
@@ -78,6 +79,8 @@ class Service:
         pool, text_pool = CpuPool(settings.request_threads), CpuPool(1, nice=0)
         stack.callback(pool.close)
         stack.callback(text_pool.close)
+        decoder = ImageDecoder(pool, settings.max_image_pixels)
+        stack.callback(decoder.close)
         self._lanes = self._make_lanes()
         for lane in self._lanes:
             stack.callback(lane.close)
@@ -92,7 +95,7 @@ class Service:
             pool=pool,
             text_pool=text_pool,
             budget=self._budget,
-            max_pixels=settings.max_image_pixels,
+            decoder=decoder,
             scaled_decoding=settings.clip_preprocessing == "fast",
             metrics=self.metrics,
         )

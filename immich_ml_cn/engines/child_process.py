@@ -1,6 +1,13 @@
 """Processes of our own code, for work that would hold up this one."""
 
+import ctypes
+import signal
 import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+_PR_SET_PDEATHSIG: Final = 1
 
 
 def command(module: str, function: str, *arguments: str) -> list[str]:
@@ -11,3 +18,15 @@ def command(module: str, function: str, *arguments: str) -> list[str]:
     """
     program = f"import sys; sys.path[:] = {sys.path!r}; from {module} import {function}; {function}()"
     return [sys.executable, "-c", program, *arguments]
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when the thread that started it ends, however it does; on Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_first_when_memory_is_short() -> None:
+    """Have the kernel end this process rather than the server."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")

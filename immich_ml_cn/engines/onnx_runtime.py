@@ -5,7 +5,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ from immich_ml_cn.errors import DamagedModel
 from immich_ml_cn.messages import tr
 from immich_ml_cn.settings import Settings
 
+from .child_process import end_first_when_memory_is_short
 from .cores import threads_for
 from .engine import LoadError
 from .graphs.files import Graph, graph_bytes, graph_name
@@ -150,8 +150,7 @@ def write_prepacked() -> None:
     CPU and with its weights packed, and see that it answers the same. Needs as much memory as a session of it."""
     import onnxruntime
 
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory ends, this process does, not the server
+    end_first_when_memory_is_short()
     graph, folder = sys.argv[1], Path(sys.argv[2])
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -24,6 +24,7 @@ from immich_ml_cn.models.results import Answer, EmbeddedFaces, Faces, ReadText, 
 from .catalogue import Catalogue
 from .concurrency import first_failure
 from .cpu_pool import ByteBudget, CpuPool
+from .image_decoder import ImageDecoder
 from .last_hour import LastHour
 from .plan import FacePlan, OcrPlan, Plan, TextReader, TextualPlan, VisualPlan
 from .registry import Registry
@@ -83,7 +84,7 @@ class Pipeline:
         pool: CpuPool,
         text_pool: CpuPool,
         budget: ByteBudget,
-        max_pixels: int,
+        decoder: ImageDecoder,
         scaled_decoding: bool = False,
         metrics: Metrics | None = None,
     ) -> None:
@@ -94,7 +95,7 @@ class Pipeline:
             pool: where images are worked on.
             text_pool: where texts are: they must not queue behind images, a person is waiting.
             budget: bounds the decoded images in memory.
-            max_pixels: of one image.
+            decoder: decodes the images.
             scaled_decoding: decode an image that only CLIP looks at no larger than it needs.
             metrics: where requests and the time of their parts are counted.
         """
@@ -103,7 +104,7 @@ class Pipeline:
         self._pool = pool
         self._text_pool = text_pool
         self._budget = budget
-        self._max_pixels = max_pixels
+        self._decoder = decoder
         self._scaled_decoding = scaled_decoding
         self._metrics = metrics or Metrics()
         self.last_hour = LastHour()
@@ -177,13 +178,13 @@ class Pipeline:
         if plan.textual is not None:
             raise BadRequest("clip.textual needs a text, but the request has an image")
         with self._metrics.time("measure"):
-            width, height = await self._pool.run(images.measure, data, self._max_pixels)
+            width, height = await self._decoder.measure(data)
         if max_side is not None and max(width, height) > max_side:
             raise TooLarge(f"the image has {width} x {height} pixels, more than {max_side} wide or high")
         min_side = await self._min_side(plan)
         async with self._budget.reserve(width * height * BYTES_PER_PIXEL):
             with self._metrics.time("decode"):
-                picture = await self._pool.run(images.decode, data, self._max_pixels, min_side)
+                picture = await self._decoder.decode(data, min_side)
                 if upright:
                     picture = await self._pool.run(images.upright, picture)
             with first_failure():

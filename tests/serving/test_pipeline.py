@@ -17,6 +17,7 @@ from immich_ml_cn.models import images
 from immich_ml_cn.models.results import Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
 from immich_ml_cn.serving.catalogue import Catalogue
 from immich_ml_cn.serving.cpu_pool import ByteBudget, CpuPool
+from immich_ml_cn.serving.image_decoder import ImageDecoder
 from immich_ml_cn.serving.pipeline import BYTES_PER_PIXEL, LINES_AT_ONCE, Pipeline
 from immich_ml_cn.serving.plan import FacePlan, OcrPlan, Plan, TextReader, TextualPlan, VisualPlan
 from immich_ml_cn.serving.registry import Registry
@@ -184,17 +185,19 @@ class Setup:
         self.world = world
         self.pool, self.text_pool = CpuPool(2, nice=0), CpuPool(1, nice=0)
         self.budget = ByteBudget(budget)
+        self.decoder = ImageDecoder(self.pool, max_pixels)
         self.pipeline = Pipeline(
             cast(Catalogue, world),
             cast(Registry, world),
             pool=self.pool,
             text_pool=self.text_pool,
             budget=self.budget,
-            max_pixels=max_pixels,
+            decoder=self.decoder,
             scaled_decoding=scaled_decoding,
         )
 
     def close(self) -> None:
+        self.decoder.close()
         self.pool.close()
         self.text_pool.close()
 

@@ -1,0 +1,298 @@
+"""What decodes where, and that processes come, answer as Pillow does, and go."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import corpus
+import numpy as np
+import pytest
+from server import ROOT, wait_until
+
+from immich_ml_cn.engines import child_process
+from immich_ml_cn.errors import BadImage, TooLarge, Unavailable
+from immich_ml_cn.models import images
+from immich_ml_cn.serving.cpu_pool import CpuPool
+from immich_ml_cn.serving.image_decoder import ImageDecoder
+
+LIMIT = 178_956_970
+JPEG2000 = corpus.encoded(corpus.gradient(), "JPEG2000")
+
+
+@asynccontextmanager
+async def decoding(limit: int = LIMIT, idle_s: float = 60) -> AsyncIterator[ImageDecoder]:
+    pool = CpuPool(1, nice=0)
+    decoder = ImageDecoder(pool, limit, idle_s=idle_s)
+    try:
+        yield decoder
+    finally:
+        decoder.close()
+        pool.close()
+
+
+def play(scene: Callable[[ImageDecoder], Awaitable[None]], limit: int = LIMIT, idle_s: float = 60) -> None:
+    async def run() -> None:
+        async with decoding(limit, idle_s) as decoder:
+            await scene(decoder)
+
+    asyncio.run(run())
+
+
+def children() -> set[int]:
+    """The processes that decode for this one."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            status, command = (folder / "status").read_text(), (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if f"PPid:\t{os.getpid()}\n" in status and b"decoder_worker" in command and "State:\tZ" not in status:
+            found.add(int(folder.name))
+    return found
+
+
+def test_all_pictures_are_as_on_a_thread() -> None:
+    """Of every format and mode; most of them, but not JPEG and PNG, come from another process."""
+
+    async def scene(decoder: ImageDecoder) -> None:
+        elsewhere = set()
+        for name, data in corpus.valid_pictures():
+            try:
+                expected = images.decode(data, LIMIT)
+            except BadImage as error:
+                with pytest.raises(BadImage, match=str(error)):
+                    await decoder.decode(data)
+                continue
+            picture = await decoder.decode(data)
+            assert await decoder.measure(data) == images.measure(data, LIMIT) == picture.size, name
+            assert (picture.image.mode, picture.orientation) == (expected.image.mode, expected.orientation), name
+            assert np.array_equal(picture.rgb, expected.rgb), name
+            elsewhere |= set() if images.decodes_on_thread(data) else {name.split()[0]}
+        assert elsewhere >= {"JPEG2000", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "DDS", "QOI"}
+        assert not elsewhere & {"JPEG", "PNG", "WEBP", "MPO"}
+        assert len(children()) == 1, "one after the other needs one process"
+
+    play(scene)
+    assert not children()
+
+
+def test_small_webps_are_decoded_on_threads_and_large_ones_are_not() -> None:
+    small, large = (corpus.encoded(corpus.gradient(size=(side, 2000)), "WEBP", method=0) for side in (3000, 4001))
+    assert images.decodes_on_thread(small)
+    assert not images.decodes_on_thread(large)
+    assert not images.decodes_on_thread(small[:16])
+
+
+def test_no_process_is_started_for_what_immich_sends() -> None:
+    async def scene(decoder: ImageDecoder) -> None:
+        for kind in ("JPEG", "WEBP", "PNG"):
+            await decoder.decode(corpus.encoded(corpus.gradient(), kind))
+        assert not children()
+
+    play(scene)
+
+
+def test_a_refusal_is_the_same() -> None:
+    async def scene(decoder: ImageDecoder) -> None:
+        for data in (b"nonsense", JPEG2000[:-40], corpus.encoded(corpus.gradient(), "EPS")):
+            with pytest.raises(BadImage) as expected:
+                images.decode(data, 1200)
+            with pytest.raises(BadImage) as caught:
+                await decoder.decode(data)
+            assert str(caught.value) == str(expected.value)
+        with pytest.raises(TooLarge, match="60 x 30 pixels, more than the 1200 allowed"):
+            await decoder.measure(corpus.encoded(corpus.gradient(size=(60, 30)), "JPEG2000"))
+        assert (await decoder.decode(JPEG2000)).size == (40, 30)
+        assert len(children()) == 1, "a picture that is refused costs no process"
+
+    play(scene, limit=1200)
+
+
+def test_a_process_that_dies_is_replaced() -> None:
+    async def scene(decoder: ImageDecoder) -> None:
+        await decoder.measure(JPEG2000)
+        (first,) = children()
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: not children())
+        assert await decoder.measure(JPEG2000) == (40, 30)
+        assert children() != {first}
+
+    play(scene)
+
+
+@pytest.mark.parametrize(
+    ("number", "failure", "said"),
+    [
+        (signal.SIGXCPU, BadImage, "takes more than 60 s to decode"),
+        (signal.SIGSEGV, BadImage, "its codec ended with -11"),
+        (signal.SIGKILL, Unavailable, "probably for want of memory"),
+    ],
+)
+def test_what_a_death_in_the_middle_of_the_work_means(
+    number: signal.Signals, failure: type[Exception], said: str
+) -> None:
+    async def scene(decoder: ImageDecoder) -> None:
+        await decoder.measure(JPEG2000)
+        (process,) = children()
+        os.kill(process, signal.SIGSTOP)
+        call = asyncio.create_task(decoder.measure(JPEG2000))
+        await asyncio.sleep(0.2)
+        os.kill(process, number)
+        os.kill(process, signal.SIGCONT)
+        with pytest.raises(failure, match=said):
+            await call
+        assert await decoder.measure(JPEG2000) == (40, 30)
+
+    play(scene)
+
+
+def test_the_time_of_one_picture_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel ends a process that has worked for so long, whatever it does."""
+    command = child_process.command
+
+    def hurried(*arguments: str) -> list[str]:
+        python, c, program, *rest = command(*arguments)
+        return [python, c, program.replace("main()", "main.__globals__['CPU_LIMIT_S'] = 0; main()"), *rest]
+
+    monkeypatch.setattr(child_process, "command", hurried)
+
+    async def scene(decoder: ImageDecoder) -> None:
+        with pytest.raises(BadImage, match="takes more than 60 s to decode"):
+            await decoder.decode(corpus.encoded(corpus.gradient(size=(3000, 3000)), "QOI"))
+
+    play(scene)
+
+
+def test_a_caller_that_leaves_ends_the_work() -> None:
+    async def scene(decoder: ImageDecoder) -> None:
+        await decoder.measure(JPEG2000)
+        (process,) = children()
+        os.kill(process, signal.SIGSTOP)
+        call = asyncio.create_task(decoder.decode(JPEG2000))
+        await asyncio.sleep(0.2)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        wait_until(lambda: not children())
+        assert (await decoder.decode(JPEG2000)).size == (40, 30)
+
+    play(scene)
+
+
+def test_one_picture_does_not_hold_all_processes() -> None:
+    async def scene(decoder: ImageDecoder) -> None:
+        await decoder.measure(JPEG2000)
+        (process,) = children()
+        os.kill(process, signal.SIGSTOP)
+        stuck = asyncio.create_task(decoder.measure(JPEG2000))
+        await asyncio.sleep(0.2)
+        assert await decoder.measure(JPEG2000) == (40, 30)
+        assert (await decoder.decode(corpus.encoded(corpus.gradient(), "JPEG"))).size == (40, 30)
+        assert not stuck.done()
+        os.kill(process, signal.SIGCONT)
+        assert await stuck == (40, 30)
+        assert len(children()) == 2
+
+    play(scene)
+
+
+def test_processes_that_are_idle_end() -> None:
+    async def scene(decoder: ImageDecoder) -> None:
+        await asyncio.gather(*(decoder.measure(JPEG2000) for _ in range(4)))
+        assert 1 <= len(children()) <= 2
+        for _ in range(200):
+            await asyncio.sleep(0.05)
+            if not children():
+                break
+        assert not children()
+        assert await decoder.measure(JPEG2000) == (40, 30)
+
+    play(scene, idle_s=0.3)
+
+
+ORPHANED = """
+import asyncio, sys
+sys.path[:0] = ["tests", "."]
+import corpus
+from test_image_decoder import JPEG2000, children, decoding
+
+async def main():
+    async with decoding() as decoder:
+        await decoder.measure(JPEG2000)
+        print(*children(), flush=True)
+        sys.stdin.read()
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_ends_with_its_parent_even_in_the_middle_of_its_work() -> None:
+    """Stopped, it does not see that standard input has ended."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ORPHANED],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": "tests/serving"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(child, signal.SIGSTOP)
+        parent.kill()
+    wait_until(lambda: _is_gone(child))
+
+
+def _is_gone(process: int) -> bool:
+    try:
+        return "State:\tZ" in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return True
+
+
+def test_signals_are_for_the_parent() -> None:
+    """systemd and terminals send them to every process, while requests are still being answered."""
+
+    async def scene(decoder: ImageDecoder) -> None:
+        await decoder.measure(JPEG2000)
+        (process,) = children()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(process, number)
+        assert await decoder.measure(JPEG2000) == (40, 30)
+        assert children() == {process}
+
+    play(scene)
+
+
+def shared_memory_of(process: int) -> list[int]:
+    files = [file for file in Path(f"/proc/{process}/fd").iterdir() if "memfd" in str(file.readlink())]
+    return [file.stat().st_size for file in files]
+
+
+def test_memory_of_the_file_and_its_pixels_is_given_back() -> None:
+    async def scene(decoder: ImageDecoder) -> None:
+        await decoder.decode(corpus.encoded(corpus.gradient(size=(1000, 1000)), "BMP"))
+        (process,) = children()
+        assert shared_memory_of(process) == [0]
+
+    play(scene)
+
+
+def test_where_no_process_can_be_started_it_is_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: object, **how: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    files = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+    async def scene(decoder: ImageDecoder) -> None:
+        with pytest.raises(Unavailable, match="no process can be started to decode the image"):
+            await decoder.measure(JPEG2000)
+
+    play(scene)
+    assert len(os.listdir("/proc/self/fd")) <= files  # noqa: PTH208
