@@ -15,6 +15,7 @@ from PIL import Image
 from immich_ml_cn.models.results import ReadText
 from immich_ml_cn.serving.catalogue import Catalogue
 from immich_ml_cn.serving.cpu_pool import ByteBudget, CpuPool
+from immich_ml_cn.serving.image_decoder import ImageDecoder
 from immich_ml_cn.serving.pipeline import Pipeline
 from immich_ml_cn.serving.plan import OcrPlan, Plan, TextReader
 from immich_ml_cn.serving.registry import Registry
@@ -120,7 +121,7 @@ async def _read(picture: bytes | Image.Image | NDArray[np.uint8], task: OcrTask,
         pool=pool,
         text_pool=pool,
         budget=ByteBudget(1 << 30),
-        max_pixels=1 << 30,
+        decoder=ImageDecoder(pool, 1 << 30),
     )
     try:
         answer = await pipeline.predict(Tasks(ocr=task), _encoded(picture), None)
