@@ -20,13 +20,18 @@ from immich_ml_cn.models.images import Picture
 
 
 class DecoderProcess:
-    """One process, which decodes one picture at a time. It ends with this one, whatever becomes of it."""
+    """One process, which decodes one picture at a time. It ends with this one, whatever becomes of it.
+
+    Attributes:
+        has_answered: whether it has done anything yet.
+    """
 
     def __init__(self) -> None:
         """
         Raises:
             OSError: it cannot be started.
         """
+        self.has_answered = False
         self._memory = _memory()
         file = self._memory.fileno()
         command = child_process.command("immich_ml_cn.models.decoder_worker", "main", str(file))
@@ -80,6 +85,7 @@ class DecoderProcess:
         answer = self._answer(json.dumps(asdict(Job(len(data), max_pixels, decode))).encode() + b"\n")
         if not answer:
             raise _cause_of_death(self._process.wait())
+        self.has_answered = True
         values = json.loads(answer)
         if "message" in values:
             raise Refused(**values).error()

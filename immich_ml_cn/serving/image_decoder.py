@@ -84,15 +84,22 @@ class ImageDecoder:
             self._end_idle_later()
 
     def _work(self, work: Callable[[DecoderProcess], T], held: list[DecoderProcess]) -> T:
-        process = self._taken()
-        held.append(process)
-        try:
-            return work(process)
-        finally:
-            if _popped(held) and process.is_alive:
-                self._idle.append(process)
-            else:
-                process.close()
+        while True:
+            process = self._taken()
+            held.append(process)
+            try:
+                return work(process)
+            except Unavailable:  # killed: once more where that may have been before it had this to do
+                if not process.has_answered or not held:
+                    raise
+            finally:
+                self._give_back(process, held)
+
+    def _give_back(self, process: DecoderProcess, held: list[DecoderProcess]) -> None:
+        if _popped(held) and process.is_alive:
+            self._idle.append(process)
+        else:
+            process.close()
 
     def _taken(self) -> DecoderProcess:
         while process := _popped(self._idle):
