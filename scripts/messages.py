@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Bring the catalogues of immich_ml_cn/messages/locale up to date with the messages in the code.
 
-    scripts/messages.py            adds what is new, drops what is gone, compiles; names what has no translation yet
+    scripts/messages.py            adds what is new, drops what is gone; names what has no translation yet
     scripts/messages.py --check    changes nothing; fails where the above would change something or name something
 
 A message is the first argument of `tr`, and of a logger's info, warning, error, exception and critical.
@@ -9,23 +9,19 @@ A message is the first argument of `tr`, and of a logger's info, warning, error,
 
 import argparse
 import ast
-import io
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from babel.messages import Catalog
-from babel.messages.mofile import write_mo
-from babel.messages.pofile import read_po, write_po
+import polib
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "immich_ml_cn"
 LOCALES = ("zh_CN",)
 LOGGERS = {"logger", "_logger"}
-UNUSED = (b"EMAIL@ADDRESS", b"LL@li.org", b" VERSION", b"Generated-By")
-"""Lines of Babel's header that nobody fills in."""
+HEADER = "The messages of immich-ml-cn. scripts/messages.py writes what is new; translate each empty msgstr."
 LEVELS = {"info", "warning", "error", "exception", "critical"}
 
 
@@ -84,70 +80,41 @@ def _without_fields(text: str) -> str:
     return re.sub(r"\{[^{}]*\}|%[-+ #0-9.]*[a-z]", "", text)
 
 
-def updated(catalogue: Catalog) -> Catalog:
-    """A catalogue with the messages of the code, and the translations that it had for them."""
-    fresh = Catalog(
-        locale=catalogue.locale,
-        domain="immich_ml_cn",
-        project="immich-ml-cn",
-        header_comment="# The messages of immich-ml-cn. Written by scripts/messages.py; translate the empty msgstr.",
-        creation_date=catalogue.creation_date,
-        revision_date=catalogue.revision_date,
-        fuzzy=False,
-    )
-    for found in messages():
-        known = catalogue.get(found.text)
-        flags = ["python-format"] if "%" in found.text and known is None else []
-        fresh.add(found.text, known.string if known else "", flags=flags)
+def updated(catalogue: polib.POFile) -> polib.POFile:
+    """A catalogue with the messages of the code, and the translations that it had for them, in alphabetical order."""
+    fresh = polib.POFile(wrapwidth=0)
+    fresh.header = HEADER
+    fresh.metadata = catalogue.metadata
+    known = {entry.msgid: entry.msgstr for entry in catalogue}
+    for text in sorted({found.text for found in messages()}):
+        fresh.append(polib.POEntry(msgid=text, msgstr=known.get(text, "")))
     return fresh
-
-
-def as_po(catalogue: Catalog) -> bytes:
-    """A catalogue as it is edited."""
-    file = io.BytesIO()
-    write_po(file, catalogue, width=0, sort_output=True, no_location=True)
-    lines = file.getvalue().splitlines(keepends=True)
-    return b"".join(line for line in lines if not any(default in line for default in UNUSED))
-
-
-def as_mo(catalogue: Catalog) -> bytes:
-    """A catalogue as it is read by the server."""
-    file = io.BytesIO()
-    write_mo(file, catalogue)
-    return file.getvalue()
-
-
-def untranslated(catalogue: Catalog) -> list[str]:
-    """The messages without a translation."""
-    return [str(message.id) for message in catalogue if message.id and not message.string]
 
 
 def po_file(locale: str) -> Path:
     """Where a catalogue is."""
-    return PACKAGE / "messages" / "locale" / locale / "LC_MESSAGES" / "immich_ml_cn.po"
+    return PACKAGE / "messages" / "locale" / f"{locale}.po"
 
 
-def read(locale: str) -> Catalog:
-    """A catalogue as it is."""
-    return read_po(io.BytesIO(po_file(locale).read_bytes()), locale=locale, domain="immich_ml_cn")
+def read(locale: str) -> polib.POFile:
+    """A catalogue as it is; a message that is in it twice after a merge counts once."""
+    return polib.pofile(str(po_file(locale)), wrapwidth=0)
 
 
 def bring_up_to_date(locale: str, *, write: bool) -> bool:
     """Whether a catalogue was complete and up to date, after saying what it lacks."""
     file = po_file(locale)
     catalogue = updated(read(locale))
-    lacking = untranslated(catalogue)
-    good = not lacking
-    for target, content in ((file, as_po(catalogue)), (file.with_suffix(".mo"), as_mo(catalogue))):
-        if target.is_file() and target.read_bytes() == content:
-            continue
-        if write:
-            target.write_bytes(content)
-        else:
-            print(f"{target.relative_to(ROOT)} is not up to date: run scripts/messages.py")
-            good = False
-    for message in lacking:
-        print(f"{file.relative_to(ROOT)} has no translation of: {message}")
+    content = f"{catalogue}\n"
+    good = True
+    if write:
+        file.write_text(content, encoding="utf-8")
+    elif file.read_text(encoding="utf-8") != content:
+        print(f"{file.relative_to(ROOT)} is not up to date: run scripts/messages.py")
+        good = False
+    for entry in catalogue.untranslated_entries():
+        print(f"{file.relative_to(ROOT)} has no translation of: {entry.msgid}")
+        good = False
     return good
 
 

@@ -5,7 +5,6 @@
 ``info``, ``warning``, ``error`` and ``critical`` needs no mark. ``scripts/messages.py`` writes the catalogues.
 """
 
-import gettext
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,9 +12,8 @@ from typing import Final, Literal, get_args
 
 Language = Literal["en", "zh"]
 
-DOMAIN: Final = "immich_ml_cn"
 LOCALE_FOLDER: Final = Path(__file__).parent / "locale"
-_LOCALES: Final[Mapping[Language, str]] = {"en": "en", "zh": "zh_CN"}
+_CATALOGUES: Final[Mapping[Language, str]] = {"zh": "zh_CN.po"}
 
 
 class Message(str):
@@ -93,7 +91,7 @@ class Translator:
             language: English needs no catalogue; of another, what is not translated stays English.
         """
         self.language: Final = language
-        self._translations = gettext.translation(DOMAIN, LOCALE_FOLDER, [_LOCALES[language]], fallback=True)
+        self._translations = _read(LOCALE_FOLDER / _CATALOGUES[language]) if language in _CATALOGUES else {}
 
     def __repr__(self) -> str:
         return f"<Translator {self.language}>"
@@ -125,8 +123,15 @@ class Translator:
         )
 
     def _translated(self, template: str) -> str:
-        return self._translations.gettext(template) if template else ""
+        return self._translations.get(template, template)
 
     def _shown(self, value: object) -> object:
         """A value of a template, which may be a number that the template formats."""
         return self(value) if isinstance(value, Message | Listing | BaseException) else value
+
+
+def _read(file: Path) -> Mapping[str, str]:
+    """Message → translation, of a gettext catalogue (``.po``)."""
+    import polib
+
+    return {entry.msgid: entry.msgstr for entry in polib.pofile(str(file)) if entry.translated()}
