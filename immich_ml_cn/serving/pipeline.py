@@ -28,7 +28,7 @@ from .image_decoder import ImageDecoder
 from .last_hour import LastHour
 from .plan import FacePlan, OcrPlan, Plan, TextReader, TextualPlan, VisualPlan
 from .registry import Registry
-from .spec import Loaded, ModelSpec
+from .spec import Leases, Loaded, ModelSpec
 from .tasks import Tasks
 
 if TYPE_CHECKING:
@@ -181,17 +181,20 @@ class Pipeline:
             width, height = await self._decoder.measure(data)
         if max_side is not None and max(width, height) > max_side:
             raise TooLarge(f"the image has {width} x {height} pixels, more than {max_side} wide or high")
-        min_side = await self._min_side(plan)
-        async with self._budget.reserve(width * height * BYTES_PER_PIXEL):
+        # The models first: a picture is not to be held in memory while its model is still being downloaded.
+        async with (
+            self._registry.lease_all(plan.specs()) as models,
+            self._budget.reserve(width * height * BYTES_PER_PIXEL),
+        ):
             with self._metrics.time("decode"):
-                picture = await self._decoder.decode(data, min_side)
+                picture = await self._decoder.decode(data, self._min_side(plan, models))
                 if upright:
                     picture = await self._pool.run(images.upright, picture)
             with first_failure():
                 async with asyncio.TaskGroup() as group:
-                    visual = group.create_task(self._visual(plan.visual, picture)) if plan.visual else None
-                    faces = group.create_task(self._faces(plan.faces, picture)) if plan.faces else None
-                    ocr = group.create_task(self._ocr(plan.ocr, picture)) if plan.ocr else None
+                    visual = group.create_task(self._visual(plan.visual, models, picture)) if plan.visual else None
+                    faces = group.create_task(self._faces(plan.faces, models, picture)) if plan.faces else None
+                    ocr = group.create_task(self._ocr(plan.ocr, models, picture)) if plan.ocr else None
         embedding = visual.result() if visual else None
         return Answer(
             clip=embedding.vector if embedding else None,
@@ -201,12 +204,11 @@ class Pipeline:
             features=embedding.features if embedding else None,
         )
 
-    async def _min_side(self, plan: Plan) -> int | None:
+    def _min_side(self, plan: Plan, models: Leases) -> int | None:
         """Pixels of the image's shorter side that are enough for the tasks, None where every pixel counts."""
         if not self._scaled_decoding or plan.visual is None or plan.faces or plan.ocr:
             return None
-        async with self._registry.lease(plan.visual.encoder) as encoder:
-            return encoder.model.min_side
+        return models[plan.visual.encoder].model.min_side
 
     async def _textual(self, plan: TextualPlan, text: str) -> "ClipEmbedding":
         async with self._registry.lease(plan.encoder) as encoder:
@@ -216,57 +218,56 @@ class Pipeline:
         _check_dimension(embedding.vector, plan.encoder)
         return embedding
 
-    async def _visual(self, plan: VisualPlan, picture: Picture) -> "ClipEmbedding":
-        async with self._registry.lease(plan.encoder) as encoder:
-            item = await self._pool.run(encoder.model.prepare, picture)
-            embedding = await encoder.batcher.submit(item)
+    async def _visual(self, plan: VisualPlan, models: Leases, picture: Picture) -> "ClipEmbedding":
+        encoder = models[plan.encoder]
+        item = await self._pool.run(encoder.model.prepare, picture)
+        embedding = await encoder.batcher.submit(item)
         _check_dimension(embedding.vector, plan.encoder)
         return embedding
 
-    async def _faces(self, plan: FacePlan, picture: Picture) -> Faces | EmbeddedFaces:
-        async with self._registry.lease(plan.detector) as detector:
-            item = await self._pool.run(detector.model.prepare, picture)
-            raw = await detector.batcher.submit(item)
-            with self._metrics.time("postprocess", detector.name):
-                faces = await self._pool.run(detector.model.faces, item, raw, plan.task.min_score)
+    async def _faces(self, plan: FacePlan, models: Leases, picture: Picture) -> Faces | EmbeddedFaces:
+        detector = models[plan.detector]
+        item = await self._pool.run(detector.model.prepare, picture)
+        raw = await detector.batcher.submit(item)
+        with self._metrics.time("postprocess", detector.name):
+            faces = await self._pool.run(detector.model.faces, item, raw, plan.task.min_score)
         if plan.recognizer is None:
             return faces
         if len(faces) == 0:
             return EmbeddedFaces(faces, ())
-        async with self._registry.lease(plan.recognizer) as recognizer:
-            crops = await self._pool.run(recognizer.model.prepare, picture, faces.landmarks)
-            embeddings = await recognizer.batcher.submit_all(crops)
+        recognizer = models[plan.recognizer]
+        crops = await self._pool.run(recognizer.model.prepare, picture, faces.landmarks)
+        embeddings = await recognizer.batcher.submit_all(crops)
         for embedding in embeddings:
             _check_dimension(embedding, plan.recognizer)
         return EmbeddedFaces(faces, tuple(embeddings))
 
-    async def _ocr(self, plan: OcrPlan, picture: Picture) -> TextBoxes | ReadText:
-        async with self._registry.lease(plan.detector) as detector:
-            item = await self._pool.run(detector.model.prepare, picture, plan.task.max_resolution)
-            probabilities = await detector.batcher.submit(item)
-            with self._metrics.time("postprocess", detector.name):
-                found = await self._pool.run(detector.model.boxes, item, probabilities, plan.task.min_detection_score)
+    async def _ocr(self, plan: OcrPlan, models: Leases, picture: Picture) -> TextBoxes | ReadText:
+        detector = models[plan.detector]
+        item = await self._pool.run(detector.model.prepare, picture, plan.task.max_resolution)
+        probabilities = await detector.batcher.submit(item)
+        with self._metrics.time("postprocess", detector.name):
+            found = await self._pool.run(detector.model.boxes, item, probabilities, plan.task.min_detection_score)
         if plan.reader is None:
             return found
         if len(found) == 0:
             return ReadText(found, (), ())
-        return await self._read(plan.reader, item.image, found, plan.task.min_recognition_score)
+        return await self._read(plan.reader, models, item.image, found, plan.task.min_recognition_score)
 
-    async def _read(self, reader: TextReader, image: NDArray[np.uint8], found: TextBoxes, min_score: float) -> ReadText:
+    async def _read(
+        self, reader: TextReader, models: Leases, image: NDArray[np.uint8], found: TextBoxes, min_score: float
+    ) -> ReadText:
         """Read every box; what is no text or below `min_score` is left out."""
-        async with (
-            self._registry.lease(reader.orientation) as orientation,
-            self._registry.lease(reader.recognizer) as recognizer,
-        ):
-            lines = await self._pool.each(partial(_cut_line, image), list(found.boxes))
-            probabilities = await self._run_lines(orientation, lines)
-            page = await self._pool.run(_read_page, found, lines, probabilities, min_score)
-            wanted = await self._pool.run(_next_lines, page, None)
-            while not isinstance(wanted, ReadText):
-                paths = await self._run_lines(recognizer, wanted)
-                with self._metrics.time("postprocess", recognizer.name):
-                    readings = await self._pool.each(recognizer.model.decode, paths)
-                    wanted = await self._pool.run(_next_lines, page, readings)
+        orientation, recognizer = models[reader.orientation], models[reader.recognizer]
+        lines = await self._pool.each(partial(_cut_line, image), list(found.boxes))
+        probabilities = await self._run_lines(orientation, lines)
+        page = await self._pool.run(_read_page, found, lines, probabilities, min_score)
+        wanted = await self._pool.run(_next_lines, page, None)
+        while not isinstance(wanted, ReadText):
+            paths = await self._run_lines(recognizer, wanted)
+            with self._metrics.time("postprocess", recognizer.name):
+                readings = await self._pool.each(recognizer.model.decode, paths)
+                wanted = await self._pool.run(_next_lines, page, readings)
         return wanted
 
     async def _run_lines(

@@ -89,6 +89,20 @@ class Plan:
         """Whether any task works on the image."""
         return self.visual is not None or self.faces is not None or self.ocr is not None
 
+    def specs(self) -> list[ModelSpec[Any]]:
+        """All models that the request may need, each once."""
+        specs: list[ModelSpec[Any] | None] = []
+        if self.visual:
+            specs.append(self.visual.encoder)
+        if self.textual:
+            specs.append(self.textual.encoder)
+        if self.faces:
+            specs += [self.faces.detector, self.faces.recognizer]
+        if self.ocr:
+            reader = self.ocr.reader
+            specs += [self.ocr.detector, *((reader.orientation, reader.recognizer) if reader else ())]
+        return [spec for spec in specs if spec is not None]
+
     def models(self) -> dict[str, ModelSpec[Any]]:
         """Label of each task → the model that answers it."""
         return {plan.task.label: plan.answering for plan in self._parts()}

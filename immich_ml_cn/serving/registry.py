@@ -7,8 +7,8 @@ touched because of it.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal
 
@@ -21,8 +21,9 @@ from immich_ml_cn.messages import tr
 from immich_ml_cn.metrics import Metrics
 
 from .batching import Batcher, Replica
+from .concurrency import gather_or_cancel
 from .lanes import Lane
-from .spec import Loaded, ModelSpec, ModelT
+from .spec import Leases, Loaded, ModelSpec, ModelT
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +109,18 @@ class Registry:
                 return
         async with self.lease(_fallback_of(entry)) as stand_in:
             yield stand_in
+
+    @asynccontextmanager
+    async def lease_all(self, specs: Iterable[ModelSpec[Any]]) -> AsyncIterator[Leases]:
+        """Lease several models, which are loaded concurrently; see `lease`.
+
+        Raises:
+            Unavailable: one of them is not available; the others go on loading.
+        """
+        wanted = list(specs)
+        async with AsyncExitStack() as stack:
+            loaded = await gather_or_cancel(*(stack.enter_async_context(self.lease(spec)) for spec in wanted))
+            yield Leases({spec.key: model for spec, model in zip(wanted, loaded, strict=True)})
 
     @contextmanager
     def _leased(self, entry: _Entry[Any]) -> Iterator[None]:

@@ -1,6 +1,6 @@
 """What it takes to load a model, and the model once it is loaded; both know the model's own type."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -67,3 +67,22 @@ class Loaded(Generic[ModelT_co]):
     def batcher(self: "Loaded[Model[ItemT, OutputT]]") -> Batcher[ItemT, OutputT]:
         """Runs the model on items of its own type."""
         return self._batcher
+
+
+class Leases:
+    """Several models that are held in memory, by their specs."""
+
+    def __init__(self, loaded: Mapping[str, Loaded[Any]]) -> None:
+        """
+        Args:
+            loaded: by the specs' keys.
+        """
+        self._loaded = loaded
+
+    def __getitem__(self, spec: ModelSpec[ModelT]) -> Loaded[ModelT]:
+        """The model of a spec, or its fallback.
+
+        Raises:
+            KeyError: it is not held.
+        """
+        return self._loaded[spec.key]

@@ -2,8 +2,8 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -21,7 +21,7 @@ from immich_ml_cn.serving.image_decoder import ImageDecoder
 from immich_ml_cn.serving.pipeline import BYTES_PER_PIXEL, LINES_AT_ONCE, Pipeline
 from immich_ml_cn.serving.plan import FacePlan, OcrPlan, Plan, TextReader, TextualPlan, VisualPlan
 from immich_ml_cn.serving.registry import Registry
-from immich_ml_cn.serving.spec import ModelSpec
+from immich_ml_cn.serving.spec import Leases, ModelSpec
 from immich_ml_cn.serving.tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
 
 T = TypeVar("T")
@@ -138,6 +138,7 @@ class World:
     dimension: int | None = None
     failing: dict[str, Exception] = field(default_factory=dict)
     hanging: set[str] = field(default_factory=set)
+    loading: set[str] = field(default_factory=set)
     calls: list[tuple[str, tuple[Any, ...]]] = field(default_factory=list)
     batches: list[tuple[str, int]] = field(default_factory=list)
     leased: list[str] = field(default_factory=list)
@@ -146,6 +147,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.reached = asyncio.Event()
+        self.loaded = asyncio.Event()
 
     def plan(self, tasks: Tasks) -> Plan:
         def spec(name: str) -> ModelSpec[Any]:
@@ -163,12 +165,21 @@ class World:
             ocr=OcrPlan(ocr, spec("text_detector"), reader) if ocr else None,
         )
 
+    @asynccontextmanager
+    async def lease_all(self, specs: Iterable[ModelSpec[Any]]) -> AsyncIterator[Leases]:
+        async with AsyncExitStack() as stack:
+            lent = {spec.key: await stack.enter_async_context(self.lease(spec)) for spec in specs}
+            yield Leases(cast(Any, lent))
+
     def name_of(self, spec: ModelSpec[Any]) -> str:
         return spec.key
 
     @asynccontextmanager
     async def lease(self, spec: ModelSpec[Any]) -> AsyncIterator[Lent]:
         self.leased.append(spec.key)
+        if spec.key in self.loading:
+            self.reached.set()
+            await self.loaded.wait()
         self.held += 1
         try:
             yield Lent(Model(self, spec.key), Batcher(self, spec.key), spec.key)
@@ -291,14 +302,14 @@ def test_detection_alone_is_raw_and_loads_nothing_else() -> None:
     assert sorted(world.leased) == ["face_detector", "text_detector"]
 
 
-def test_nobody_and_nothing_to_read_load_no_recognizer() -> None:
+def test_without_faces_and_lines_no_recognizer_runs() -> None:
     world = World(face_count=0, lines=[])
     answer = predict(Tasks(faces=FACES, ocr=OCR), world=world)
     assert isinstance(answer.faces, EmbeddedFaces)
     assert answer.faces.embeddings == ()
     assert isinstance(answer.ocr, ReadText)
     assert (answer.ocr.texts, answer.ocr.scores, answer.ocr.lines.boxes.shape) == ((), (), (0, 4, 2))
-    assert sorted(world.leased) == ["face_detector", "text_detector"]
+    assert sorted(name for name, _ in world.batches) == ["face_detector", "text_detector"]
 
 
 def test_all_faces_go_in_one_submission() -> None:
@@ -369,12 +380,20 @@ def test_names_are_checked_first(image: bytes | None) -> None:
         predict(Tasks(ClipVisual("unknown")), image)
 
 
-@pytest.mark.parametrize("image", [b"", b"broken", PNG[:60]])
-def test_a_broken_image_loads_no_model(image: bytes) -> None:
+@pytest.mark.parametrize("image", [b"", b"broken", PNG[:20]])
+def test_what_is_no_image_loads_no_model(image: bytes) -> None:
     world = World()
     with pytest.raises(BadImage):
         predict(Tasks(VISUAL, None, FACES, OCR), image, world=world)
     assert world.leased == []
+
+
+def test_an_image_that_is_cut_off_is_prepared_for_no_model() -> None:
+    """Its header is whole, and the models are leased before it is decoded."""
+    world = World()
+    with pytest.raises(BadImage):
+        predict(Tasks(VISUAL, None, FACES, OCR), PNG[:60], world=world)
+    assert (world.calls, world.batches) == ([], [])
 
 
 def test_an_image_over_the_limit_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,14 +447,35 @@ def test_decoded_images_stay_within_the_budget() -> None:
 
     async def scene(setup: Setup) -> None:
         asking = [asyncio.create_task(setup.pipeline.predict(Tasks(VISUAL), PNG, None)) for _ in range(4)]
-        await until(lambda: "2 waiting" in repr(setup.budget) and len(setup.world.leased) == 2)
+        await until(lambda: "2 waiting" in repr(setup.budget) and setup.world.batches == [("visual", 1)] * 2)
         await settle()
-        assert setup.world.leased == ["visual", "visual"]
+        assert setup.world.batches == [("visual", 1)] * 2
         asking[0].cancel()
-        await until(lambda: len(setup.world.leased) == 3)
+        await until(lambda: len(setup.world.batches) == 3)
         assert "1 waiting" in repr(setup.budget)
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
 
     run_scene(scene, World(hanging={"visual"}), budget=2 * WIDTH * HEIGHT * BYTES_PER_PIXEL)
+
+
+@pytest.mark.parametrize("model", ["visual", "face_recognizer", "text_orientation"])
+def test_a_picture_is_not_decoded_while_a_model_of_it_is_loading(model: str) -> None:
+    """There is memory for one picture: it must not be held for a download, which may take minutes."""
+    slow, ready = {
+        "visual": (Tasks(VISUAL), Tasks(faces=FACES)),
+        "face_recognizer": (Tasks(faces=FACES), Tasks(VISUAL)),
+        "text_orientation": (Tasks(ocr=OCR), Tasks(VISUAL)),
+    }[model]
+
+    async def scene(setup: Setup) -> None:
+        waiting = asyncio.create_task(setup.pipeline.predict(slow, PNG, None))
+        await asyncio.wait_for(setup.world.reached.wait(), 10)
+        answer = await asyncio.wait_for(setup.pipeline.predict(ready, PNG, None), 10)
+        assert answer.size == (WIDTH, HEIGHT)
+        assert not waiting.done()
+        setup.world.loaded.set()
+        assert (await asyncio.wait_for(waiting, 10)).size == (WIDTH, HEIGHT)
+
+    run_scene(scene, World(loading={model}), budget=WIDTH * HEIGHT * BYTES_PER_PIXEL)

@@ -143,6 +143,33 @@ class TestLoading:
             assert await double(h.registry, spec(build)) == 2
         assert build.builds == 1
 
+    async def test_several_models_are_loaded_concurrently_and_leased_together(self) -> None:
+        slow, quick = Builder(), Builder()
+        slow.gate.clear()
+        async with setup() as h:
+            specs = spec(slow, "slow"), spec(quick, "quick", lane="interactive")
+
+            async def lease() -> list[int]:
+                async with h.registry.lease_all(specs) as models:
+                    assert [detail["leases"] for detail in h.registry.details().values()] == [1, 1]
+                    return [await models[model].batcher.submit(3) for model in specs]
+
+            task = asyncio.create_task(lease())
+            await happens(slow.begun)
+            await until(lambda: h.registry.states() == {"slow": "loading", "quick": "ready"})
+            slow.gate.set()
+            assert await task == [6, 6]
+            assert [detail["leases"] for detail in h.registry.details().values()] == [0, 0]
+
+    async def test_of_several_models_one_that_fails_gives_the_others_back(self) -> None:
+        async with setup() as h:
+            specs = spec(Builder(), "good"), spec(Builder([LoadError("bad")]), "bad")
+            with pytest.raises(Unavailable, match="bad"):
+                async with h.registry.lease_all(specs):
+                    pytest.fail("it was leased")
+            await until(lambda: h.registry.states() == {"good": "ready"})
+            assert h.registry.details()["good"]["leases"] == 0
+
     async def test_who_waited_long_enough_is_sent_away_and_the_load_goes_on(self) -> None:
         build = Builder()
         build.gate.clear()
