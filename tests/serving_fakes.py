@@ -21,12 +21,14 @@ class Doubler:
         gate: batches wait for it; open unless a test shuts it.
         running: set while or after the first batch ran.
         batches: every batch that was run, in order.
+        short_of_memory: how many of the next batches fail for want of memory.
     """
 
     def __init__(self, poison: Sequence[int] = (), bucket: Callable[[int], Hashable] = lambda item: 0) -> None:
         self._poison = poison
         self._bucket = bucket
         self.batches: list[list[int]] = []
+        self.short_of_memory = 0
         self.running = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
@@ -39,6 +41,9 @@ class Doubler:
         self.running.set()
         if not self.gate.wait(TIMEOUT_S):
             raise TimeoutError("the test never opened the gate")
+        if self.short_of_memory:
+            self.short_of_memory -= 1
+            raise MemoryError
         if bad := [item for item in items if item in self._poison]:
             raise ValueError(f"poisoned by {bad}")
         return [2 * item for item in items]

@@ -36,6 +36,9 @@ MAX_RETRY_DELAY_S: Final = 3600.0
 IDLE_BEFORE_TRIM_S: Final = 10.0
 """Seconds without a request after which the memory that the last ones needed is returned to the system."""
 
+MAX_UNLOAD_WAIT_S: Final = 2.0
+"""Seconds that an inference which ran out of memory waits for unused models to be unloaded."""
+
 CLOSE_TIMEOUT_S: Final = 3.0
 """Seconds that `Registry.close` waits for lanes that are still loading something."""
 
@@ -87,6 +90,7 @@ class Registry:
         self._clock = clock
         # Models of every type, by key: a key belongs to one spec, so an entry is of that spec's type.
         self._entries: dict[str, _Entry[Any]] = {}
+        self._unloads: set[asyncio.Task[None]] = set()
         self._closed = False
         self._leases = 0
         self._trimmed = True
@@ -156,12 +160,11 @@ class Registry:
         Args:
             at_once: regardless of the time to live.
         """
-        idle = [entry for entry in self._entries.values() if self._is_idle(entry, at_once)]
-        for entry in idle:
-            del self._entries[entry.spec.key]
-        for entry in idle:
-            await self._unload(entry)
-        return len(idle)
+        unloads = self._begin_unloading(at_once=at_once)
+        if unloads:
+            for unload in (await asyncio.wait(unloads))[0]:
+                unload.result()
+        return len(unloads)
 
     async def sweep_forever(self, poll_s: float) -> None:
         """Unload idle models every `poll_s` seconds, and return memory to the system when there are no requests."""
@@ -204,6 +207,7 @@ class Registry:
             async with asyncio.timeout(timeout_s):
                 for entry in entries:
                     await self._unload(entry)
+                await asyncio.gather(*self._unloads, return_exceptions=True)
         except TimeoutError:
             logger.warning("a lane is still busy loading a model; not waiting for it")
 
@@ -236,9 +240,15 @@ class Registry:
         return {key: detail for key, detail in details.items() if detail["state"] != "absent"}
 
     async def free_memory(self) -> None:
-        """Memory is short: unload the models that nobody uses and return free memory to the system."""
-        unloaded = await self.unload_idle(at_once=True)
-        logger.warning("memory is short: unloaded %d models that nobody used", unloaded)
+        """Memory is short: unload the models that nobody uses and return free memory to the system.
+
+        Whoever calls this holds a lane, and a model is dropped on the thread that also loads models: a load may take
+        minutes, so unloading is not waited for longer than `MAX_UNLOAD_WAIT_S`. It goes on after that.
+        """
+        unloads = self._begin_unloading(at_once=True)
+        if unloads:
+            await asyncio.wait(unloads, timeout=MAX_UNLOAD_WAIT_S)
+        logger.warning("memory is short: unloaded %d models that nobody used", sum(task.done() for task in unloads))
         await asyncio.to_thread(memory.release)
 
     def _entry(self, spec: ModelSpec[ModelT]) -> _Entry[ModelT]:
@@ -366,6 +376,17 @@ class Registry:
             return tr("{model} is not available: {reason}", model=spec.key, reason=error)
         reason = f"{type(error).__name__}: {error}"
         return tr("{model} is not available, loading it failed: {reason}", model=spec.key, reason=reason)
+
+    def _begin_unloading(self, *, at_once: bool) -> list["asyncio.Task[None]"]:
+        """Take the idle models out, so that nobody can lease them any more, and unload them in tasks of their own."""
+        idle = [entry for entry in self._entries.values() if self._is_idle(entry, at_once)]
+        for entry in idle:
+            del self._entries[entry.spec.key]
+        unloads = [asyncio.create_task(self._unload(entry), name=f"unload {entry.spec.key}") for entry in idle]
+        self._unloads.update(unloads)
+        for unload in unloads:
+            unload.add_done_callback(self._unloads.discard)
+        return unloads
 
     async def _unload(self, entry: _Entry[Any]) -> None:
         if entry.loaded is None:

@@ -16,6 +16,7 @@ from serving_fakes import TIMEOUT_S, Clock, Doubler, FakeEngine, a_lane, happens
 from immich_ml_cn.engines import LoadError
 from immich_ml_cn.engines.session import OpenSession
 from immich_ml_cn.errors import DamagedModel, InferenceFailed, Unavailable
+from immich_ml_cn.serving import registry as registry_module
 from immich_ml_cn.serving.registry import IDLE_BEFORE_TRIM_S, MAX_RETRY_DELAY_S, RETRY_AFTER_FAILURE_S, Registry
 from immich_ml_cn.serving.spec import Loaded, ModelSpec
 
@@ -520,6 +521,27 @@ class TestUnloading:
         await until(lambda: registry.sweeps >= 2)
         task.cancel()
         assert "broken sweep" in caplog.text
+
+    async def test_who_is_short_of_memory_does_not_wait_for_a_load(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The model that nobody uses is dropped on the thread that loads another; its own lane is held meanwhile."""
+        monkeypatch.setattr(registry_module, "MAX_UNLOAD_WAIT_S", 0.05)
+        idle, slow, ready = Builder(), Builder(), Builder()
+        slow.gate.clear()
+        async with setup() as h:
+            await double(h.registry, spec(idle, "idle"))
+            await double(h.registry, spec(ready, "ready"))
+            ready.models[0].short_of_memory = 1
+            (loading,) = await asking(h.registry, spec(slow, "slow"))
+            await happens(slow.begun)
+            assert await asyncio.wait_for(double(h.registry, spec(ready, "ready"), 4), TIMEOUT_S) == 8
+            assert "memory is short: unloaded 0 models" in caplog.text
+            assert h.registry.states() == {"ready": "ready", "slow": "loading"}
+            reference = weakref.ref(idle.models.pop())
+            slow.gate.set()
+            assert await loading == 2
+            await until(lambda: reference() is None)
 
 
 class TestTidying:
