@@ -54,6 +54,13 @@ class TooLarge(ServiceError):
     code = "too_large"
 
 
+class UnsupportedEncoding(ServiceError):
+    """415: the body is compressed; the message names the header that says so."""
+
+    status = 415
+    code = "unsupported_encoding"
+
+
 class InvalidEntries(ServiceError):
     """422: `entries` is missing, malformed, empty or names an unknown task or type."""
 

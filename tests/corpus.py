@@ -84,6 +84,9 @@ STRANGE_SOCKETS = {
     "bytes in the path": b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n",
     "percent in the path": b"GET /%ff%00%zz HTTP/1.1\r\nhost: x\r\n\r\n",
     "dots in the path": b"GET /../../etc/passwd HTTP/1.1\r\nhost: x\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n",
+    "HTTP/0.9 with a body": b"POST /predict\r\n\r\n--x",
+    "compressed": b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n\x1f\x8b",
     "NUL in a header": b"GET / HTTP/1.1\r\nhost: x\0y\r\n\r\n",
     "long path": b"GET /" + b"x" * 60_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
     "many headers": b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 3_000 + b"\r\n",
@@ -287,6 +290,9 @@ def strange_forms() -> Iterator[tuple[str, bytes, str]]:
         (b"--", b"-"),
     ):
         yield f"{old!r} became {new!r}", whole.replace(old, new), kind
+    yield "only a preamble", b"This is a message of several parts.\r\n" * 300, kind
+    yield "long preamble", b"x" * 5_000 + b"\r\n" + whole, kind
+    yield "preamble without a line break", b"x" + whole, kind
     yield "no name", start + b"Content-Disposition: form-data\r\n\r\nx\r\n--" + BOUNDARY.encode() + b"--", kind
     yield "NUL name", node_form(("\0", "x"), ("entries", "{}")), kind
     yield "name that is no UTF-8", whole.replace(b"entries", b"\xff\xfe"), kind

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from immich_ml_cn.errors import RequestTimeout, TooLarge, Unavailable
+from immich_ml_cn.errors import RequestTimeout, TooLarge, Unavailable, UnsupportedEncoding
 from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.serving.concurrency import first_failure
 from immich_ml_cn.settings import Settings
@@ -64,9 +64,10 @@ class ActiveRequest:
             ClientDisconnect: the client left before all of it had arrived.
             RequestTimeout: it took too long.
             TooLarge, BadRequest: as `read_form`.
+            UnsupportedEncoding: it is compressed.
         """
         limits = self._admission.limits
-        self._check_content_length(limits.body_bytes)
+        self._check_header(limits.body_bytes)
         content_type = self._request.headers.get("content-type", "")
         return await self._in_time(read_form(content_type, self._request.stream(), limits))
 
@@ -76,8 +77,9 @@ class ActiveRequest:
         Raises:
             ClientDisconnect, RequestTimeout: as `form`.
             TooLarge: it has more than `max_bytes`.
+            UnsupportedEncoding: it is compressed.
         """
-        self._check_content_length(max_bytes)
+        self._check_header(max_bytes)
         return await self._in_time(read_body(self._request.stream(), max_bytes))
 
     @asynccontextmanager
@@ -95,7 +97,12 @@ class ActiveRequest:
                 yield
                 watcher.cancel()
 
-    def _check_content_length(self, max_bytes: int) -> None:
+    def _check_header(self, max_bytes: int) -> None:
+        encoding = self._request.headers.get("content-encoding", "").strip()
+        if encoding.lower() not in ("", "identity"):
+            raise UnsupportedEncoding(
+                f"the request has Content-Encoding: {encoding[:40]}, but its body must not be compressed"
+            )
         length = self._request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > max_bytes:
             raise TooLarge(f"the request body has {length} bytes, more than the {max_bytes} allowed")

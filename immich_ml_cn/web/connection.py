@@ -38,7 +38,35 @@ _REQUEST_TIMEOUT: Final = _final_response("408 Request Timeout", "the request di
 _HEADER_TOO_LARGE: Final = _final_response(
     "431 Request Header Fields Too Large", f"the request's header has more than {MAX_HEADER_BYTES} bytes"
 )
-_OVERLOADED: Final = json.dumps({"detail": "the server has more connections than it is set to hold"}).encode()
+
+
+class _Refusal:
+    """The application for requests that are not worked on, whatever they ask for."""
+
+    def __init__(self, status: int, detail: str, *headers: tuple[bytes, bytes]) -> None:
+        self.status = status
+        self._body = json.dumps({"detail": detail}).encode()
+        self._headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(self._body)).encode()),
+            *headers,
+        ]
+
+    async def __call__(
+        self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+    ) -> None:
+        await send({"type": "http.response.start", "status": self.status, "headers": self._headers})
+        await send({"type": "http.response.body", "body": self._body})
+
+
+_OVERLOADED: Final = _Refusal(
+    503,
+    "the server has more connections than it is set to hold",
+    (b"retry-after", str(_RETRY_AFTER_S).encode()),
+)
+_CLOSE: Final = (b"connection", b"close")
+_TWO_HOSTS: Final = _Refusal(400, "the request has more than one Host header", _CLOSE)
+_OTHER_VERSION: Final = _Refusal(400, "only HTTP/1.1 and HTTP/1.0 are spoken here", _CLOSE)
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -50,6 +78,7 @@ class HttpConnection(HttpToolsProtocol):
         receive_timeout_s: float,
         send_timeout_s: float,
         limiter: ConnectionLimiter,
+        count: Callable[[str, int], None],
         **kwargs: Any,
     ) -> None:
         """
@@ -58,11 +87,13 @@ class HttpConnection(HttpToolsProtocol):
                 the end of that request's header.
             send_timeout_s: seconds in which the client must have read some of what waits for it.
             limiter: decides which requests are worked on, and which connections are closed.
+            count: told the route, which is ``other``, and the status of each request that is refused here.
         """
         super().__init__(*args, **kwargs)
         self._receive_timeout_s = receive_timeout_s
         self._send_timeout_s = send_timeout_s
         self._limiter = limiter
+        self._count = count
         self._application = self.app
         self._header_timer: asyncio.TimerHandle | None = None
         self._unanswered: deque[RequestResponseCycle] = deque()
@@ -141,11 +172,22 @@ class HttpConnection(HttpToolsProtocol):
         """A header is complete."""
         self._stop_header_timer()
         self._progressed = True
-        self.app = self._application if self._limiter.activate(self) else _answer_overloaded
+        refusal = self._refusal()
+        if refusal is not None:
+            self._count("other", refusal.status)
+        self.app = refusal or self._application
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
         # httptools has refused what is no number, and passes on this many bytes of body.
         self._body_bytes_left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
+
+    def _refusal(self) -> _Refusal | None:
+        """The answer to a request that is not to be worked on: RFC 9112 wants exactly one Host, proxies may differ."""
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            return _OTHER_VERSION
+        if sum(name == b"host" for name, _ in self.headers) > 1:
+            return _TWO_HOSTS
+        return None if self._limiter.activate(self) else _OVERLOADED
 
     def on_body(self, body: bytes) -> None:
         """Some of a body has arrived."""
@@ -236,16 +278,3 @@ class HttpConnection(HttpToolsProtocol):
 
     def _file_descriptor(self) -> int:
         return int(self.transport.get_extra_info("socket").fileno())
-
-
-async def _answer_overloaded(
-    scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
-) -> None:
-    """The application for requests of more connections than may be active."""
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(_OVERLOADED)).encode()),
-        (b"retry-after", str(_RETRY_AFTER_S).encode()),
-    ]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": _OVERLOADED})

@@ -24,6 +24,10 @@ MAX_TEXT_BYTES: Final = 1 << 16
 """Bytes of one text field; Immich's have hundreds."""
 
 
+MAX_PREAMBLE_BYTES: Final = 4096
+"""Bytes before a form's first boundary."""
+
+
 @dataclass(frozen=True, slots=True)
 class FormLimits:
     """What a form may have.
@@ -126,7 +130,7 @@ async def _read_multipart(boundary: bytes, body: AsyncIterable[bytes], limits: F
     collector = _Collector(limits.fields)
     try:
         parser = MultipartParser(boundary, collector.callbacks())
-        async for chunk in _bounded(body, limits.body_bytes):
+        async for chunk in _without_preamble(boundary, _bounded(body, limits.body_bytes)):
             parser.write(chunk)
         parser.finalize()
     except FormParserError as error:
@@ -134,6 +138,25 @@ async def _read_multipart(boundary: bytes, body: AsyncIterable[bytes], limits: F
     if not collector.finished:
         raise BadRequest("There was an error parsing the body: it ends in the middle of a part")
     return Form(collector.fields, limits.text_bytes)
+
+
+async def _without_preamble(boundary: bytes, body: AsyncIterable[bytes]) -> AsyncIterable[bytes]:
+    """A multipart body from its first boundary on: lines before it mean nothing (RFC 2046, 5.1.1)."""
+    delimiter = b"--" + boundary
+    longest = MAX_PREAMBLE_BYTES + len(delimiter)
+    head = b""
+    started = False
+    async for chunk in body:
+        if started:
+            yield chunk
+            continue
+        head += chunk
+        found = 0 if head.startswith(delimiter) else head.find(b"\n" + delimiter, 0, longest) + 1
+        started = head.startswith(delimiter) or found > 0 or len(head) > longest
+        if started:
+            yield head[found:]
+    if not started:
+        yield head
 
 
 def _parse_urlencoded(data: bytes, limits: FormLimits) -> Form:

@@ -19,6 +19,7 @@ from immich_ml_cn import __version__
 from immich_ml_cn.engines import Engine, EngineError, select_engine
 from immich_ml_cn.logs import redact_url
 from immich_ml_cn.messages import tr
+from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.service import Service
 from immich_ml_cn.settings import INERT, PROVIDERS_OF_DEVICE, Settings
 from immich_ml_cn.sources.clip_names import DEFAULT_ALIASES
@@ -53,7 +54,7 @@ def serve(settings: Settings, choose_engine: Callable[[Settings], Engine] = sele
         uvicorn.Config(
             create_app(settings, service),
             loop="uvloop",
-            http=cast(Any, _protocol(settings)),
+            http=cast(Any, _protocol(settings, service.metrics)),
             backlog=BACKLOG,
             ws="none",
             lifespan="on",
@@ -83,13 +84,14 @@ def serve(settings: Settings, choose_engine: Callable[[Settings], Engine] = sele
     return code
 
 
-def _protocol(settings: Settings) -> Callable[..., HttpConnection]:
+def _protocol(settings: Settings, metrics: Metrics) -> Callable[..., HttpConnection]:
     """What uvicorn makes a connection with."""
     return partial(
         HttpConnection,
         receive_timeout_s=settings.receive_timeout_s,
         send_timeout_s=settings.send_timeout_s,
         limiter=ConnectionLimiter(max_active_for(settings.max_connections)),
+        count=metrics.count_response,
     )
 
 

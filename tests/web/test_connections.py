@@ -1,6 +1,7 @@
 """Connections over real sockets: too many of them, and clients that do not read their answers or send without end."""
 
 import contextlib
+import gzip
 import json
 import socket
 import time
@@ -9,7 +10,17 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from server import SMALL, VISUAL, Client, RunningServer, http_request, predict_form, wait_until
+from server import (
+    CONTENT_TYPE,
+    SMALL,
+    TEXTUAL,
+    VISUAL,
+    Client,
+    RunningServer,
+    http_request,
+    predict_form,
+    wait_until,
+)
 
 from immich_ml_cn.web.connection import MAX_HEADER_BYTES
 from immich_ml_cn.web.connection_limiter import HEADROOM
@@ -83,6 +94,64 @@ def answer_on(connection: socket.socket) -> bytes:
 
 def body_bytes(head: bytes) -> int:
     return int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+
+
+# --- not HTTP/1.1 as it is meant ---
+
+
+@pytest.mark.parametrize(
+    ("sent", "detail"),
+    [
+        (b"GET /ping HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "the request has more than one Host header"),
+        (b"GET /ping HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", "the request has more than one Host header"),
+        (b"GET /ping\r\n\r\n", "only HTTP/1.1 and HTTP/1.0 are spoken here"),
+        (b"GET /ping HTTP/0.9\r\n\r\n", "only HTTP/1.1 and HTTP/1.0 are spoken here"),
+        (b"GET /ping HTTP/2.0\r\nHost: a\r\n\r\n", "only HTTP/1.1 and HTTP/1.0 are spoken here"),
+    ],
+)
+def test_a_sentthat_proxies_may_read_in_two_ways_is_refused(
+    server: RunningServer, opened: ExitStack, sent: bytes, detail: str
+) -> None:
+    connection = opened.enter_context(server.connect())
+    connection.sendall(sent + PING)
+    answer = answer_on(connection)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(body) == {"detail": detail}
+    wait_until(lambda: is_closed(connection), "what follows is not to be read")
+
+
+@pytest.mark.parametrize("sent", [b"GET /ping HTTP/1.0\r\n\r\n", b"GET /ping HTTP/1.1\r\nhost: x\r\n\r\n"])
+def test_what_health_checks_send_is_answered(server: RunningServer, opened: ExitStack, sent: bytes) -> None:
+    connection = opened.enter_context(server.connect())
+    connection.sendall(sent)
+    assert answer_on(connection).endswith(b"pong")
+
+
+def test_what_is_refused_here_is_counted(server: RunningServer, client: Client, opened: ExitStack) -> None:
+    def counted() -> int:
+        lines = client.get("/metrics").body.decode().splitlines()
+        found = [line for line in lines if 'route="other",status="400"' in line]
+        return int(float(found[0].rpartition(" ")[2])) if found else 0
+
+    before = counted()
+    connection = opened.enter_context(server.connect())
+    connection.sendall(b"GET /ping\r\n\r\n")
+    answer_on(connection)
+    assert counted() == before + 1
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "Deflate"])
+def test_a_compressed_body_is_415_and_the_header_is_named(client: Client, encoding: str) -> None:
+    headers = {"content-type": CONTENT_TYPE, "content-encoding": encoding}
+    reply = client.request("POST", "/predict", gzip.compress(predict_form(TEXTUAL, text="cat")), headers)
+    assert reply.status == 415
+    assert f"Content-Encoding: {encoding}" in reply.json["detail"]
+
+
+def test_a_body_that_says_it_is_not_compressed_is_read(client: Client) -> None:
+    headers = {"content-type": CONTENT_TYPE, "content-encoding": "identity"}
+    assert client.request("POST", "/predict", predict_form({}, text="cat"), headers).status == 422
 
 
 # --- too many ---

@@ -63,6 +63,33 @@ def test_chunks_may_be_cut_anywhere(size: int) -> None:
     assert (form.text("entries"), form.file("image"), form.text("text")) == ("{}", IMAGE, "猫")
 
 
+@pytest.mark.parametrize(
+    "preamble", [b"hello preamble", b"", b"two\r\nlines", b"x" * 4_000, b"x --" + BOUNDARY.encode()]
+)
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+@pytest.mark.parametrize("size", [1, 5, 100_000])
+def test_lines_before_the_first_boundary_mean_nothing(preamble: bytes, end: bytes, size: int) -> None:
+    """RFC 2046, 5.1.1."""
+    body = preamble + end + node_form(("entries", "{}"), ("image", IMAGE))
+    form = read([body[i : i + size] for i in range(0, len(body), size)])
+    assert (form.text("entries"), form.file("image")) == ("{}", IMAGE)
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_a_boundary_within_a_line_is_none(size: int) -> None:
+    body = b"x" + node_form(("entries", "{}"), ("image", IMAGE))
+    form = read([body[i : i + size] for i in range(0, len(body), size)])
+    assert (form.text("entries"), form.file("image")) == (None, IMAGE)
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+@pytest.mark.parametrize("before", [b"x" * 5_000 + b"\r\n", b"x\r\n" * 2_000])
+def test_a_form_that_does_not_come_to_its_boundary_is_broken(before: bytes, size: int) -> None:
+    body = before + node_form(("entries", "{}"))
+    with pytest.raises(BadRequest, match="There was an error parsing the body"):
+        read([body[i : i + size] for i in range(0, len(body), size)])
+
+
 def test_empty_chunks_and_an_empty_file() -> None:
     body = node_form(("entries", ""), ("image", b""))
     form = read([b"", body[:50], b"", body[50:], b""])
