@@ -13,6 +13,7 @@ import orjson
 
 from immich_ml_cn.errors import BadRequest, LoopDetected, NotServed, UpstreamFailed, UpstreamTimeout
 from immich_ml_cn.logs import redact_url
+from immich_ml_cn.messages import tr
 from immich_ml_cn.models.results import ReadText
 from immich_ml_cn.serving.concurrency import gather_or_cancel
 from immich_ml_cn.serving.pipeline import Predictor
@@ -67,8 +68,11 @@ class Gateway:
             return write_body(await self._serve(read_tasks(document), image, text))
         if forwarded:
             raise LoopDetected(
-                f"{', '.join(theirs)} would have to be forwarded, but the request has been forwarded once: "
-                "does IMMICH_API lead back here?"
+                tr(
+                    "{tasks} would have to be forwarded, but the request has been forwarded once: does IMMICH_API lead "
+                    "back here?",
+                    tasks=", ".join(theirs),
+                )
             )
         if image is None and not text:
             raise BadRequest("Either image or text must be provided")
@@ -166,16 +170,23 @@ class Upstream:
 
     def _read(self, response: "httpx2.Response", entries: Mapping[str, Any]) -> dict[str, Any]:
         if response.status_code != 200:
-            raise UpstreamFailed(f"{self.name} answered {response.status_code}: {_reason(response.content)}")
+            raise UpstreamFailed(
+                tr(
+                    "{name} answered {status}: {reason}",
+                    name=self.name,
+                    status=response.status_code,
+                    reason=_reason(response.content),
+                )
+            )
         try:
             body = orjson.loads(response.content)
         except orjson.JSONDecodeError:
             body = None
         if not isinstance(body, dict):
-            raise UpstreamFailed(f"{self.name} answered something that is no JSON object")
+            raise UpstreamFailed(tr("{name} answered something that is no JSON object", name=self.name))
         missing = [task for task, types in entries.items() if types and task not in body]
         if missing:
-            raise UpstreamFailed(f"{self.name} left out {', '.join(missing)} in its answer")
+            raise UpstreamFailed(tr("{name} left out {tasks} in its answer", name=self.name, tasks=", ".join(missing)))
         return body
 
     @contextmanager
@@ -186,11 +197,15 @@ class Upstream:
         try:
             yield
         except TimeoutError:
-            raise UpstreamTimeout(f"{self.name} did not answer in time") from None
+            raise UpstreamTimeout(tr("{name} did not answer in time", name=self.name)) from None
         except httpx2.TimeoutException as error:
-            raise UpstreamTimeout(f"{self.name} cannot be reached in time ({type(error).__name__})") from error
+            raise UpstreamTimeout(
+                tr("{name} cannot be reached in time ({reason})", name=self.name, reason=type(error).__name__)
+            ) from error
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
-            raise UpstreamFailed(f"{self.name} cannot be reached: {error or type(error).__name__}") from error
+            raise UpstreamFailed(
+                tr("{name} cannot be reached: {reason}", name=self.name, reason=error or type(error).__name__)
+            ) from error
 
 
 def form(boundary: str, fields: Mapping[str, bytes]) -> list[bytes]:

@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 
 from immich_ml_cn.errors import BadImage, InferenceFailed, InvalidEntries, TooLarge, Unavailable
+from immich_ml_cn.messages import tr
 from immich_ml_cn.models.results import Answer, EmbeddedFaces, Embedding, ReadText
 from immich_ml_cn.serving.pipeline import Pipeline
 from immich_ml_cn.serving.tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
@@ -70,8 +71,11 @@ class MtPhotos:
     def _features(self, answer: Answer) -> dict[str, Any]:
         if answer.features is None:
             raise Unavailable(
-                f"the graph of {self._clip} gives no features before normalisation, which MT Photos compares: "
-                f"export it with scripts/export_clip.py {self._clip} --replace"
+                tr(
+                    "the graph of {model} gives no features before normalisation, which MT Photos compares: export it "
+                    "with scripts/export_clip.py {model} --replace",
+                    model=self._clip,
+                )
             )
         if not np.isfinite(answer.features).all():
             raise InferenceFailed("the model gave features with a value that is not a number")

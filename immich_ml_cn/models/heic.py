@@ -4,6 +4,7 @@ from functools import cache
 from typing import Final
 
 from immich_ml_cn.errors import BadImage
+from immich_ml_cn.messages import tr
 
 _HEVC: Final = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"})
 _AV1: Final = frozenset({b"avif", b"avis"})
@@ -43,7 +44,7 @@ def coded_pixels(data: bytes) -> int:
             largest = max(largest, int.from_bytes(width, "big") * int.from_bytes(height, "big"))
         elif kind in _WAY:
             spans.append((body + _WAY[kind], stop))
-    raise BadImage(f"the image cannot be decoded: it has more than {_MOST_BOXES} boxes")
+    raise BadImage(tr("the image cannot be decoded: it has more than {limit} boxes", limit=_MOST_BOXES))
 
 
 def _box(data: bytes, at: int, end: int) -> tuple[bytes, int, int]:
@@ -65,6 +66,6 @@ def reader() -> str:
     try:
         import pillow_heif
     except ImportError:
-        raise BadImage("the image is HEIC, which this server cannot read without the library pillow-heif") from None
+        raise BadImage(tr("the image is HEIC, which this server cannot read without the library pillow-heif")) from None
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
     return "HEIF"

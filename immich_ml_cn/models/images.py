@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Self
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from immich_ml_cn.errors import BadImage, ServiceError, TooLarge
+from immich_ml_cn.messages import tr
 
 from . import heic, jpeg, png, webp
 
@@ -151,7 +152,7 @@ def _orientation(image: Image.Image, metadata: bytes | None) -> int:
 def _opened(data: bytes, max_pixels: int) -> tuple[ImageFile.ImageFile, bytes | None]:
     """The image with its header read, and its EXIF block where it was taken out."""
     if not data:
-        raise BadImage("the image is empty (0 bytes)")
+        raise BadImage(tr("the image is empty (0 bytes)"))
     if jpeg.is_jpeg(data):
         data = jpeg.without_fill_bytes(data)
         jpeg.check_work(data)
@@ -168,7 +169,13 @@ def _opened(data: bytes, max_pixels: int) -> tuple[ImageFile.ImageFile, bytes | 
 def _opened_heic(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     reader = heic.reader()
     if (pixels := heic.coded_pixels(data)) > max_pixels:
-        raise TooLarge(f"the image has {pixels} pixels before it is cropped, more than the {max_pixels} allowed")
+        raise TooLarge(
+            tr(
+                "the image has {pixels} pixels before it is cropped, more than the {limit} allowed",
+                pixels=pixels,
+                limit=max_pixels,
+            )
+        )
     return Image.open(io.BytesIO(data), formats=[reader])
 
 
@@ -177,9 +184,16 @@ def _checked_size(image: ImageFile.ImageFile, max_pixels: int) -> tuple[int, int
         raise UnidentifiedImageError
     width, height = image.size
     if width < 1 or height < 1:
-        raise BadImage("Image has zero width or height")
+        raise BadImage(tr("Image has zero width or height"))
     if width * height > max_pixels:
-        raise TooLarge(f"the image has {width} x {height} pixels, more than the {max_pixels} allowed")
+        raise TooLarge(
+            tr(
+                "the image has {width} x {height} pixels, more than the {limit} allowed",
+                width=width,
+                height=height,
+                limit=max_pixels,
+            )
+        )
     return width, height
 
 
@@ -191,10 +205,10 @@ def _pillow_failures(max_pixels: int) -> Iterator[None]:
     except ServiceError:
         raise
     except Image.DecompressionBombError as error:
-        raise TooLarge(f"the image has more than the {max_pixels} pixels allowed") from error
+        raise TooLarge(tr("the image has more than the {limit} pixels allowed", limit=max_pixels)) from error
     except UnidentifiedImageError as error:
-        raise BadImage("the image is of no format this server can read") from error
+        raise BadImage(tr("the image is of no format this server can read")) from error
     except MemoryError as error:
-        raise TooLarge("the image does not fit in memory") from error
+        raise TooLarge(tr("the image does not fit in memory")) from error
     except Exception as error:  # the plugins raise OSError, ValueError, SyntaxError, struct.error, IndexError …
-        raise BadImage(f"the image cannot be decoded: {str(error).strip()}") from error
+        raise BadImage(tr("the image cannot be decoded: {reason}", reason=str(error).strip())) from error

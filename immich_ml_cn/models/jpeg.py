@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from immich_ml_cn.errors import BadImage
+from immich_ml_cn.messages import tr
 
 MAX_SEGMENTS: Final = 10_000
 """A file of 100 MB that holds nothing but segments of full length has a sixth of them."""
@@ -79,7 +80,7 @@ def split(data: bytes) -> tuple[bytes, bytes]:
         if marker not in _METADATA:
             kept.append(data[start:end])
         if len(kept) > MAX_TABLES:
-            raise BadImage(f"the image cannot be decoded: it has more than {MAX_TABLES} tables")
+            raise BadImage(tr("the image cannot be decoded: it has more than {limit} tables", limit=MAX_TABLES))
     return b"".join(kept), exif
 
 
@@ -97,7 +98,13 @@ def check_work(data: bytes) -> None:
             scans += 1
             pixels = _pixels(data, frame)
             if scans * pixels > MAX_SCANNED_PIXELS:
-                raise BadImage(f"the image cannot be decoded: it draws its {pixels} pixels more than {scans - 1} times")
+                raise BadImage(
+                    tr(
+                        "the image cannot be decoded: it draws its {pixels} pixels more than {limit} times",
+                        pixels=pixels,
+                        limit=scans - 1,
+                    )
+                )
             if _is_whole(data, frame, segment):
                 return
 
@@ -130,7 +137,7 @@ def _segments(data: bytes) -> Iterator[_Segment]:
             end += max(2, int.from_bytes(data[at + 2 : at + 4], "big"))
             yield _Segment(marker, at, end)
         at = end
-    raise BadImage(f"the image cannot be decoded: it has more than {MAX_SEGMENTS} segments")
+    raise BadImage(tr("the image cannot be decoded: it has more than {limit} segments", limit=MAX_SEGMENTS))
 
 
 def _next_marker(data: bytes, at: int) -> int:

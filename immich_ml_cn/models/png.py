@@ -3,6 +3,7 @@
 from typing import Final
 
 from immich_ml_cn.errors import BadImage
+from immich_ml_cn.messages import tr
 
 MAX_CHUNKS: Final = 100_000
 """libpng cuts the pixels into chunks of 8 KB: a file of 100 MB has an eighth of them."""
@@ -39,4 +40,4 @@ def split(data: bytes) -> tuple[bytes, bytes]:
         if not kind[0] & _ANCILLARY or kind == _TRANSPARENCY:
             kept.append(data[at:end])
         at = len(data) if kind == _END else end
-    raise BadImage(f"the image cannot be decoded: it has more than {MAX_CHUNKS} chunks")
+    raise BadImage(tr("the image cannot be decoded: it has more than {limit} chunks", limit=MAX_CHUNKS))

@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 from immich_ml_cn.engines.device_errors import is_of_device, is_out_of_memory, is_poisoned
 from immich_ml_cn.engines.session import Model
 from immich_ml_cn.errors import InferenceFailed, OutOfMemory, ServiceError, Unavailable
+from immich_ml_cn.messages import tr
 from immich_ml_cn.metrics import Metrics
 
 from .lanes import Lane
@@ -190,7 +191,9 @@ class Batcher(Generic[ItemT, OutputT]):
         if is_poisoned(error):
             replica.lane.report_fatal(f"the device of {replica.lane.name} is lost: {error}")
             for queued in live:
-                lost = Unavailable(f"{self.name} has lost its device, the server starts again", retry_after=30)
+                lost = Unavailable(
+                    tr("{name} has lost its device, the server starts again", name=self.name), retry_after=30
+                )
                 self._fail(queued, lost)
             return
         if len(live) == 1:
@@ -218,7 +221,10 @@ class Batcher(Generic[ItemT, OutputT]):
         again = await attempt()
         if again is None or not is_out_of_memory(again):
             return again
-        return OutOfMemory(f"{self.name} does not have enough memory for this input: {again}", retry_after=30)
+        return OutOfMemory(
+            tr("{name} does not have enough memory for this input: {reason}", name=self.name, reason=again),
+            retry_after=30,
+        )
 
     async def _attempt(
         self, replica: Replica[ItemT, OutputT], batch: list[_Queued[ItemT, OutputT]]
@@ -254,7 +260,7 @@ class Batcher(Generic[ItemT, OutputT]):
         queued.future.set_exception(failure)
 
     def _unloaded(self) -> Unavailable:
-        return Unavailable(f"{self.name} was unloaded; try again", retry_after=1)
+        return Unavailable(tr("{name} was unloaded; try again", name=self.name), retry_after=1)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """A serving loop that ends by itself would leave its queue waiting for ever: that is fatal."""

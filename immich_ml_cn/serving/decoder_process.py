@@ -15,6 +15,7 @@ import numpy as np
 
 from immich_ml_cn.engines import child_process
 from immich_ml_cn.errors import BadImage, ServiceError, Unavailable
+from immich_ml_cn.messages import tr
 from immich_ml_cn.models.decoder_worker import CPU_LIMIT_S, Decoded, Job, Refused
 from immich_ml_cn.models.images import Picture
 
@@ -118,7 +119,9 @@ def _write(memory: IO[bytes], data: bytes) -> None:
 def _cause_of_death(code: int) -> ServiceError:
     """What it means that a process ended in the middle of its work."""
     if code == -signal.SIGXCPU:
-        return BadImage(f"the image takes more than {CPU_LIMIT_S} s to decode")
+        return BadImage(tr("the image takes more than {seconds} s to decode", seconds=CPU_LIMIT_S))
     if code == -signal.SIGKILL:
-        return Unavailable("the process that decoded the image was ended, probably for want of memory", retry_after=10)
-    return BadImage(f"the image cannot be decoded: its codec ended with {code}")
+        return Unavailable(
+            tr("the process that decoded the image was ended, probably for want of memory"), retry_after=10
+        )
+    return BadImage(tr("the image cannot be decoded: its codec ended with {code}", code=code))

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.messages import tr
 from immich_ml_cn.models import images
 from immich_ml_cn.models.images import Picture
 
@@ -109,7 +110,9 @@ class ImageDecoder:
         try:
             return DecoderProcess()
         except OSError as error:
-            raise Unavailable(f"no process can be started to decode the image: {error}", retry_after=10) from error
+            raise Unavailable(
+                tr("no process can be started to decode the image: {reason}", reason=error), retry_after=10
+            ) from error
 
     def _end_idle_later(self) -> None:
         if self._timer is not None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from immich_ml_cn.engines.session import Model
 from immich_ml_cn.errors import BadRequest, ServiceError, TooLarge, Unavailable, UnknownModel
+from immich_ml_cn.messages import tr
 from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.models import images
 from immich_ml_cn.models.images import Picture
@@ -180,7 +181,14 @@ class Pipeline:
         with self._metrics.time("measure"):
             width, height = await self._decoder.measure(data)
         if max_side is not None and max(width, height) > max_side:
-            raise TooLarge(f"the image has {width} x {height} pixels, more than {max_side} wide or high")
+            raise TooLarge(
+                tr(
+                    "the image has {width} x {height} pixels, more than {limit} wide or high",
+                    width=width,
+                    height=height,
+                    limit=max_side,
+                )
+            )
         # The models first: a picture is not to be held in memory while its model is still being downloaded.
         async with (
             self._registry.lease_all(plan.specs()) as models,
@@ -305,5 +313,10 @@ def _check_dimension(vector: NDArray[np.float32], spec: ModelSpec[Any]) -> None:
     """Immich's database takes no other dimension than the listed name's: refuse rather than answer."""
     if spec.dimension is not None and len(vector) != spec.dimension:
         raise Unavailable(
-            f"Immich expects {spec.dimension} numbers under this name, but {spec.key} gives {len(vector)}"
+            tr(
+                "Immich expects {expected} numbers under this name, but {model} gives {given}",
+                expected=spec.dimension,
+                model=spec.key,
+                given=len(vector),
+            )
         )

@@ -8,6 +8,7 @@ from typing import TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from immich_ml_cn.errors import RequestTimeout, TooLarge, Unavailable, UnsupportedEncoding
+from immich_ml_cn.messages import tr
 from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.serving.concurrency import first_failure
 from immich_ml_cn.settings import Settings
@@ -40,12 +41,12 @@ class Admission:
                 server shuts down.
         """
         if self._active >= self._max_active:
-            raise Unavailable("the server has more requests than it is set to hold", retry_after=10)
+            raise Unavailable(tr("the server has more requests than it is set to hold"), retry_after=10)
         self._active += 1
         try:
             yield ActiveRequest(request, self)
         except asyncio.CancelledError:
-            raise Unavailable("the server is shutting down", retry_after=5) from None
+            raise Unavailable(tr("the server is shutting down"), retry_after=5) from None
         finally:
             self._active -= 1
 
@@ -101,11 +102,20 @@ class ActiveRequest:
         encoding = self._request.headers.get("content-encoding", "").strip()
         if encoding.lower() not in ("", "identity"):
             raise UnsupportedEncoding(
-                f"the request has Content-Encoding: {encoding[:40]}, but its body must not be compressed"
+                tr(
+                    "the request has Content-Encoding: {encoding}, but its body must not be compressed",
+                    encoding=encoding[:40],
+                )
             )
         length = self._request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > max_bytes:
-            raise TooLarge(f"the request body has {length} bytes, more than the {max_bytes} allowed")
+            raise TooLarge(
+                tr(
+                    "the request body has {length} bytes, more than the {limit} allowed",
+                    length=length,
+                    limit=max_bytes,
+                )
+            )
 
     async def _in_time(self, reading: Awaitable[T]) -> T:
         timeout_s = self._admission.receive_timeout_s
@@ -115,7 +125,10 @@ class ActiveRequest:
                     return await reading
         except TimeoutError:
             raise RequestTimeout(
-                f"the request did not arrive within {timeout_s:g} s (MACHINE_LEARNING_RECEIVE_TIMEOUT)"
+                tr(
+                    "the request did not arrive within {seconds:g} s (MACHINE_LEARNING_RECEIVE_TIMEOUT)",
+                    seconds=timeout_s,
+                )
             ) from None
 
 

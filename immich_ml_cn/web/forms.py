@@ -13,6 +13,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from immich_ml_cn.errors import BadRequest, InvalidEntries, TooLarge
+from immich_ml_cn.messages import tr
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -71,7 +72,14 @@ class Form:
         if field.is_file:
             raise InvalidEntries(f"`{name}` must be a plain form field, not a file")
         if len(field.data) > self._max_text_bytes:
-            raise TooLarge(f"`{name}` has {len(field.data)} bytes, more than the {self._max_text_bytes} allowed")
+            raise TooLarge(
+                tr(
+                    "`{name}` has {length} bytes, more than the {limit} allowed",
+                    name=name,
+                    length=len(field.data),
+                    limit=self._max_text_bytes,
+                )
+            )
         try:
             return field.data.decode()
         except UnicodeDecodeError:
@@ -122,7 +130,7 @@ async def _bounded(body: AsyncIterable[bytes], max_bytes: int) -> AsyncIterable[
     async for chunk in body:
         size += len(chunk)
         if size > max_bytes:
-            raise TooLarge(f"the request body has more than the {max_bytes} bytes allowed")
+            raise TooLarge(tr("the request body has more than the {limit} bytes allowed", limit=max_bytes))
         yield chunk
 
 
@@ -165,7 +173,7 @@ def _parse_urlencoded(data: bytes, limits: FormLimits) -> Form:
     except UnicodeDecodeError:
         raise BadRequest("There was an error parsing the body: it is not valid UTF-8") from None
     except ValueError:
-        raise TooLarge(f"the form has more than {limits.fields} fields") from None
+        raise TooLarge(tr("the form has more than {limit} fields", limit=limits.fields)) from None
     fields = {name: FormField(value.encode("utf-8", "surrogatepass"), is_file=False) for name, value in pairs}
     return Form(fields, limits.text_bytes)
 
@@ -197,7 +205,7 @@ class _Collector:
     def _part_begin(self) -> None:
         self._parts += 1
         if self._parts > self._max_fields:
-            raise TooLarge(f"the form has more than {self._max_fields} fields")
+            raise TooLarge(tr("the form has more than {limit} fields", limit=self._max_fields))
         self._data = bytearray()
         self._headers = {}
 

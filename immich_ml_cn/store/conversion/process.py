@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from immich_ml_cn.engines import checking_engine, child_process
 from immich_ml_cn.errors import ServiceError, Unavailable
+from immich_ml_cn.messages import tr
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.store.fetch.failure import Cancelled, writing
 from immich_ml_cn.store.fetch.progress import Progress
@@ -60,8 +61,12 @@ def convert_in_child(request: Request, name: str, progress: Progress, cancelled:
             with writing(request.folder):
                 raise OSError(number, reason)
     raise Unavailable(
-        f"{request.checkpoint} could not be converted: the process for it ended with {process.returncode}; "
-        "it needs about 1 GB of free memory, 2.5 GB for ViT-H-14"
+        tr(
+            "{path} could not be converted: the process for it ended with {code}; it needs about 1 GB of free memory, "
+            "2.5 GB for ViT-H-14",
+            path=request.checkpoint,
+            code=process.returncode,
+        )
     )
 
 
