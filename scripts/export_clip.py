@@ -38,8 +38,10 @@ from immich_ml_cn.models.clip.wordpiece import BUNDLED_VOCABULARY
 from immich_ml_cn.models.images import Picture, decode
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.clip_names import DEFAULT_ALIASES, DIRECT_NAMES
+from immich_ml_cn.sources.tasks import ModelTask
 from immich_ml_cn.store import fetch
 from immich_ml_cn.store.downloader import fetch_options
+from immich_ml_cn.store.removal import unknown_files
 
 LEAST_COSINE: Final[Mapping[str, float]] = {"fp32": 0.99999, "fp16": 0.999}
 """Precision → the least cosine to PyTorch in fp32 with which an export is put in place; int8 is only measured."""
@@ -196,6 +198,8 @@ def export(
     target = cache / "clip" / model
     if not replace and any(target.glob("*/*.onnx")):
         raise ExportRefused(f"there is a model in {target}; --replace puts the export in its place")
+    if unknown := unknown_files(target, ModelTask.CLIP):
+        raise ExportRefused(f"{unknown[0]} is no part of a model, and would be deleted with it; put it elsewhere first")
     target.parent.mkdir(parents=True, exist_ok=True)
     with _step(f"reading {checkpoint}"):
         clip = torch_clip.load_model(architecture, torch_clip.read_checkpoint(checkpoint))

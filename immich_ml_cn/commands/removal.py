@@ -28,7 +28,7 @@ def remove(settings: Settings, removals: Mapping[str, Removal], *, as_json: bool
         return 2
     sizes = {file: file.lstat().st_size for removal in removals.values() for file in removal.files}
     if not as_json:
-        _show(console, removals, sizes)
+        _show(console, settings.cache_folder, removals, sizes)
         agreed = agreed or _agrees(console, len(sizes))
     for removal in removals.values() if agreed else ():
         delete(removal, settings.cache_folder)
@@ -53,14 +53,14 @@ def _refused(console: Console, removals: Mapping[str, Removal]) -> bool:
     return bool(outside)
 
 
-def _show(console: Console, removals: Mapping[str, Removal], sizes: Mapping[Path, int]) -> None:
+def _show(console: Console, cache: Path, removals: Mapping[str, Removal], sizes: Mapping[Path, int]) -> None:
     """What would go, and what would stay and why."""
-    for path, files in groupby(sizes, key=shown):
+    for path, files in groupby(sizes, key=lambda file: shown(file, cache)):
         console.print(f"{path}  {sum(sizes[file] for file in files) / 1e6:,.1f} MB")
     for removal in removals.values():
         for path in removal.shared:
             console.print(tr("{path} stays: another model in the cache needs it", path=path))
-        for path in removal.strangers:
+        for path in removal.unknown:
             console.print(tr("{path} stays: it is no part of a model", path=path))
 
 

@@ -13,7 +13,7 @@ from immich_ml_cn.settings import Settings
 from .fetch.checksums import recorded
 from .inventory import COMPONENTS, folder_of, is_inside
 
-_OF_A_HALF: Final = (
+_COMPONENT_FILES: Final = (
     *("model.onnx", "model.onnx.data", "model.onnx_data", "model.onnx.extra_file", "model.onnx.broken-*"),
     *("model_fp16.onnx", "model_fp16.onnx.data", "model_int8.onnx", "model_int8.onnx.data", ".split.onnx"),
     *("model.armnn", "fp16/model.armnn", "rknpu/*/model.rknn"),
@@ -22,15 +22,15 @@ _OF_A_HALF: Final = (
 )
 """In the folder of a component, in Immich's layout."""
 
-_OF_A_MODEL: Final = (
+_MODEL_FILES: Final = (
     *("config.json", "README.md", ".gitattributes", "onnx/model.onnx", ".checksums.json", ".checksums.json.new"),
 )
 """Beside the components."""
 
-_OURS: Final = ("prepacked", "openvino", "migraphx", "coreml", ".partial", ".cache")
+_OWN_FOLDERS: Final = ("prepacked", "openvino", "migraphx", "coreml", ".partial", ".converting", ".cache")
 """Folders whose whole content is made by a server or a download: a model's other forms, and what is arriving."""
 
-_HALF_FOLDERS: Final = frozenset(component for components in COMPONENTS.values() for component in components)
+_COMPONENT_FOLDERS: Final = frozenset(component for components in COMPONENTS.values() for component in components)
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,30 @@ class Removal:
 
     Attributes:
         files: that go.
-        strangers: that lie in the model's folders, but belong to nothing we know: they stay.
+        unknown: files that lie in the model's folders, but belong to nothing we know: they stay.
         shared: folders of components that other models in the cache need: they stay.
         outside: folders that are not in the cache, or that a link leads out of it to: nothing there is touched.
     """
 
     files: tuple[Path, ...] = ()
-    strangers: tuple[Path, ...] = ()
+    unknown: tuple[Path, ...] = ()
     shared: tuple[Path, ...] = ()
     outside: tuple[Path, ...] = ()
 
 
-def shown(file: Path) -> Path:
-    """What stands for a file in a list for people: the folder of ours that it lies in, if it lies in one."""
-    ours = [folder for folder in file.parents if folder.name in _OURS]
-    return ours[-1] if ours else file
+def shown(file: Path, cache: Path) -> Path:
+    """What stands for a file in a list for people: the folder of a server's own that it lies in, if it lies in one."""
+    own = [folder for folder in file.parents if cache in folder.parents and folder.name in _OWN_FOLDERS]
+    return own[-1] if own else file
+
+
+def unknown_files(folder: Path, task: str) -> tuple[Path, ...]:
+    """What lies in a model's folder and belongs to nothing we know.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    return tuple(_sorted(folder, task, set(COMPONENTS[task]))[1])
 
 
 def plan_removal(settings: Settings, task: str, model: str) -> Removal:
@@ -74,7 +83,7 @@ def plan_removal(settings: Settings, task: str, model: str) -> Removal:
     ]
     return Removal(
         files=tuple(file for ours, _ in sorted_files for file in ours),
-        strangers=tuple(file for _, others in sorted_files for file in others),
+        unknown=tuple(file for _, others in sorted_files for file in others),
         shared=tuple(folders[component] / component for component in sorted(shared)),
         outside=tuple(sorted(outside)),
     )
@@ -127,7 +136,7 @@ def _sorted(folder: Path, task: str, components: Set[str]) -> tuple[list[Path], 
     others: list[Path] = []
     for file in _files(folder):
         path = PurePosixPath(file.relative_to(folder))
-        if path.parts[0] in components or (whole and path.parts[0] not in _HALF_FOLDERS):
+        if path.parts[0] in components or (whole and path.parts[0] not in _COMPONENT_FOLDERS):
             (ours if str(path) in known or _is_ours(path) else others).append(file)
     return ours, others
 
@@ -135,9 +144,11 @@ def _sorted(folder: Path, task: str, components: Set[str]) -> tuple[list[Path], 
 def _is_ours(path: PurePosixPath) -> bool:
     """Whether a file of a model's folder is one that a server or a download puts there."""
     first, *rest = path.parts
-    if first not in _HALF_FOLDERS:
-        return first in _OURS or str(path) in _OF_A_MODEL
-    return any(folder in _OURS for folder in rest[:1]) or any(fnmatchcase("/".join(rest), it) for it in _OF_A_HALF)
+    if first not in _COMPONENT_FOLDERS:
+        return first in _OWN_FOLDERS or str(path) in _MODEL_FILES
+    if rest and rest[0] in _OWN_FOLDERS:
+        return True
+    return any(fnmatchcase("/".join(rest), pattern) for pattern in _COMPONENT_FILES)
 
 
 def _downloaded(folder: Path) -> set[str]:
