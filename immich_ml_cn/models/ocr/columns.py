@@ -14,15 +14,16 @@ from itertools import pairwise
 from .layout import Box, Line, median, text_lines
 
 # In units of the text's thickness, which is about 1.4 times its font size.
-MIN_GUTTER = 0.4
+MIN_GUTTER = 0.25
 MIN_LINE_LENGTH = 3.5
-MIN_FULL_LINE_LENGTH = 5.0
+MIN_FULL_LINE_LENGTH = 4.0
 MAX_PITCH = 1.75
 MAX_JUMP = 2.5
 # Of lines.
 MIN_LINES = 2
 MIN_TOGETHER = 6
 MIN_FILLED = 0.7
+MAX_NUMERIC = 0.3
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,6 @@ def _columns_from(bands: Sequence[Sequence[Box]], start: int) -> tuple[int, tupl
     """The columns that begin with a band, if any, and the index of the band below what has the same gutter."""
     covered = _merged(bands[start])
     end = start + 1
-    if len(covered) == 1:
-        return end, ()
     while end < len(bands) and _follows(bands, start, end):
         wider = _merged(bands[end], covered)
         if len(wider) == 1:
@@ -124,7 +123,7 @@ def _split(boxes: Sequence[Box], covered: Sequence[tuple[float, float]]) -> tupl
 def _are_columns(left: Sequence[Line], right: Sequence[Line]) -> bool:
     """Whether two strips hold running text that is read one strip after the other."""
     fewer, more = sorted((left, right), key=len)
-    if len(fewer) < MIN_LINES or len(left) + len(right) < MIN_TOGETHER:
+    if len(fewer) < MIN_LINES or len(left) + len(right) < MIN_TOGETHER or _is_numeric(left) or _is_numeric(right):
         return False
     if min(_typical_length(left), _typical_length(right)) < MIN_LINE_LENGTH:
         return False
@@ -150,6 +149,11 @@ def _share_beside(lines: Sequence[Line], others: Sequence[Line], distance: float
     heights = [other[0].y for other in others]
     beside = [line for line in lines if min(abs(line[0].y - y) for y in heights) <= distance * line[0].thickness]
     return len(beside) / len(lines)
+
+
+def _is_numeric(lines: Sequence[Line]) -> bool:
+    """Whether these are numbers: prices, dates, marks; a column of a table."""
+    return sum(all(box.numeric for box in line) for line in lines) > MAX_NUMERIC * len(lines)
 
 
 def _is_filled(lines: Sequence[Line]) -> bool:

@@ -13,7 +13,14 @@ from .skew import page_skew, rotated
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """The extent of one box on a page turned upright, in pixels, and its place in the input."""
+    """The extent of one box on a page turned upright, in pixels, and its place in the input.
+
+    Attributes:
+        thickness: its shorter side, about 1.4 times the font size.
+        vertical: its text stands upright, from top to bottom.
+        square: a lone character, or two.
+        numeric: most of its text is digits, as far as it is known.
+    """
 
     index: int
     left: float
@@ -23,6 +30,7 @@ class Box:
     thickness: float
     vertical: bool
     square: bool
+    numeric: bool = False
 
     @property
     def x(self) -> float:
@@ -43,7 +51,7 @@ Line = list[Box]
 """Boxes beside one another, from left to right."""
 
 
-def upright_boxes(boxes: NDArray[Any], *, upside_down: bool = False) -> list[Box]:
+def upright_boxes(boxes: NDArray[Any], *, upside_down: bool = False, texts: Sequence[str] | None = None) -> list[Box]:
     """Boxes (N, 4, 2), corners in turn from top-left, on the page as it is read.
 
     The page's skew is taken out first. A page all of whose lines stand upright, be it vertical writing or a page
@@ -63,7 +71,7 @@ def upright_boxes(boxes: NDArray[Any], *, upside_down: bool = False) -> list[Box
     kinds = zip(vertical.tolist(), (~(vertical | horizontal)).tolist(), strict=True)
     rows = zip(extents, thicknesses, kinds, strict=True)
     return [
-        Box(index, left, top, right, bottom, thickness, stands, square)
+        Box(index, left, top, right, bottom, thickness, stands, square, texts is not None and _is_numeric(texts[index]))
         for index, ((left, top, right, bottom), thickness, (stands, square)) in enumerate(rows)
     ]
 
@@ -84,6 +92,10 @@ def grouped(boxes: Iterable[Box], position: Callable[[Box], float]) -> list[list
             groups.append([])
         groups[-1].append(box)
     return groups
+
+
+def _is_numeric(text: str) -> bool:
+    return 2 * sum(character.isdigit() for character in text) >= len(text)
 
 
 def median(values: Sequence[float]) -> float:

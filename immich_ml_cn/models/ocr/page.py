@@ -163,7 +163,7 @@ class Page:
         """What was read, in reading order."""
         readings = [self._readings[key] for key in enumerate(self.turns)]
         text = np.array([line for line, reading in enumerate(readings) if is_text(*reading, min_score)], np.intp)
-        order = text[reading_order(found.boxes[text], self.upside_down)]
+        order = text[reading_order(found.boxes[text], self.upside_down, [readings[line][0] for line in text])]
         boxes = np.array([np.roll(found.boxes[line], -self.upright[line], axis=0) for line in order], np.float32)
         lines = TextBoxes(boxes.reshape(-1, 4, 2), found.scores[order])
         return ReadText(lines, tuple(readings[line][0] for line in order), tuple(readings[line][1] for line in order))

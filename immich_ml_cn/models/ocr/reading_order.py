@@ -21,20 +21,23 @@ from .layout import Box, Line, grouped, median, text_lines, upright_boxes
 PARAGRAPH_PITCH = 2.0
 
 
-def reading_order(boxes: NDArray[np.float32], upside_down: bool = False) -> NDArray[np.intp]:
+def reading_order(
+    boxes: NDArray[np.float32], upside_down: bool = False, texts: Sequence[str] | None = None
+) -> NDArray[np.intp]:
     """The permutation that sorts boxes into reading order.
 
     Args:
         boxes: float32 (N, 4, 2), pixels, corners top-left, top-right, bottom-right, bottom-left.
         upside_down: the page is read from its other end: it was photographed the wrong way round,
             or on its side so that its lines have to be turned after cropping.
+        texts: what the boxes say, where that is known: two columns of numbers are a table.
 
     Returns:
         intp (N,), so that ``boxes[order]`` is sorted.
     """
     if len(boxes) == 0:
         return np.zeros(0, np.intp)
-    views = upright_boxes(boxes, upside_down=upside_down)
+    views = upright_boxes(boxes, upside_down=upside_down, texts=texts)
     blocks = _blocks(views)
     in_blocks = {box.index for block in blocks for box in block}
     lines = list(_lines([box for box in views if box.index not in in_blocks]))
