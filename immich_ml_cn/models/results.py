@@ -52,6 +52,10 @@ class TextBoxes:
         return len(self.boxes)
 
 
+NO_BOXES = TextBoxes(np.zeros((0, 4, 2), np.float32), np.zeros(0, np.float32))
+"""Of a picture without text."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadText:
     """Lines that were read, in reading order: their boxes, texts and recognition scores (0…1)."""

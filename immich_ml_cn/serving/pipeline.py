@@ -20,7 +20,7 @@ from immich_ml_cn.messages import tr
 from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.models import images
 from immich_ml_cn.models.images import Picture
-from immich_ml_cn.models.results import Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
+from immich_ml_cn.models.results import NO_BOXES, Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
 
 from .catalogue import Catalogue
 from .concurrency import first_failure
@@ -30,10 +30,11 @@ from .last_hour import LastHour
 from .plan import FacePlan, OcrPlan, Plan, TextReader, TextualPlan, VisualPlan
 from .registry import Registry
 from .spec import Leases, Loaded, ModelSpec
-from .tasks import Tasks
+from .tasks import OcrTask, Tasks
 
 if TYPE_CHECKING:
     from immich_ml_cn.models.clip import Embedding as ClipEmbedding
+    from immich_ml_cn.models.ocr import DetectionInput, TextDetector
     from immich_ml_cn.models.ocr.page import Readings
 
 ItemT = TypeVar("ItemT")
@@ -258,18 +259,41 @@ class Pipeline:
             found = await self._pool.run(detector.model.boxes, item, probabilities, plan.task.min_detection_score)
         if plan.reader is None:
             return found
-        if len(found) == 0:
+        large = await self._large_characters(detector, item, len(found), probabilities, plan.task)
+        if len(found) + len(large) == 0:
             return ReadText(found, (), ())
-        return await self._read(plan.reader, models, item.image, found, plan.task.min_recognition_score)
+        return await self._read(plan.reader, models, item.image, found, large, plan.task.min_recognition_score)
+
+    async def _large_characters(
+        self,
+        detector: "Loaded[TextDetector]",
+        item: "DetectionInput",
+        count: int,
+        probabilities: NDArray[np.float32],
+        task: OcrTask,
+    ) -> TextBoxes:
+        """Those that the detector has missed; it looks again only where it has found little."""
+        if not await self._pool.run(detector.model.may_miss_large, count, probabilities):
+            return NO_BOXES
+        smaller = await self._pool.run(detector.model.prepare_smaller, item)
+        probabilities = await detector.batcher.submit(smaller)
+        with self._metrics.time("postprocess", detector.name):
+            return await self._pool.run(detector.model.large_boxes, smaller, probabilities, task.min_detection_score)
 
     async def _read(
-        self, reader: TextReader, models: Leases, image: NDArray[np.uint8], found: TextBoxes, min_score: float
+        self,
+        reader: TextReader,
+        models: Leases,
+        image: NDArray[np.uint8],
+        found: TextBoxes,
+        large: TextBoxes,
+        min_score: float,
     ) -> ReadText:
         """Read every box; what is no text or below `min_score` is left out."""
         orientation, recognizer = models[reader.orientation], models[reader.recognizer]
-        lines = await self._pool.each(partial(_cut_line, image), list(found.boxes))
+        lines = await self._pool.each(partial(_cut_line, image), [*found.boxes, *large.boxes])
         probabilities = await self._run_lines(orientation, lines)
-        page = await self._pool.run(_read_page, found, lines, probabilities, min_score)
+        page = await self._pool.run(_read_page, found, large, lines, probabilities, min_score)
         wanted = await self._pool.run(_next_lines, page, None)
         while not isinstance(wanted, ReadText):
             paths = await self._run_lines(recognizer, wanted)
@@ -296,11 +320,11 @@ def _cut_line(image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.
 
 
 def _read_page(
-    found: TextBoxes, lines: list[NDArray[np.uint8]], probabilities: list[float], min_score: float
+    found: TextBoxes, large: TextBoxes, lines: list[NDArray[np.uint8]], probabilities: list[float], min_score: float
 ) -> "Readings":
     from immich_ml_cn.models.ocr.page import read_page
 
-    return read_page(found, lines, probabilities, min_score)
+    return read_page(found, large, lines, probabilities, min_score)
 
 
 def _next_lines(page: "Readings", readings: list[tuple[str, float]] | None) -> list[NDArray[np.uint8]] | ReadText:

@@ -33,7 +33,7 @@ from immich_ml_cn.engines.self_test import DOUBLING
 from immich_ml_cn.engines.session import ParallelSession, Session
 from immich_ml_cn.models import ocr
 from immich_ml_cn.models.images import decode
-from immich_ml_cn.models.results import ReadText
+from immich_ml_cn.models.results import NO_BOXES, ReadText
 from immich_ml_cn.settings import Settings
 
 DETECTOR = ocr_session.bundled("PP-OCRv6_det_small")
@@ -694,7 +694,7 @@ class Reader:
         crops = [ocr.crop_line(item.image, box) for box in found.boxes]
         classify, recognize = self.classifier, self.recognizer
         upside_down = self.answers(classify.infer, [classify.prepare(crop) for crop in crops])
-        page = ocr.read_page(found, crops, upside_down, 0.5)
+        page = ocr.read_page(found, NO_BOXES, crops, upside_down, 0.5)
         wanted = ocr.step(page)
         while not isinstance(wanted, ReadText):
             paths = self.answers(recognize.infer, [recognize.prepare(line) for line in wanted])

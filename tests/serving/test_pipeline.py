@@ -86,8 +86,18 @@ class Model:
 
     def boxes(self, item: Any, raw: Any, min_score: float) -> TextBoxes:
         self.world.calls.append(("boxes", (min_score,)))
-        count = len(self.world.lines)
+        count = len(self.world.lines) - self.world.large
         return TextBoxes(boxes_of(count), np.arange(count, dtype=np.float32))
+
+    def may_miss_large(self, count: int, raw: Any) -> bool:
+        return self.world.large
+
+    def prepare_smaller(self, item: Any) -> Any:
+        return item
+
+    def large_boxes(self, item: Any, raw: Any, min_score: float) -> TextBoxes:
+        self.world.calls.append(("large_boxes", (min_score,)))
+        return TextBoxes(np.array([[(220, 10), (390, 10), (390, 190), (220, 190)]], np.float32), np.ones(1, np.float32))
 
     def decode(self, index: int) -> tuple[str, float]:
         """Any line that is read once more says nothing."""
@@ -135,6 +145,7 @@ class World:
     face_count: int = 3
     lines: list[tuple[str, float]] = field(default_factory=lambda: [("one", 0.9), ("two", 0.8), ("three", 0.7)])
     upside_down: float = 0.0
+    large: bool = False
     dimension: int | None = None
     failing: dict[str, Exception] = field(default_factory=dict)
     hanging: set[str] = field(default_factory=set)
@@ -335,6 +346,15 @@ def test_a_page_that_stands_on_its_head_is_read_from_its_own_top() -> None:
     assert isinstance(answer.ocr, ReadText)
     assert answer.ocr.texts == ("three", "two", "one")
     assert answer.ocr.lines.scores.tolist() == [2, 1, 0]
+
+
+def test_a_large_character_that_was_missed_is_looked_for_and_read() -> None:
+    world = World(lines=[("one", 0.9), ("7", 0.99)], large=True)
+    answer = predict(Tasks(ocr=OCR), world=world)
+    assert isinstance(answer.ocr, ReadText)
+    assert answer.ocr.texts == ("one", "7")
+    assert ("text_detector", 1) in world.batches
+    assert dict(world.calls)["large_boxes"] == (0.4,)
 
 
 def test_a_dense_page_is_prepared_a_bounded_number_of_lines_at_a_time() -> None:

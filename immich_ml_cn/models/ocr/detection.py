@@ -14,6 +14,7 @@ from immich_ml_cn.engines.session import OpenSession, Session
 from immich_ml_cn.models.images import Picture
 from immich_ml_cn.models.results import TextBoxes
 
+from . import large
 from .boxes import find_boxes
 from .pixels import opaque_rgb, to_tensor
 from .reading_order import reading_order
@@ -102,6 +103,21 @@ class TextDetector:
         boxes, scores = _inside(boxes - np.array([item.left, item.top], np.float32), scores, item)
         order = reading_order(boxes)
         return TextBoxes(boxes[order], scores[order])
+
+    def may_miss_large(self, count: int, probability: NDArray[np.float32]) -> bool:
+        """Whether large characters may have been missed, by the number of boxes that were found in one of `infer`'s
+        maps."""
+        return large.may_be_missing(count, probability)
+
+    def prepare_smaller(self, item: DetectionInput) -> DetectionInput:
+        """The same picture with its shorter side 128 px, to be searched for large characters; for the CPU pool."""
+        height, width = detection_size(item.width, item.height, large.SHORT_SIDE)
+        resized = cv2.resize(item.image, (width, height), interpolation=cv2.INTER_AREA)
+        return DetectionInput(item.image, to_tensor(_uint8(resized)))
+
+    def large_boxes(self, item: DetectionInput, probability: NDArray[np.float32], min_score: float) -> TextBoxes:
+        """The large characters in one of `infer`'s maps of a smaller picture; for the CPU pool."""
+        return TextBoxes(*large.find_large_boxes(probability, min_score, item.width, item.height))
 
 
 def load_detector(path: Path, open_session: OpenSession) -> TextDetector:

@@ -17,6 +17,7 @@ from immich_ml_cn.models.results import ReadText, TextBoxes
 from . import vertical
 from .crops import box_sizes, is_vertical, with_margin
 from .ctc import is_text
+from .large import parts_of
 from .reading_order import reading_order
 
 Crop: TypeAlias = NDArray[np.uint8]
@@ -31,6 +32,9 @@ Asking: TypeAlias = Generator[list[Crop], list[Reading], None]
 SURE: Final = 0.9
 """Probability above which the classifier's word on a line is a vote, and below whose complement; score of a line from
 which it needs no second look."""
+
+UNSURE: Final = 0.5
+"""Probability of what has no vote."""
 
 CLEARLY: Final = 0.05
 """How much better a line must be read the other way round, of 1."""
@@ -49,13 +53,16 @@ NARROW_RATIO: Final = 2.5
 """A box up to this many times as high as wide may hold one upright character, a 1 or a 7."""
 
 
-def read_page(found: TextBoxes, crops: Sequence[Crop], probabilities: Sequence[float], min_score: float) -> Readings:
+def read_page(
+    found: TextBoxes, large: TextBoxes, crops: Sequence[Crop], probabilities: Sequence[float], min_score: float
+) -> Readings:
     """Read the lines of one picture.
 
     Args:
         found: where the lines are, corners top-left first in the directions of the page.
-        crops: of each line, see `crops.crop_line`.
-        probabilities: of each line, 0…1, that its crop is upside down.
+        large: large characters that were found besides; where they lie over lines, those may be parts of them.
+        crops: of each line and then of each large character, see `crops.crop_line`.
+        probabilities: of each likewise, 0…1, that its crop is upside down.
         min_score: of a line's reading, below which it is left out.
 
     Yields:
@@ -65,12 +72,13 @@ def read_page(found: TextBoxes, crops: Sequence[Crop], probabilities: Sequence[f
         What was read, in reading order; the corners of a line begin where its text does, at the top left of its first
         character.
     """
-    page = Page(found.boxes, crops, np.asarray(probabilities, np.float64))
+    boxes = TextBoxes(np.concatenate([found.boxes, large.boxes]), np.concatenate([found.scores, large.scores]))
+    page = Page(boxes.boxes, crops, np.array(probabilities, np.float64), len(large))
     yield from page.read_lines()
     yield from page.turn_lines()
     yield from page.find_direction()
     yield from page.read_again()
-    return page.result(found, min_score)
+    return page.result(boxes, min_score)
 
 
 def step(page: Readings, readings: list[Reading] | None = None) -> list[Crop] | ReadText:
@@ -94,15 +102,28 @@ class Page:
         upright: of each line, at which its characters are upright: another one in vertical writing.
     """
 
-    def __init__(self, boxes: NDArray[np.float32], crops: Sequence[Crop], probabilities: NDArray[np.float64]) -> None:
-        self._boxes = boxes
+    def __init__(
+        self,
+        boxes: NDArray[np.float32],
+        crops: Sequence[Crop],
+        probabilities: NDArray[np.float64],
+        large_count: int,
+    ) -> None:
+        """
+        Args:
+            large_count: how many of them, at the end, are large characters; beside lines they have no vote.
+        """
         self._crops = crops
+        self._large_count = large_count
         self._probabilities = probabilities
+        if large_count < len(crops):
+            self._probabilities[len(crops) - large_count :] = UNSURE
         self._readings: dict[tuple[int, int], Reading] = {}
         widths, heights = box_sizes(boxes)
         self._stands = is_vertical(widths, heights)
         self._narrow = self._stands & (heights <= NARROW_RATIO * widths)
         self._lone = ~self._stands & ~is_vertical(heights, widths)
+        self._lone[len(crops) - large_count :] = False
         self._lengths = np.maximum(widths, heights) / np.minimum(widths, heights)
         self._stands_as_a_whole = bool(2 * self._lengths[self._stands & ~self._narrow].sum() > self._lengths.sum())
         self.upside_down = False
@@ -141,7 +162,7 @@ class Page:
         lying = [line for line, turn in enumerate(self.turns) if turn % 2 == 0]
         if standing:
             yield from self._find_direction(standing)
-        if self.upside_down or len(lying) <= FEW_LINES:
+        if self.upside_down or len(lying) <= FEW_LINES + self._large_count:
             yield from self._find_direction(lying)
         if self._stands_as_a_whole:
             lone = np.flatnonzero(self._lone).tolist()
@@ -162,11 +183,18 @@ class Page:
     def result(self, found: TextBoxes, min_score: float) -> ReadText:
         """What was read, in reading order."""
         readings = [self._readings[key] for key in enumerate(self.turns)]
-        text = np.array([line for line, reading in enumerate(readings) if is_text(*reading, min_score)], np.intp)
+        count = len(readings) - self._large_count
+        lines = [line for line in range(count) if is_text(*readings[line], min_score)]
+        for line in range(count, len(readings)):
+            parts = parts_of(found.boxes[line], found.boxes, lines)
+            is_sure = is_text(*readings[line], max(min_score, SURE))
+            if is_sure and _says_more(readings[line], [readings[part] for part in parts]):
+                lines = [*(other for other in lines if other not in parts), line]
+        text = np.array(lines, np.intp)
         order = text[reading_order(found.boxes[text], self.upside_down, [readings[line][0] for line in text])]
         boxes = np.array([np.roll(found.boxes[line], -self.upright[line], axis=0) for line in order], np.float32)
-        lines = TextBoxes(boxes.reshape(-1, 4, 2), found.scores[order])
-        return ReadText(lines, tuple(readings[line][0] for line in order), tuple(readings[line][1] for line in order))
+        kept = TextBoxes(boxes.reshape(-1, 4, 2), found.scores[order])
+        return ReadText(kept, tuple(readings[line][0] for line in order), tuple(readings[line][1] for line in order))
 
     def _vote(self) -> tuple[bool, list[int]]:
         """Whether the page seems upside down, and then the lines to see it by: the longest of those that say so."""
@@ -211,6 +239,11 @@ class Page:
 
     def _score(self, line: int, turn: int | None = None) -> float:
         return self._readings[line, self.turns[line] if turn is None else turn][1]
+
+
+def _says_more(large: Reading, parts: Sequence[Reading]) -> bool:
+    """Whether a large character is what was read there, and not the lines that lie inside its box."""
+    return len(large[0]) >= sum(len(text) for text, _ in parts) and all(large[1] >= score for _, score in parts)
 
 
 def _mean(scores: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from immich_ml_cn.models.ocr.crops import crop_line
 from immich_ml_cn.models.ocr.page import read_page, step
-from immich_ml_cn.models.results import ReadText, TextBoxes
+from immich_ml_cn.models.results import NO_BOXES, ReadText, TextBoxes
 
 Reading = tuple[str, float]
 UPRIGHT, ON_ITS_LEFT, UPSIDE_DOWN = 0, 1, 2
@@ -50,7 +50,7 @@ def play(
         image[y, x] = 255, number, 0
     found = TextBoxes(boxes, np.linspace(0.5, 1, len(boxes), dtype=np.float32))
     crops = [crop_line(image, box) for box in boxes]
-    page = read_page(found, crops, probabilities, min_score)
+    page = read_page(found, NO_BOXES, crops, probabilities, min_score)
     wanted = step(page)
     while not isinstance(wanted, ReadText):
         wanted = step(page, [recogniser(crop) for crop in wanted])
