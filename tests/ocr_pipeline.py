@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
@@ -19,7 +19,7 @@ from immich_ml_cn.serving.image_decoder import ImageDecoder
 from immich_ml_cn.serving.pipeline import Pipeline
 from immich_ml_cn.serving.plan import OcrPlan, Plan, TextReader
 from immich_ml_cn.serving.registry import Registry
-from immich_ml_cn.serving.spec import ModelSpec
+from immich_ml_cn.serving.spec import Leases, Loaded, ModelSpec
 from immich_ml_cn.serving.tasks import OcrTask, Tasks
 
 MIN_SCORE = 0.5
@@ -71,9 +71,11 @@ class OcrModels:
 
     Attributes:
         parallel: lines are run side by side, as on a CPU, and not in batches.
+        waiting: nobody does.
     """
 
     parallel: bool = False
+    waiting: int = 0
     lent: dict[str, Lent] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,8 +95,8 @@ class OcrModels:
         return spec.key
 
     @asynccontextmanager
-    async def lease(self, spec: ModelSpec[Any]) -> AsyncIterator[Lent]:
-        yield self.lent[spec.key]
+    async def lease_all(self, specs: Iterable[ModelSpec[Any]]) -> AsyncIterator[Leases]:
+        yield Leases({spec.key: cast(Loaded[Any], self.lent[spec.key]) for spec in specs})
 
 
 def read_picture(
@@ -115,17 +117,19 @@ def read_picture(
 
 async def _read(picture: bytes | Image.Image | NDArray[np.uint8], task: OcrTask, models: OcrModels) -> ReadText:
     pool = CpuPool(1, nice=0)
+    decoder = ImageDecoder(pool, 1 << 30)
     pipeline = Pipeline(
         cast(Catalogue, models),
         cast(Registry, models),
         pool=pool,
         text_pool=pool,
         budget=ByteBudget(1 << 30),
-        decoder=ImageDecoder(pool, 1 << 30),
+        decoder=decoder,
     )
     try:
         answer = await pipeline.predict(Tasks(ocr=task), _encoded(picture), None)
     finally:
+        decoder.close()
         pool.close()
     assert isinstance(answer.ocr, ReadText)
     return answer.ocr
