@@ -81,15 +81,12 @@ def natural(value: str) -> int:
     return number
 
 
-def batch(value: str) -> "int | Doubtful[Any]":
-    """The most items of a batch; 0 and less, which Immich's own service takes for no limit, counts as not set."""
+def at_least_one(value: str) -> "int | Doubtful[Any]":
+    """A whole number of at least 1; less, which Immich's own service takes for no limit, counts as not set."""
     number = integer(value)
     if number < 1:
         return Doubtful(
-            MISSING,
-            lambda variable: tr(
-                "{variable} is less than 1 and counts as not set: batches are always bounded", variable=variable
-            ),
+            MISSING, lambda variable: tr("{variable} is less than 1 and counts as not set", variable=variable)
         )
     return number
 

@@ -187,7 +187,7 @@ class Settings:
     worker_timeout_s: int = _setting(
         "MACHINE_LEARNING_WORKER_TIMEOUT",
         300,
-        values.positive,
+        values.at_least_one,
         "Seconds one batch may run before the process gives up and exits, so that it is started again.",
     )
     preload_clip_textual: tuple[str, ...] = _setting(
@@ -227,7 +227,7 @@ class Settings:
     preload_ocr_max_resolution: int = _setting(
         "MACHINE_LEARNING_PRELOAD__OCR__MAX_RESOLUTION",
         736,
-        values.positive,
+        values.at_least_one,
         "Side in pixels of the picture that a preloaded text detector is warmed up with.",
     )
     preload_clip: tuple[str, ...] = _setting(
@@ -254,14 +254,14 @@ class Settings:
     max_batch_faces: int | None = _setting(
         "MACHINE_LEARNING_MAX_BATCH_SIZE__FACIAL_RECOGNITION",
         None,
-        values.batch,
+        values.at_least_one,
         "Face crops embedded in one batch, over all requests. Always bounded: unset means 16.",
         shown="",
     )
     max_batch_ocr: int = _setting(
         "MACHINE_LEARNING_MAX_BATCH_SIZE__OCR",
         6,
-        values.batch,
+        values.at_least_one,
         "Text lines recognised in one batch, over all requests. Not on a CPU: there each core takes a line.",
         aliases=("MACHINE_LEARNING_MAX_BATCH_SIZE__TEXT_RECOGNITION",),
     )

@@ -171,7 +171,6 @@ WRONG = [
     (f"{PREFIX}MODEL_TTL", "inf", "a number of seconds"),
     (f"{PREFIX}REQUEST_THREADS", "2.5", "a whole number"),
     (f"{PREFIX}WORKERS", "0", "a whole number of at least 1"),
-    (f"{PREFIX}WORKER_TIMEOUT", "-5", "a whole number of at least 1"),
     (f"{PREFIX}DEVICE_IDS", "cuda:0", "device numbers separated by commas"),
     (f"{PREFIX}DEVICE_IDS", ",", "device numbers separated by commas"),
     (f"{PREFIX}DEVICE_IDS", "0,-1", "device numbers separated by commas"),
@@ -312,6 +311,8 @@ def test_what_kubernetes_sets_for_a_service_is_no_misspelling() -> None:
         (f"{PREFIX}CACHE_FOLDER", "models", Path("models"), "is no absolute path: the models go to /"),
         (f"{PREFIX}MAX_BATCH_SIZE__OCR", "0", 6, "is less than 1"),
         (f"{PREFIX}MAX_BATCH_SIZE__FACIAL_RECOGNITION", "-1", None, "is less than 1"),
+        (f"{PREFIX}WORKER_TIMEOUT", "0", 300, "is less than 1"),
+        (f"{PREFIX}PRELOAD__OCR__MAX_RESOLUTION", "0", 736, "is less than 1"),
     ],
 )
 def test_what_immich_accepts_but_nobody_means_is_a_remark(variable: str, value: str, taken: Any, remark: str) -> None:
