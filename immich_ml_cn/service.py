@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +14,7 @@ from .api.forwarding import Gateway, Upstream
 from .api.mt_photos import MtPhotos
 from .engines import Engine, bulk_lane_count, usable_cores
 from .errors import UnknownModel
-from .metrics import Gauge, Metrics, Snapshot, exposition
+from .metrics import Gauge, Metrics, exposition
 from .serving.catalogue import Catalogue
 from .serving.cpu_pool import ByteBudget, CpuPool
 from .serving.image_decoder import ImageDecoder
@@ -160,16 +159,16 @@ class Service:
             Gauge("threads", "Threads of Python.", {"": threading.active_count()}),
             *([] if self._text_search is None else await self._text_search.gauges()),
         ]
-        snapshot = Snapshot(self.metrics.copy(), __version__, self._engine.provider, gauges)
-        return await asyncio.to_thread(self._exposition, snapshot)
+        return await asyncio.to_thread(self._exposition, gauges)
 
-    def _exposition(self, snapshot: Snapshot) -> bytes:
+    def _exposition(self, gauges: list[Gauge]) -> bytes:
         on_gpu = memory.gpu_bytes(self._settings.device_ids) if self._engine.on_gpu else {}
         gpus = [
             Gauge("gpu_memory_used_bytes", "Used, by all.", {str(n): used for n, (used, _) in on_gpu.items()}, "gpu"),
             Gauge("gpu_memory_bytes", "Memory of a GPU.", {str(n): whole for n, (_, whole) in on_gpu.items()}, "gpu"),
         ]
-        return exposition(replace(snapshot, gauges=[*snapshot.gauges, *gpus]))
+        info = {"version": __version__, "provider": self._engine.provider}
+        return exposition(self.metrics, info, [*gauges, *gpus])
 
     def _fail(self, reason: str) -> None:
         self.metrics.record_error(reason)

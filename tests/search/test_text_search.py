@@ -125,7 +125,8 @@ async def test_photos_with_the_text_come_first(tmp_path: Path) -> None:
         status = await now.search.status()
         assert status["lastSearch"]["matches"] == status["lastSearch"]["placed"] == 1
         assert (status["mode"], status["photos"], status["texts"]) == ("prefix", {MODEL: 60}, 4)
-        assert now.metrics.requests["clip/textual", f"{MODEL}/textual", "200"] == 2
+        labels = {"task": "clip/textual", "model": f"{MODEL}/textual", "status": "200"}
+        assert now.metrics.registry.get_sample_value("immich_ml_requests_total", labels) == 2
         assert {gauge.name for gauge in await now.search.gauges()} >= {"search_photos", "search_texts", "search_bytes"}
 
 

@@ -92,7 +92,11 @@ async def test_fetches_are_counted_and_what_is_here_is_none(site: Site, tmp_path
     with pytest.raises(Unavailable):
         await offline.ensure("clip", NAME, "visual")
     offline.close()
-    assert metrics.fetches == {(f"clip/{NAME}/visual", "ok"): 1, (f"clip/{NAME}/visual", "failed"): 1}
+    model = f"clip/{NAME}/visual"
+    assert [
+        metrics.registry.get_sample_value("immich_ml_fetches_total", {"model": model, "outcome": outcome})
+        for outcome in ("ok", "failed")
+    ] == [1, 1]
 
 
 async def test_a_model_that_is_here_does_not_wait_for_downloads(site: Site, tmp_path: Path) -> None:
