@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -36,32 +37,26 @@ def release() -> None:
         trim(0)
 
 
-class _NvmlMemory(ctypes.Structure):
-    _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
-
-
 def gpu_bytes(device_ids: Iterable[int]) -> dict[int, tuple[int, int]]:
-    """Used and whole memory of GPUs in bytes, over all processes; those of which NVIDIA's library knows nothing are
-    left out. Takes milliseconds: not for the event loop."""
+    """Used and total memory of NVIDIA GPUs in bytes, over all processes; a GPU that NVML does not know is left out, and
+    so are all without nvidia-ml-py or a driver. Takes milliseconds: not for the event loop."""
     try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return {}
-    if nvml.nvmlInit_v2() != 0:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # not installed, or one of NVML's: no driver, another version of it
         return {}
     found = {}
     for number in device_ids:
-        handle, told = ctypes.c_void_p(), _NvmlMemory()
-        if nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(number), ctypes.byref(handle)) != 0:
-            continue
-        if nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(told)) == 0:
-            found[number] = (int(told.used), int(told.total))
-    nvml.nvmlShutdown()
+        with suppress(pynvml.NVMLError):
+            info = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(number))
+            found[number] = (int(info.used), int(info.total))
+    pynvml.nvmlShutdown()
     return found
 
 
 def open_files() -> int:
-    """How many file descriptors this process holds, 0 where /proc does not tell."""
+    """How many file descriptors this process holds, 0 where there is no /proc."""
     try:
         return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counted, not walked
     except OSError:
@@ -69,15 +64,15 @@ def open_files() -> int:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process in bytes, 0 where /proc does not tell. Takes milliseconds.
+    """Resident memory of this process in bytes, 0 where there is no /proc. Takes milliseconds.
 
     The proportional set size: sessions that share packed weights map them several times, and the resident set size
     counts them each time. Kernels before 4.14, which many a NAS has, only know the latter.
     """
     for file, name in (("smaps_rollup", "Pss"), ("status", "VmRSS")):
         try:
-            told = Path("/proc/self", file).read_text()
-            return int(told.partition(f"\n{name}:")[2].split()[0]) * 1024
+            text = Path("/proc/self", file).read_text()
+            return int(text.partition(f"\n{name}:")[2].split()[0]) * 1024
         except (OSError, IndexError, ValueError):
             continue
     return 0

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +19,7 @@ import immich_ml_cn.cli
 from immich_ml_cn import memory
 assert memory.use_one_heap() or not sys.platform.startswith("linux")
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np, onnx, onnxruntime
 from onnx import helper, numpy_helper
 from immich_ml_cn.engines import CpuEngine
@@ -175,3 +177,45 @@ def test_loading_and_unloading_time_and_again_leaves_nothing(tmp_path: Path) -> 
     assert max(unloaded) < 15, unloaded
     assert max(unloaded[5:]) - max(unloaded[:5]) < 5, unloaded
     assert objects[-1] - objects[1] < 200, objects
+
+
+class FakeNvml:
+    """One GPU, number 0, under NVML's names."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.sessions = 0
+
+    def nvmlInit(self) -> None:
+        self.sessions += 1
+
+    def nvmlShutdown(self) -> None:
+        self.sessions -= 1
+
+    def nvmlDeviceGetHandleByIndex(self, number: int) -> int:
+        if number:
+            raise self.NVMLError("Invalid Argument")
+        return number
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
+        return SimpleNamespace(total=24 << 30, used=3 << 30, free=21 << 30)
+
+
+class TestGpuMemory:
+    def test_a_gpu_that_is_unknown_is_left_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fake = FakeNvml()
+        monkeypatch.setitem(sys.modules, "pynvml", fake)
+        assert memory.gpu_bytes([0, 1]) == {0: (3 << 30, 24 << 30)}
+        assert fake.sessions == 0
+
+    def test_the_library_is_not_needed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "pynvml", None)
+        assert memory.gpu_bytes([0]) == {}
+
+    def test_nor_is_a_gpu(self) -> None:
+        """On a machine without a driver there are none; otherwise the numbers are those of a GPU."""
+        known = memory.gpu_bytes([0, 999])
+        assert 999 not in known
+        assert all(0 < used <= total for used, total in known.values())

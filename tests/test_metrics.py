@@ -9,7 +9,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from server import CLIP, OCR_TASK, ROOT, TEXTUAL, VISUAL, Client, RunningServer, fill_cache
 from serving_fakes import Clock
 
-from immich_ml_cn import memory
 from immich_ml_cn.metrics import MAX_ERRORS, TIMES, Gauge, Metrics, exposition
 
 
@@ -61,12 +60,6 @@ def test_the_exposition_is_read_back_by_prometheus_own_parser() -> None:
     assert value("immich_ml_threads") == 3
     assert value("immich_ml_queue_length", model="m") == 2
     assert not [name for name, _ in found if name.endswith("_created")]
-
-
-def test_gpu_memory_is_left_out_where_there_is_no_gpu() -> None:
-    known = memory.gpu_bytes([0, 999])
-    assert 999 not in known
-    assert all(0 < used <= whole for used, whole in known.values())
 
 
 def small() -> bytes:

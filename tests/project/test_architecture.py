@@ -45,6 +45,7 @@ ONLY_IN = {
     "uvicorn": {"web/connection.py", "web/server.py"},
     "prometheus_client": {"metrics.py"},
     "pillow_heif": {"models/heic.py"},
+    "pynvml": {"memory.py"},
     "opencc": {"search/normalisation.py"},
     "sqlite3": {"search/folder.py", "search/index.py", "search/texts.py", "search/writer.py"},
 }
