@@ -111,8 +111,11 @@ class _RecordingEngine:
         self.description = engine.description
         self.calls: list[AnyCall] = []
 
-    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False) -> Session:
-        session = self._engine.open(graph, kind, device_id, parallel=parallel)
+    def open(
+        self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
+    ) -> Session:
+        del pinned  # all of them are: what is measured has its weights packed
+        session = self._engine.open(graph, kind, device_id, parallel=parallel, pinned=True)
         if isinstance(session, ParallelSession):
             return _RecordingParallelSession(session, self.calls)
         return _RecordingSession(session, self.calls)

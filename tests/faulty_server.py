@@ -98,13 +98,15 @@ class FaultyEngine(CpuEngine):
         self._fault = fault
         self._graph = graph
 
-    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False) -> Session:
+    def open(
+        self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
+    ) -> Session:
         concerned = self._graph in ("memory" if isinstance(graph, bytes) else str(graph))
         if concerned and self._fault == "load-hangs":
             _hang()
         if concerned and self._fault == "load-memory":
             raise MemoryError
-        session = super().open(graph, kind, device_id, parallel=parallel)
+        session = super().open(graph, kind, device_id, parallel=parallel, pinned=pinned)
         return FaultySession(session, RUN_FAULTS[self._fault]) if concerned and self._fault in RUN_FAULTS else session
 
 

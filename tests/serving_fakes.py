@@ -63,7 +63,9 @@ class FakeEngine:
         self.on_gpu = on_gpu
         self.opened: list[tuple[LaneKind, int]] = []
 
-    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False) -> Session:
+    def open(
+        self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
+    ) -> Session:
         self.opened.append((kind, device_id))
         return NoSession()  # type: ignore[return-value]
 

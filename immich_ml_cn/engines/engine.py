@@ -30,11 +30,15 @@ class Engine(Protocol):
         """Device and versions for people, e.g. ``CPU, 8 threads (ONNX Runtime 1.32.0)``."""
         ...
 
-    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False) -> Session:
+    def open(
+        self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
+    ) -> Session:
         """Load a graph for a lane; called on that lane's loader thread.
 
         Args:
             parallel: its inputs are many and small: open a `ParallelSession` where the device gains from one.
+
+            pinned: it stays loaded, so that what would be prepared for its next load is prepared for this one.
 
         Raises:
             LoadError: the graph cannot run here.

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,7 @@ from .engine import LoadError
 from .graphs.files import Graph, graph_bytes, graph_name
 from .packages import runtime_version, version
 from .parallel import CpuParallelSession
-from .prepacked import GRAPH, WEIGHTS, PrepackedGraphs, as_file
+from .prepacked import GRAPH, MAX_CPU_S, WEIGHTS, PrepackedGraphs, as_file
 from .session import LaneKind, Session, TensorInfo
 
 logger = logging.getLogger(__name__)
@@ -58,20 +59,28 @@ class CpuEngine:
     def description(self) -> str:
         return f"CPU, {threads_for(self._settings, 'interactive')} threads (ONNX Runtime {runtime_version()})"
 
-    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False) -> Session:
+    def open(
+        self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
+    ) -> Session:
         """See `Engine.open`; a CPU has no device numbers."""
         del device_id
         threads = threads_for(self._settings, kind)
         prepacked = self._prepacked
-        packed = prepacked.path(graph) if prepacked else None
-        if prepacked and packed and not isinstance(graph, bytes):
+        if prepacked is None or isinstance(graph, bytes):
+            return self._open_as_it_is(graph, threads, parallel=parallel)
+        packed = prepacked.pack(graph) if pinned else prepacked.find(graph)
+        if packed is not None:
             try:
                 return _sessions(partial(self._packed_session, packed), threads, parallel=parallel)
             except (DamagedModel, LoadError) as error:
                 logger.warning("packed weights are thrown away: %s", error)
                 prepacked.discard(graph)
-        copied = parallel and _is_copied(graph)
-        return _sessions(partial(self._session, graph), threads, parallel=copied)
+        session = self._open_as_it_is(graph, threads, parallel=parallel)
+        prepacked.pack_when_idle(graph)
+        return session
+
+    def _open_as_it_is(self, graph: Graph, threads: int, *, parallel: bool) -> Session:
+        return _sessions(partial(self._session, graph), threads, parallel=parallel and _is_copied(graph))
 
     def _session(self, graph: Graph, threads: int) -> "OnnxSession":
         import onnxruntime
@@ -103,9 +112,11 @@ class CudaEngine:
         versions = f"ONNX Runtime {onnxruntime.__version__}, CUDA {onnxruntime.cuda_version}, cuDNN {cudnn}"
         return f"GPU {names} ({versions})"
 
-    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False) -> Session:
+    def open(
+        self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
+    ) -> Session:
         """See `Engine.open`; a GPU takes batches. A session that silently fell back to the CPU is refused."""
-        del kind, parallel
+        del kind, parallel, pinned
         import onnxruntime
 
         options = _session_options(self._settings, self._settings.intra_op_threads or 1)
@@ -146,12 +157,15 @@ class OnnxSession:
 
 
 def write_prepacked() -> None:
-    """A process of its own: write the graph of the first argument into the folder of the second, optimised for this
-    CPU and with its weights packed, and see that it answers the same. Needs as much memory as a session of it."""
+    """The main function of a process of its own: write a graph, optimised for this CPU and with its weights packed, and
+    see that it answers the same. Needs as much memory as a session of it.
+
+    Its arguments are the graph's file, the folder to write to, and ``normal`` or ``background``, the priority.
+    """
     import onnxruntime
 
-    end_first_when_memory_is_short()
-    graph, folder = sys.argv[1], Path(sys.argv[2])
+    graph, folder, priority = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    _yield_to_others(background=priority == "background")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
@@ -166,6 +180,19 @@ def write_prepacked() -> None:
     for file in folder.iterdir():
         with file.open("rb") as written:
             os.fsync(written.fileno())
+
+
+def _yield_to_others(*, background: bool) -> None:
+    """Let this process be the first to go where memory ends, and end it after `MAX_CPU_S`; in the background it runs
+    only while nobody else wants the core."""
+    import resource  # not on every system
+
+    end_first_when_memory_is_short()
+    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S + 10))
+    if background:
+        os.nice(19)
+        with suppress(OSError, AttributeError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _packed_options(settings: Settings, threads: int) -> Any:

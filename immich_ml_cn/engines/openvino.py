@@ -95,8 +95,11 @@ class OpenVinoEngine:
         names = (f"{name.removeprefix('GPU.')}: {self._property(name, 'FULL_DEVICE_NAME')}" for name in self._names)
         return f"GPU {', '.join(names)}, {self.precision} ({runtime})"
 
-    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False) -> Session:
+    def open(
+        self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
+    ) -> Session:
         """See `Engine.open`; a CPU has no device numbers, graphics take batches."""
+        del pinned
         graph = file_or_data(graph)
         if isinstance(graph, Path) and not graph.is_file():
             raise LoadError(tr("{path} cannot be loaded: there is no such file", path=graph))

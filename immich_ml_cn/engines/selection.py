@@ -12,7 +12,7 @@ from .engine import Engine, EngineError
 from .onnx_runtime import CpuEngine, CudaEngine
 from .openvino import OpenVinoEngine, graphics
 from .packages import runtime_version, runtimes, version
-from .prepacked import PrepackedGraphs
+from .prepacked import MAX_WAIT_S, PrepackedGraphs
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +89,11 @@ def _without_cuda(settings: Settings, installed: list[str]) -> Engine:
 
 
 def _cpu_engine(settings: Settings) -> CpuEngine:
-    prepacked = PrepackedGraphs(settings.cache_folder, runtime_version()) if settings.prepack else None
-    return CpuEngine(settings, prepacked)
+    if not settings.prepack:
+        return CpuEngine(settings)
+    # Half of the time after which a load counts as hung: what follows packing needs some as well.
+    max_wait_s = min(MAX_WAIT_S, settings.worker_timeout_s / 2)
+    return CpuEngine(settings, PrepackedGraphs(settings.cache_folder, runtime_version(), max_wait_s=max_wait_s))
 
 
 def _openvino(settings: Settings) -> OpenVinoEngine:

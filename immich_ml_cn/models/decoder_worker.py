@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from PIL import Image
 
-from immich_ml_cn.engines.child_process import end_first_when_memory_is_short, end_with_parent
+from immich_ml_cn.engines.child_process import end_first_when_memory_is_short
 from immich_ml_cn.errors import BadImage, TooLarge
 
 from . import images
@@ -101,7 +101,6 @@ def main() -> None:
     os.dup2(2, 1)  # libraries that print do not answer
     for number in (signal.SIGINT, signal.SIGTERM):  # they are for the parent, which closes standard input
         signal.signal(number, signal.SIG_IGN)
-    end_with_parent()
     end_first_when_memory_is_short()
     warnings.simplefilter("ignore")
     with FileIO(int(sys.argv[1]), "r+") as memory:

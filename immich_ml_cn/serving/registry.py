@@ -331,12 +331,12 @@ class Registry:
         """Fetch and load; a damaged file is quarantined and fetched again once."""
         try:
             await self._fetch(entry)
-            return await self._build(entry.spec)
+            return await self._build(entry)
         except DamagedModel as damage:
             if entry.spec.quarantine is None or not entry.spec.quarantine(damage):
                 raise
         await self._fetch(entry)
-        return await self._build(entry.spec)
+        return await self._build(entry)
 
     @staticmethod
     async def _fetch(entry: _Entry[Any]) -> None:
@@ -352,18 +352,21 @@ class Registry:
             logger.info("%s is here and answers again", entry.spec.key)
         entry.falls_back = False
 
-    async def _build(self, spec: ModelSpec[ModelT]) -> Loaded[ModelT]:
+    async def _build(self, entry: _Entry[ModelT]) -> Loaded[ModelT]:
+        spec = entry.spec
         lanes = [lane for lane in self._lanes if lane.kind == spec.lane and spec.device in (None, lane.device_id)]
         logger.info("loading %s", spec.key)
         sizes: list[int] = []
-        models = [await lane.load(_build_model, spec, self._opener(spec, lane, sizes)) for lane in lanes]
+        models = [await lane.load(_build_model, spec, self._opener(entry, lane, sizes)) for lane in lanes]
         replicas = [Replica(lane, model) for lane, model in zip(lanes, models, strict=True)]
         batcher = Batcher(spec.key, replicas, spec.max_batch, metrics=self._metrics, free_memory=self.free_memory)
         return Loaded(models[0], batcher, spec.key, sum(sizes))
 
-    def _opener(self, spec: ModelSpec[Any], lane: Lane, sizes: list[int]) -> OpenSession:
+    def _opener(self, entry: _Entry[Any], lane: Lane, sizes: list[int]) -> OpenSession:
         def open_session(graph: Graph) -> Session:
-            session = self._engine.open(graph, lane.kind, lane.device_id, parallel=spec.parallel)
+            session = self._engine.open(
+                graph, lane.kind, lane.device_id, parallel=entry.spec.parallel, pinned=entry.pinned
+            )
             with suppress(OSError):  # the file may be gone by now
                 sizes.append(graph_bytes(graph))
             return session

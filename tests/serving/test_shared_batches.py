@@ -47,7 +47,9 @@ class GatedEngine:
     def __init__(self, session: GatedSession) -> None:
         self.session = session
 
-    def open(self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False) -> GatedSession:
+    def open(
+        self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
+    ) -> GatedSession:
         return self.session
 
 
