@@ -142,7 +142,8 @@ def joint_source(model: str) -> Source | None:
     if model not in CHINESE_CLIP or not CHINESE_CLIP[model].joint:
         return None
     graph = "onnx/model.onnx"
-    return Source(Kind.HUGGINGFACE, HubSnapshot(f"Xenova/{model}", "main", (graph,), (PurePosixPath(graph),), ()))
+    snapshot = HubSnapshot(f"Xenova/{model}", "main", (graph,), (PurePosixPath(graph),), ())
+    return Source(Kind.HUGGINGFACE, snapshot, third_party=True)
 
 
 def immich_clip(repo: str, revision: str, component: str | None) -> Source:
@@ -173,4 +174,4 @@ def chinese_clip(entry: ChineseClip, component: str | None) -> tuple[Source, ...
         for path, url in addresses.items()
         if component is None or path.startswith(f"{component}/")
     )
-    return (Source(Kind.MODELSCOPE, files),)
+    return (Source(Kind.MODELSCOPE, files, third_party=True),)

@@ -90,10 +90,15 @@ Content: TypeAlias = tuple[RemoteFile, ...] | Archive | HubSnapshot
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One place that has all files of a model (or of one component of it)."""
+    """One place that has all files of a model (or of one component of it).
+
+    Attributes:
+        third_party: neither the model's authors nor Immich publish there, and nobody else knows its checksums.
+    """
 
     kind: Kind
     content: Content
+    third_party: bool = False
 
     @property
     def required(self) -> tuple[PurePosixPath, ...]:

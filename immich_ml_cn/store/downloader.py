@@ -5,12 +5,12 @@ import logging
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
-from immich_ml_cn import sources
+from immich_ml_cn import memory, sources
 from immich_ml_cn.engines import checking_engine
-from immich_ml_cn.errors import DamagedModel, ServiceError, UnknownModel
+from immich_ml_cn.errors import DamagedModel, ServiceError, Unavailable, UnknownModel
 from immich_ml_cn.messages import tr
 from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.settings import Settings
@@ -19,6 +19,7 @@ from . import conversions, fetch
 from .fetch.lock import locked
 from .fetch.monitor import TransferMonitor
 from .inventory import is_inside
+from .tower_check import check_tower
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,7 @@ class Downloader:
             fetch.MultiProgress(state, fetch.display_progress(sys.stderr, logger)),
             self._cancelled,
             host_health=self._host_health,
+            verify=lambda path, graph: self._check_third_party(model, path, graph),
             name=f"{task}/{model}",
         )
         if report.source is not None:
@@ -125,6 +127,16 @@ class Downloader:
             )
         if task == "clip" and sources.joint_source(model) is not None:
             self._split_joint(task, model, component, folder)
+
+    def _check_third_party(self, model: str, path: PurePosixPath, graph: Path) -> None:
+        """A tower is tried; a joint graph when it has been split."""
+        if path.name == "model.onnx" and path.parts[0] in ("visual", "textual"):
+            try:
+                check_tower(checking_engine(self._settings), model, path.parts[0], graph)
+            except Unavailable as error:
+                raise fetch.SourceFailed(str(error)) from error
+            finally:
+                memory.release()
 
     def _sources(self, task: str, model: str, component: str) -> tuple[sources.Source, ...]:
         """
@@ -153,7 +165,11 @@ class Downloader:
         with locked(folder, TransferMonitor(self._options, fetch.NullProgress(), self._cancelled)):
             if not self._is_here(task, model, component):
                 engine = checking_engine(self._settings)
-                conversions.split_joint(folder, lambda graph: engine.open(graph, "bulk", 0))
+
+                def check(graph: Path) -> None:
+                    check_tower(engine, model, graph.parent.name, graph)
+
+                conversions.split_joint(folder, check)
 
 
 def fetch_options(settings: Settings) -> fetch.FetchOptions:

@@ -1,10 +1,13 @@
 """Joint conversions, split when they arrive."""
 
+import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 from clip_models import OrtSession, save_visual
 from hub_server import Page, Site, running
@@ -106,6 +109,13 @@ def site() -> Iterator[Site]:
     close_session()
 
 
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' models are no full-size ones."""
+    monkeypatch.setattr("immich_ml_cn.store.tower_check.CHINESE_CLIP_DIMENSIONS", {MODEL: 24})
+    monkeypatch.setattr("immich_ml_cn.store.tower_check.CHINESE_CLIP_PIXELS", {MODEL: 32})
+
+
 @pytest.fixture
 def downloader(site: Site, tmp_path: Path) -> Iterator[Downloader]:
     """Delivers from one site, which is both Hugging Face and ModelScope."""
@@ -155,3 +165,44 @@ def test_the_two_file_conversion_comes_first(site: Site, downloader: Downloader,
     folder = tmp_path / "cache" / "clip" / MODEL
     assert (folder / "visual" / "model.onnx").read_bytes() == cn_clip.read_bytes()
     assert not (folder / "textual" / "model.onnx").exists()
+
+
+def test_a_tower_of_another_kind_is_refused_and_the_next_conversion_is_tried(
+    site: Site, downloader: Downloader, tmp_path: Path
+) -> None:
+    """A text tower under the image tower's name."""
+    wrong = JOINT.parent / "cn-clip" / "textual" / "model.onnx"
+    path = "/models/deadash/chinese_clip_ViT-B-16/resolve/master/models/Vit-B-16.img.fp32.onnx"
+    site.add(path, Page(wrong.read_bytes()))
+    with pytest.raises(Unavailable, match="the visual tower cannot be run"):
+        downloader.ensure_now("clip", MODEL, "visual")
+    assert not list((tmp_path / "cache").rglob("*.whole"))
+
+    site.hub(f"Xenova/{MODEL}", {"onnx/model.onnx": Page((JOINT / "onnx" / "model.onnx").read_bytes())})
+    downloader.ensure_now("clip", MODEL, "visual")
+    assert (tmp_path / "cache" / "clip" / MODEL / "visual" / "model.onnx").is_file()
+
+
+def test_another_file_than_at_the_first_fetch_is_refused(
+    site: Site, downloader: Downloader, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    data = (JOINT.parent / "cn-clip" / "visual" / "model.onnx").read_bytes()
+    path = "/models/deadash/chinese_clip_ViT-B-16/resolve/master/models/Vit-B-16.img.fp32.onnx"
+    site.add(path, Page(data))
+    downloader.ensure_now("clip", MODEL, "visual")
+    digest = hashlib.sha256(data).hexdigest()
+    assert f"nobody else knows its checksum: {len(data)} bytes, sha256 {digest}" in caplog.text
+
+    graph = tmp_path / "cache" / "clip" / MODEL / "visual" / "model.onnx"
+    graph.unlink()
+    changed = onnx.load_model_from_string(data)
+    changed.producer_name = "somebody else"
+    site.add(path, Page(changed.SerializeToString()))
+    with pytest.raises(Unavailable, match=f"offers another visual/model.onnx than at the first fetch: .* not {digest}"):
+        downloader.ensure_now("clip", MODEL, "visual")
+    assert not graph.exists()
+
+    site.add(path, Page(data))
+    downloader.ensure_now("clip", MODEL, "visual")
+    assert graph.read_bytes() == data

@@ -5,7 +5,7 @@ begins.
 """
 
 from .checksums import FileCheck, State, check_files
-from .failure import Cancelled, DiskFailed
+from .failure import Cancelled, DiskFailed, SourceFailed
 from .host_health import HostHealth
 from .model import FetchReport, fetch_model, missing_files
 from .options import FetchOptions
@@ -35,6 +35,7 @@ __all__ = [
     "ProgressBar",
     "ProgressLog",
     "ProgressState",
+    "SourceFailed",
     "State",
     "check_files",
     "display_progress",

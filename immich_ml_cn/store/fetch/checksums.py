@@ -60,6 +60,12 @@ def recorded(folder: Path) -> tuple[str, ...]:
     return tuple(_read(folder))
 
 
+def recorded_sha256(folder: Path, path: PurePosixPath) -> str | None:
+    """The sha256 of a file when it was fetched first, None where it never was."""
+    sha256: str | None = _read(folder).get(str(path), {}).get("sha256")
+    return sha256
+
+
 def check_files(sources: Sequence[Source], folder: Path) -> tuple[FileCheck, ...]:
     """Read every file of a model and compare it with what was fetched; takes about a second per gigabyte.
 

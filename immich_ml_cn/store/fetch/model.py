@@ -7,11 +7,11 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.messages import listing, tr
@@ -19,7 +19,7 @@ from immich_ml_cn.sources import Archive, HubSnapshot, Kind, Member, RemoteFile,
 
 from .archive import unpack
 from .by_hand import steps
-from .checksums import record
+from .checksums import record, recorded_sha256
 from .failure import DiskFailed, SourceFailed, WrongBytes, writing
 from .host_health import HostHealth, host_of
 from .hub import hub_client, list_files
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     import httpx2
 
 _logger = logging.getLogger(__name__)
+
+Verify: TypeAlias = Callable[[PurePosixPath, Path], None]
+"""Looks into a file, given where it belongs in the model's folder and where it is now; raises `SourceFailed`."""
+
 _STAGING = ".partial"
 _RETRY_S = 60
 
@@ -79,6 +83,7 @@ def fetch_model(
     cancelled: threading.Event | None = None,
     *,
     host_health: HostHealth | None = None,
+    verify: Verify | None = None,
     name: str | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> FetchReport:
@@ -92,6 +97,7 @@ def fetch_model(
         folder: absolute path of the model's folder.
         cancelled: set it to stop; what has arrived is kept for the next time.
         host_health: share one per process, so that a blocked host is waited for only once.
+        verify: looks into the files of a third party before they get their names.
         name: of the model, for people; by default the folder's.
         clock: seconds from any beginning.
 
@@ -108,7 +114,8 @@ def fetch_model(
     with locked(folder, monitor):
         if not missing_files(sources, folder):
             return FetchReport(None, (), 0, clock() - started)
-        return _Fetch(name, folder, options, monitor, host_health or HostHealth(), clock).run(sources, started)
+        fetch = _Fetch(name, folder, options, monitor, host_health or HostHealth(), verify, clock)
+        return fetch.run(sources, started)
 
 
 def _cannot(name: str, sources: Sequence[Source], folder: Path, options: FetchOptions) -> str:
@@ -128,6 +135,7 @@ class _Fetch:
         options: FetchOptions,
         monitor: TransferMonitor,
         host_health: HostHealth,
+        verify: Verify | None,
         clock: Callable[[], float],
     ) -> None:
         self._name = name
@@ -136,6 +144,7 @@ class _Fetch:
         self._options = options
         self._monitor = monitor
         self._host_health = host_health
+        self._verify = verify
         self._clock = clock
         self._used: set[str] = set()
 
@@ -206,7 +215,44 @@ class _Fetch:
         """As `_download_source`, unless the host asked not to be asked yet."""
         if seconds := self._host_health.seconds_left(host):
             raise SourceFailed(tr("asked us to wait, for {seconds} s more", seconds=seconds))
-        return self._download_source(source)
+        downloaded = self._download_source(source)
+        if source.third_party:
+            try:
+                self._check_third_party(host, downloaded)
+            except BaseException:
+                for file in downloaded.values():
+                    file.path.unlink(missing_ok=True)
+                raise
+        return downloaded
+
+    def _check_third_party(self, host: str, downloaded: Mapping[PurePosixPath, Fetched]) -> None:
+        """Trust on first use: what comes later has to be what came first, and to be what it is said to be.
+
+        Raises:
+            SourceFailed: it is not.
+        """
+        for path, file in downloaded.items():
+            known = recorded_sha256(self._folder, path)
+            if known not in (None, file.sha256):
+                raise SourceFailed(
+                    tr(
+                        "offers another {path} than at the first fetch: its sha256 is {sha256}, not {known}",
+                        path=path,
+                        sha256=file.sha256,
+                        known=known,
+                    )
+                )
+            if self._verify is not None:
+                self._verify(path, file.path)
+            _logger.info(
+                "%s/%s comes from a third party, %s, and nobody else knows its checksum: %d bytes, sha256 %s, are "
+                "recorded and compared from now on",
+                self._name,
+                path,
+                host,
+                file.size,
+                file.sha256,
+            )
 
     def _download_source(self, source: Source) -> dict[PurePosixPath, Fetched]:
         """All missing files of a source, whole and checked, in the staging folder."""
