@@ -377,7 +377,7 @@ def _metadata(graph: Path | bytes) -> Mapping[str, str]:
     except ValueError as error:
         if isinstance(graph, Path):
             raise DamagedModel(graph, f"it is {error}") from error
-        raise LoadError(f"{graph_name(graph)} cannot be loaded: it is {error}") from error
+        raise LoadError(tr("{path} cannot be loaded: it is {reason}", path=graph_name(graph), reason=error)) from error
 
 
 def _tensor_info(port: Any) -> TensorInfo:

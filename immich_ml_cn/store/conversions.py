@@ -9,6 +9,7 @@ from typing import Final
 from immich_ml_cn import memory
 from immich_ml_cn.engines.graphs import edit_process
 from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.messages import tr
 
 from .fetch.checksums import record
 from .fetch.failure import writing
@@ -62,8 +63,12 @@ def _require_towers(joint: Path) -> None:
     outputs = edit_process.outputs_of(joint)
     if not set(_TOWERS.values()) <= set(outputs):
         raise Unavailable(
-            f"{joint} is no CLIP with both towers in one graph: expected the outputs image_embeds and text_embeds, "
-            f"it has {', '.join(outputs) or 'none'}"
+            tr(
+                "{path} is no CLIP with both towers in one graph: expected the outputs image_embeds and text_embeds, "
+                "it has {outputs}",
+                path=joint,
+                outputs=", ".join(outputs) or "none",
+            )
         )
 
 

@@ -1,11 +1,13 @@
 """Messages are English text that remembers how it was made, and no message for people lacks its translation."""
 
+import ast
 import copy
 import logging
 import re
 import string
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from server import ROOT
@@ -20,6 +22,8 @@ import messages as catalogues
 def record(text: object, *values: object, level: int = logging.WARNING) -> logging.LogRecord:
     return logging.LogRecord("immich_ml_cn", level, __file__, 1, text, values, None)
 
+
+PACKAGE = ROOT / "immich_ml_cn"
 
 HERE = tr("missing: {names}", names="a, b")
 CHINESE = Translator("zh")
@@ -115,6 +119,24 @@ def test_the_catalogue_is_as_the_script_writes_it() -> None:
     command = [sys.executable, str(ROOT / "scripts" / "messages.py"), "--check"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, f"{ADVICE}\n{ran.stdout}"
+
+
+FOR_PEOPLE = {
+    *("Unavailable", "DiskFailed", "SourceFailed", "WrongBytes", "EngineError", "LoadError", "SettingsError"),
+    *("UnknownModel", "TooLarge", "BadImage", "OutOfMemory", "RequestTimeout", "UpstreamFailed", "UpstreamTimeout"),
+}
+"""Failures that the log tells a person of, with what to do."""
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_failures_for_people_are_marked(file: Path) -> None:
+    unmarked = [
+        f"{file}:{call.lineno}: write {call.func.id}(tr(…))"
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in FOR_PEOPLE and call.args
+        if isinstance(call.args[0], ast.Constant | ast.JoinedStr | ast.BinOp)
+    ]
+    assert unmarked == []
 
 
 @pytest.mark.parametrize(

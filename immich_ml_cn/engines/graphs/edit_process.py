@@ -15,6 +15,7 @@ from typing import IO, Any, Final, cast
 
 from immich_ml_cn.engines import child_process
 from immich_ml_cn.errors import DamagedModel, Unavailable
+from immich_ml_cn.messages import tr
 
 from . import edits
 from .edits import GraphFacts
@@ -93,7 +94,13 @@ def _call(name: str, path: Path, *arguments: str) -> tuple[Any, bytes]:
         told = _exactly(output, int.from_bytes(_exactly(output, _LENGTH_BYTES)))
         data = output.read()
     if process.returncode or not told:
-        raise Unavailable(f"{path} cannot be edited: the process for it ended with {process.returncode}")
+        raise Unavailable(
+            tr(
+                "{path} cannot be edited: the process for it ended with {code}",
+                path=path,
+                code=process.returncode,
+            )
+        )
     header = json.loads(told)
     if "damage" in header:
         raise DamagedModel(path, header["damage"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.messages import tr
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
@@ -17,9 +18,9 @@ def read_json(path: Path) -> Mapping[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise Unavailable(f"{path} cannot be read: {error.strerror}") from error
+        raise Unavailable(tr("{path} cannot be read: {reason}", path=path, reason=error.strerror)) from error
     except ValueError as error:
-        raise Unavailable(f"{path} is not JSON: {error}") from error
+        raise Unavailable(tr("{path} is not JSON: {reason}", path=path, reason=error)) from error
     if not isinstance(config, dict):
-        raise Unavailable(f"{path} holds no JSON object")
+        raise Unavailable(tr("{path} holds no JSON object", path=path))
     return config

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from immich_ml_cn.engines.session import OpenSession, Session, TensorInfo
 from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.messages import tr
 
 from .config import read_json
 from .tokenizer import HuggingFaceTokenizer, Tokenizer
@@ -51,7 +52,11 @@ class TextualEncoder:
         length = _fixed_length(session)
         if length not in (None, tokenizer.context_length):
             raise Unavailable(
-                f"the CLIP text tower takes {length} tokens, its configuration says {tokenizer.context_length}"
+                tr(
+                    "the CLIP text tower takes {length} tokens, its configuration says {configured}",
+                    length=length,
+                    configured=tokenizer.context_length,
+                )
             )
         masked = self._mask is not None or tokenizer.masks_padding
         self.trims_padding = length is None and masked
@@ -135,7 +140,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     config = _text_config(path)
     length = _context_length(config)
     if length is None:
-        raise Unavailable(f"{path} names no text_cfg.context_length")
+        raise Unavailable(tr("{path} names no text_cfg.context_length", path=path))
     options = config.get("tokenizer_kwargs") or {}
     canonical = isinstance(options, dict) and options.get("clean") == "canonicalize"
     return HuggingFaceTokenizer.from_folder(textual, length, canonical)
@@ -146,7 +151,7 @@ def _word_pieces(vocabulary: Path, config: Path) -> WordPieceTokenizer:
     try:
         return WordPieceTokenizer.from_file(vocabulary, length or CONTEXT_LENGTH)
     except (OSError, ValueError, KeyError) as error:
-        raise Unavailable(f"{vocabulary} is no BERT vocabulary: {error!r}") from error
+        raise Unavailable(tr("{path} is no BERT vocabulary: {reason!r}", path=vocabulary, reason=error)) from error
 
 
 def _text_config(path: Path) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.messages import tr
 
 from .config import read_json
 from .languages import DEFAULT_LANGUAGE, flores_code
@@ -72,7 +73,7 @@ class HuggingFaceTokenizer:
         """
         pad_id = tokenizer.token_to_id(pad_token)
         if pad_id is None:
-            raise Unavailable(f"the CLIP tokenizer does not know its padding token {pad_token!r}")
+            raise Unavailable(tr("the CLIP tokenizer does not know its padding token {token!r}", token=pad_token))
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_length=context_length)
         self.context_length = context_length
@@ -93,11 +94,11 @@ class HuggingFaceTokenizer:
         path = folder / "tokenizer.json"
         pad_token = _pad_token(read_json(folder / "tokenizer_config.json"))
         if pad_token is None:
-            raise Unavailable(f"{folder / 'tokenizer_config.json'} names no pad_token")
+            raise Unavailable(tr("{path} names no pad_token", path=folder / "tokenizer_config.json"))
         try:
             tokenizer = RustTokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower
-            raise Unavailable(f"{path} is no tokenizer: {error}") from error
+            raise Unavailable(tr("{path} is no tokenizer: {reason}", path=path, reason=error)) from error
         return cls(tokenizer, context_length, pad_token, canonicalize)
 
     def normalize(self, text: str) -> str:

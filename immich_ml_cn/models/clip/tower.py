@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from immich_ml_cn.engines.session import ParallelSession, Session, TensorInfo
 from immich_ml_cn.errors import InferenceFailed, Unavailable
+from immich_ml_cn.messages import tr
 
 _EMBEDDINGS = (
     "embedding",
@@ -133,7 +134,12 @@ def normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 def refusal(session: Session, tower: str, inputs: str) -> Unavailable:
     """The refusal of a graph that is no `tower`, for its inputs are not those expected: `inputs`."""
     return Unavailable(
-        f"this ONNX graph is no CLIP {tower} tower: expected {inputs}; its inputs are {_describe(session.inputs)}"
+        tr(
+            "this ONNX graph is no CLIP {tower} tower: expected {inputs}; its inputs are {found}",
+            tower=tower,
+            inputs=inputs,
+            found=_describe(session.inputs),
+        )
     )
 
 
@@ -144,8 +150,11 @@ def _embedding_index(outputs: Sequence[TensorInfo]) -> int:
     if index is not None:
         return index
     raise Unavailable(
-        "this ONNX graph is no CLIP tower: expected one output [batch, dimension], or one of "
-        f"several named 'embedding' or 'features'; its outputs are {_describe(outputs)}"
+        tr(
+            "this ONNX graph is no CLIP tower: expected one output [batch, dimension], or one of several named "
+            "'embedding' or 'features'; its outputs are {found}",
+            found=_describe(outputs),
+        )
     )
 
 

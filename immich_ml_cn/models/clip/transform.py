@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.messages import tr
 from immich_ml_cn.models.images import Picture
 
 from .config import read_json
@@ -120,7 +121,9 @@ def read_transform(path: Path) -> ImageTransform:
     try:
         return _transform(config)
     except (KeyError, TypeError, ValueError) as error:
-        raise Unavailable(f"{path} is not a CLIP image configuration: {error!r}") from error
+        raise Unavailable(
+            tr("{path} is not a CLIP image configuration: {reason!r}", path=path, reason=error)
+        ) from error
 
 
 def _transform(config: Mapping[str, Any]) -> ImageTransform:

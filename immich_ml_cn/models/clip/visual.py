@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from immich_ml_cn.engines.session import OpenSession, Session, TensorInfo
 from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.messages import tr
 from immich_ml_cn.models.images import Picture
 
 from .tower import Embedding, Tower, refusal
@@ -87,8 +88,11 @@ def _image_input(session: Session, size: tuple[int, int]) -> str:
     for axis, side in zip(image.shape[2:], size, strict=True):
         if axis not in (None, side):
             raise Unavailable(
-                f"the CLIP image tower takes pictures of {image.shape[2]} x {image.shape[3]} "
-                f"pixels, its configuration says {size[0]} x {size[1]}"
+                tr(
+                    "the CLIP image tower takes pictures of {taken} pixels, its configuration says {configured}",
+                    taken=f"{image.shape[2]} x {image.shape[3]}",
+                    configured=f"{size[0]} x {size[1]}",
+                )
             )
     return image.name
 

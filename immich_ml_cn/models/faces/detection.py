@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from immich_ml_cn.engines.session import OpenSession, Session, TensorInfo
 from immich_ml_cn.errors import BadImage, InferenceFailed, Unavailable
+from immich_ml_cn.messages import tr
 from immich_ml_cn.models.images import Picture
 from immich_ml_cn.models.results import Faces
 
@@ -76,7 +77,7 @@ class FaceDetector:
             BadImage: the picture has no pixels.
         """
         if picture.width < 1 or picture.height < 1:
-            raise BadImage("Image has zero width or height")
+            raise BadImage(tr("Image has zero width or height"))
         size, scale = _fitted(picture.width, picture.height, self.size)
         resized = cast(NDArray[np.uint8], cv2.resize(picture.rgb, size, interpolation=cv2.INTER_LINEAR))
         table = levels(127.5, 128.0)
@@ -216,7 +217,7 @@ def _fitted(width: int, height: int, room: tuple[int, int]) -> tuple[tuple[int, 
 def _check_signature(path: Path, session: Session) -> None:
     trouble = _trouble(session)
     if trouble:
-        raise Unavailable(f"{path} is no face detector this server can run: {trouble}")
+        raise Unavailable(tr("{path} is no face detector this server can run: {reason}", path=path, reason=trouble))
 
 
 def _trouble(session: Session) -> str | None:

@@ -12,6 +12,7 @@ from immich_ml_cn.engines.graphs import edit_process
 from immich_ml_cn.engines.graphs.edits import NORMALISES_INPUT
 from immich_ml_cn.engines.session import OpenSession, Session
 from immich_ml_cn.errors import InferenceFailed, Unavailable
+from immich_ml_cn.messages import tr
 from immich_ml_cn.models.images import Picture
 
 from .alignment import CROP_SIZE, align
@@ -112,8 +113,13 @@ def _check_signature(path: Path, session: Session) -> None:
         fits = all(size in (None, want) for size, want in zip(shapes[0][1:], wanted, strict=True))
     if not fits or len(session.outputs) != 1 or dtypes != {"float32"}:
         raise Unavailable(
-            f"{path} is no face recogniser this server can run: it needs one float32 input [N, 3, 112, 112] and one "
-            f"float32 output, not {list(session.inputs)} and {list(session.outputs)}"
+            tr(
+                "{path} is no face recogniser this server can run: it needs one float32 input [N, 3, 112, 112] and "
+                "one float32 output, not {inputs} and {outputs}",
+                path=path,
+                inputs=list(session.inputs),
+                outputs=list(session.outputs),
+            )
         )
 
 

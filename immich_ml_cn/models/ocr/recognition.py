@@ -16,6 +16,7 @@ from immich_ml_cn.engines.graphs import edit_process
 from immich_ml_cn.engines.graphs.edits import CLASSES
 from immich_ml_cn.engines.session import OpenSession, ParallelSession, Session
 from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.messages import tr
 
 from . import ctc
 from .pixels import to_tensor
@@ -130,7 +131,9 @@ def load_recognizer(path: Path, open_session: OpenSession) -> TextRecognizer:
     try:
         alphabet = ctc.complete_alphabet(_characters(path, session), classes)
     except (OSError, ValueError) as error:
-        raise Unavailable(f"{path} cannot be used for text recognition: {error}") from error
+        raise Unavailable(
+            tr("{path} cannot be used for text recognition: {reason}", path=path, reason=error)
+        ) from error
     return TextRecognizer(session, alphabet)
 
 
