@@ -192,7 +192,12 @@ def task_devices(value: str) -> Mapping[str, int]:
 
 def folder(value: str) -> Path:
     """A folder; ``~`` is the home."""
-    return Path(value).expanduser()
+    try:
+        if "\0" not in value:
+            return Path(value).expanduser()
+    except RuntimeError:  # ~name of nobody
+        pass
+    raise ValueError(tr("the path of a folder"))
 
 
 def own_folder(value: str) -> "Path | Doubtful[Path]":
@@ -242,14 +247,19 @@ def device(value: str) -> str:
 def address(value: str) -> str:
     """An address of HTTP, without a slash at its end."""
     address = value.strip().rstrip("/")
+    if not is_http(address):
+        raise ValueError(tr("an address such as http://host:3003"))
+    return address
+
+
+def is_http(address: str) -> bool:
+    """Whether an address of http or https names a host, and neither a query nor a fragment."""
     try:
         parts = urlsplit(address)
         valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        valid = False
-    if not valid or parts.query or parts.fragment:
-        raise ValueError(tr("an address such as http://host:3003"))
-    return address
+    except ValueError:  # it quotes the address, with its password
+        return False
+    return valid and not parts.query and not parts.fragment
 
 
 def endpoint(value: str) -> "str | Doubtful[str]":

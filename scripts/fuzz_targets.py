@@ -6,6 +6,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ with atheris.instrument_imports(include=["immich_ml_cn", "python_multipart", "PI
     from immich_ml_cn.api import immich, mt_photos
     from immich_ml_cn.errors import ServiceError
     from immich_ml_cn.models import images
+    from immich_ml_cn.models.clip import WordPieceTokenizer
+    from immich_ml_cn.settings import Settings, SettingsError, setting_fields
     from immich_ml_cn.web.forms import FormLimits, read_form
 
 import corpus  # noqa: E402
 from server import BOUNDARY, FACE_TASK, OCR_TASK, TEXTUAL, VISUAL  # noqa: E402
 
+TOKENIZER = WordPieceTokenizer.from_file()
 MAX_PIXELS = 1 << 18
 LIMITS = FormLimits(body_bytes=1 << 20, fields=20, text_bytes=1 << 14)
 KINDS = (
@@ -81,6 +85,21 @@ def read_images(data: bytes) -> None:
                 images.upright(found)
 
 
+def read_queries(data: bytes) -> None:
+    """A query of Immich's, normalised for Chinese-CLIP's tokenizer."""
+    text = data.decode("utf-8", "replace")
+    normal = TOKENIZER.normalize(text)
+    assert 2 <= len(TOKENIZER.encode(normal)) <= TOKENIZER.context_length
+    assert TOKENIZER.normalize(normal).split() == normal.split()
+
+
+def read_settings(data: bytes) -> None:
+    """An environment: lines of ``NAME=value``, of which most should be names that are known."""
+    lines = [line.partition("=") for line in data.decode("utf-8", "replace").split("\n")]
+    with suppress(SettingsError):
+        Settings.from_env({name: value for name, _, value in lines})
+
+
 def seeds(target: str) -> Iterable[bytes]:
     """Where the search begins."""
     if target == "protocol":
@@ -91,10 +110,20 @@ def seeds(target: str) -> Iterable[bytes]:
         return (
             bytes([KINDS.index(kind) if kind in KINDS else 0, 63]) + body for _, body, kind in corpus.strange_forms()
         )
+    if target == "queries":
+        return [text.encode() for text in corpus.STRANGE_TEXTS]
+    if target == "settings":
+        return [f"{item.metadata['variable']}=1".encode() for item in setting_fields()]
     return (data for source in (corpus.valid_pictures, corpus.broken_pictures) for _, data in source())
 
 
-TARGETS: dict[str, Callable[[bytes], Any]] = {"protocol": read_protocol, "forms": read_forms, "images": read_images}
+TARGETS: dict[str, Callable[[bytes], Any]] = {
+    "protocol": read_protocol,
+    "forms": read_forms,
+    "images": read_images,
+    "queries": read_queries,
+    "settings": read_settings,
+}
 
 
 def main() -> None:

@@ -72,6 +72,12 @@ STRANGE_NAMES = (
 pillow_heif.register_heif_opener()
 
 
+STRANGE_TEXTS = (
+    *("⾬天", "⼤海", "⻄湖", "汽⻋", "ﬁsh", "ＣＡＴ", "㍿", "ﷺ" * 100, "e\u0301" * 500),
+    *("hello🐶", "👨‍👩‍👧‍👦" * 50, "1️⃣", "🇨🇳🇨", "\ufe0f", "\u200d" * 1_000, "\ud7ff\uffff", "猫\0狗"),
+)
+"""Queries in characters that vocabularies do not have."""
+
 STRANGE_SOCKETS = {
     "smuggling": b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /",
     "two lengths": b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello!",

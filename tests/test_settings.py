@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from server import ROOT
 
 from immich_ml_cn.setting_values import PILLOWS_LIMIT
@@ -170,6 +172,7 @@ WRONG = [
     (f"{PREFIX}MODEL_TTL", "nan", "a number of seconds"),
     (f"{PREFIX}MODEL_TTL", "inf", "a number of seconds"),
     (f"{PREFIX}REQUEST_THREADS", "2.5", "a whole number"),
+    (f"{PREFIX}CACHE_FOLDER", "~nobody-of-that-name/models", "the path of a folder"),
     (f"{PREFIX}WORKERS", "0", "a whole number of at least 1"),
     (f"{PREFIX}DEVICE_IDS", "cuda:0", "device numbers separated by commas"),
     (f"{PREFIX}DEVICE_IDS", ",", "device numbers separated by commas"),
@@ -216,7 +219,7 @@ SECRETIVE = [
     ("HF_ENDPOINT", f"user:{SECRET}@mirror:x", "it must be an address such as https://hf-mirror.com"),
     (f"{PREFIX}MODEL_SOURCE", f"ftp://user:{SECRET}@mirror", "mirrors are addresses of http or https"),
     (f"{PREFIX}MODEL_SOURCE", f"gitlab=https://user:{SECRET}@mirror", "not 'gitlab'"),
-    (f"{PREFIX}MODEL_SOURCE", f"https://user:{SECRET},more@mirror", "or a mirror's address"),
+    (f"{PREFIX}MODEL_SOURCE", f"https://user:{SECRET},more@mirror", "mirrors are addresses of http or https"),
     (f"{PREFIX}MODEL_SOURCE", f"modelscope:{SECRET}", "or a mirror's address"),
     (f"{PREFIX}CLIP_ALIASES", f"{ALIASED}=https://user:{SECRET}@mirror/mine", "the absolute path of a folder"),
     ("IMMICH_PORT", f"http://user:{SECRET}@host", "a whole number"),
@@ -231,6 +234,36 @@ def test_a_wrong_value_that_may_hold_a_secret_is_not_shown(variable: str, value:
     assert message.startswith(f"{variable} cannot be used (its value may hold a password and is not shown): ")
     assert allowed in message
     assert SECRET not in message
+
+
+STRANGE = (
+    *("~nobody/x", "\0", "http://[", "http://u:p\u2100w@h", "tcp://", "=", ",", "，", "a=", "=a", "'"),
+    *("1e999", "nan", "-0", "٣"),
+)
+
+
+def told(**environ: str) -> list[str]:
+    """What is said of an environment: why it is refused, or the settings and the remarks."""
+    try:
+        settings = read(**environ)
+    except SettingsError as error:
+        return [str(error)]
+    return [repr(settings), *settings.remarks]
+
+
+@given(st.dictionaries(st.sampled_from(sorted(FIELDS)), st.sampled_from(STRANGE) | st.text(max_size=20), max_size=4))
+def test_whatever_is_set_is_used_or_refused_in_one_line(environ: dict[str, str]) -> None:
+    assert not any("\n" in said for said in told(**environ))
+
+
+@given(
+    st.sampled_from(["IMMICH_API", "HF_ENDPOINT", f"{PREFIX}MODEL_SOURCE", f"{PREFIX}API_KEY", "HF_TOKEN"]),
+    st.text(max_size=8),
+    st.text(max_size=8),
+)
+def test_whatever_is_around_a_secret_it_is_not_shown(variable: str, before: str, after: str) -> None:
+    for text in (f"{before}{SECRET}{after}", f"http://{before}:{SECRET}@{after}", f"{before}=http://{SECRET}@{after}"):
+        assert not any(SECRET in said for said in told(**{variable: text}))
 
 
 def test_secrets_are_in_no_repr() -> None:

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from immich_ml_cn.messages import tr
-from immich_ml_cn.setting_values import names
+from immich_ml_cn.setting_values import is_http, names
 
 from .kinds import Kind
 
@@ -70,7 +69,6 @@ def _base(address: str) -> str:
     base = address.strip().rstrip("/")
     if "://" not in base:
         base = f"https://{base}"
-    parts = urlsplit(base)
-    if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
+    if not is_http(base):
         raise ValueError(tr("a list of sources whose mirrors are addresses of http or https"))
     return base

@@ -11,7 +11,19 @@ from pathlib import Path
 
 import corpus
 import pytest
-from server import CLIP, FACES, OCR, ROOT, VISUAL, Client, RunningServer, fill_cache, http_request, predict_form
+from server import (
+    CLIP,
+    FACES,
+    OCR,
+    ROOT,
+    TEXTUAL,
+    VISUAL,
+    Client,
+    RunningServer,
+    fill_cache,
+    http_request,
+    predict_form,
+)
 
 ALL_TASKS = {
     "clip": {"visual": {"modelName": CLIP}},
@@ -70,6 +82,11 @@ def test_no_broken_form_is_a_failure_of_ours(client: Client) -> None:
     for name, body, content_type in corpus.strange_forms():
         reply = client.post(body, content_type)
         assert reply.status in (400, 413, 422), f"{name}: {reply.status} {reply.body[:200]!r}"
+
+
+def test_no_strange_query_is_a_failure_of_ours(client: Client) -> None:
+    for text in corpus.STRANGE_TEXTS:
+        assert client.predict(TEXTUAL, text=text).status == 200, text
 
 
 @pytest.mark.parametrize("where", [("clip", "visual"), ("facial-recognition", "detection"), ("ocr", "detection")])
