@@ -27,6 +27,7 @@ from .sources.tasks import Component, ModelTask
 from .store.downloader import Downloader
 
 if TYPE_CHECKING:
+    from .api.gateway.gateway import ImmichGateway
     from .search.text_search import TextSearch
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ class Service:
 
     pipeline: Pipeline
     gateway: Gateway
+    immich: "ImmichGateway | None"
+    """In front of Immich's own API, where the settings say where that is."""
     mt_photos: MtPhotos
     registry: Registry
     stuck: tuple[str, ...] = ()
@@ -106,10 +109,20 @@ class Service:
             stack.push_async_callback(upstream.close)
         self.gateway = Gateway(self._text_search or self.pipeline, upstream, settings.forwarded_tasks)
         self.mt_photos = MtPhotos(settings, self.pipeline)
+        self.immich = self._immich_gateway(stack)
         stack.callback(downloader.close)
         if settings.model_ttl_s > 0 and settings.model_ttl_poll_s > 0:
             _background(stack, self.registry.sweep_forever(settings.model_ttl_poll_s), "sweeper")
         return catalogue
+
+    def _immich_gateway(self, stack: AsyncExitStack) -> "ImmichGateway | None":
+        if not self._settings.immich_url:
+            return None
+        from .api.gateway.gateway import ImmichGateway
+
+        gateway = ImmichGateway(self._settings)
+        stack.push_async_callback(gateway.close)
+        return gateway
 
     def stop_preloading(self) -> None:
         """Stop preloading; may be called by a signal handler, at any time."""

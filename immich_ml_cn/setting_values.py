@@ -262,6 +262,14 @@ def is_http(address: str) -> bool:
     return valid and not parts.query and not parts.fragment
 
 
+def redis(value: str) -> str:
+    """An address of Redis; a unix socket's path is one too."""
+    address = value.strip()
+    if urlsplit(address).scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError(tr("an address such as redis://host:6379"))
+    return address
+
+
 def endpoint(value: str) -> "str | Doubtful[str]":
     """Hugging Face's address or a mirror's; without a scheme it is one of https."""
     if "://" in value:

@@ -482,6 +482,24 @@ class Settings:
         "HF_HUB_OFFLINE", False, values.flag, "Never connect: serve what is in the cache.", shown="false"
     )
 
+    immich_url: str = _setting(
+        "MACHINE_LEARNING_IMMICH_URL",
+        "",
+        values.address,
+        "Immich's own address, such as http://immich-server:2283. Its search calls are answered here then, where a "
+        "reverse proxy sends them: text search over the whole library. Unset, nothing of Immich's API is served.",
+        shown="",
+        secret=True,
+    )
+    immich_redis_url: str = _setting(
+        "MACHINE_LEARNING_IMMICH_REDIS_URL",
+        "",
+        values.redis,
+        "Immich's Redis, such as redis://immich_redis:6379: text and embedding of single photos can be made again.",
+        shown="",
+        secret=True,
+    )
+
     # --- of the services before us: MT Photos AI and the gateway ---
     mt_photos_key: str = _setting(
         "API_AUTH_KEY",

@@ -20,8 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "running")]
 
-from server import Client, RunningServer, fill_cache  # noqa: E402 - of tests/
-from test_haproxy import HaProxy, Request, ask, free_port, replica, requests  # noqa: E402
+from server import Client, RunningServer, fill_cache, free_port  # noqa: E402 - of tests/
+from test_haproxy import HaProxy, Request, ask, replica, requests  # noqa: E402
 
 TASKS = {"image": 0, "ocr": 1, "text": 2}
 

@@ -275,6 +275,13 @@ class RunningServer:
             self.process.wait()
 
 
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 def http_request(body: bytes, *, path: str = "/predict", content_type: str = CONTENT_TYPE) -> bytes:
     """The bytes of a POST, for tests that send them in pieces."""
     headers = (f"POST {path} HTTP/1.1", "host: x", f"content-type: {content_type}", f"content-length: {len(body)}")

@@ -4,7 +4,10 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from opencc import OpenCC
 
 CJK: Final = (
     r"\u2e80-\u2fd5\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -37,6 +40,19 @@ class _Simplified(dict[int, str]):
 @cache
 def _simplified() -> _Simplified:
     return _Simplified()
+
+
+@cache
+def _to_traditional() -> "OpenCC":
+    from opencc import OpenCC  # see above
+
+    return OpenCC("s2t")
+
+
+def traditional(text: str) -> str:
+    """A text in traditional characters."""
+    converted: str = _to_traditional().convert(text)
+    return converted
 
 
 def normalise(text: str) -> str:

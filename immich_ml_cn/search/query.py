@@ -2,10 +2,10 @@
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from .normalisation import normalise
+from .normalisation import normalise, traditional
 from .tokens import Run, Script, runs
 
 _PREFIX: Final = re.compile(
@@ -29,15 +29,22 @@ class Term:
     Attributes:
         text: normalised.
         exact: it was quoted: as it stands, no other form, nothing misread.
+        typed: as it was typed, in compatibility form C.
     """
 
     text: str
     exact: bool = False
+    typed: str = field(default="", compare=False)
 
     @property
     def runs(self) -> tuple[Run, ...]:
         """What it consists of."""
         return runs(self.text)
+
+    @property
+    def written_forms(self) -> tuple[str, ...]:
+        """How a photo may have it, for whoever compares letter by letter: as typed, simplified, traditional."""
+        return tuple(dict.fromkeys((self.typed or self.text, self.text, traditional(self.text))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,8 @@ def _terms(text: str) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
     text = unicodedata.normalize("NFKC", text).translate(_QUOTES)
     for match in list(_WORD.finditer(text))[:MAX_TERMS]:
         exact = match["phrase"] is not None
-        term = Term(normalise((match["phrase"] if exact else match["word"])[:MAX_CHARACTERS]), exact)
+        typed = (match["phrase"] if exact else match["word"])[:MAX_CHARACTERS]
+        term = Term(normalise(typed), exact, typed)
         if term.runs:
             (excluded if match["minus"] else wanted).append(term)
     return tuple(dict.fromkeys(wanted)), tuple(dict.fromkeys(excluded))

@@ -45,6 +45,12 @@ def create_app(settings: Settings, service: Service) -> Starlette:
     routes = [*_Immich(admission, service, page, redact).routes(), *page.routes()]
     if settings.mt_photos_key:
         routes += _MtPhotos(admission, service, settings.mt_photos_key).routes()
+    keyless: tuple[str, ...] = ()
+    if settings.immich_url:
+        from .gateway import PATHS, ImmichRoutes
+
+        keyless = PATHS
+        routes += ImmichRoutes(admission, service).routes()
     paths = [route.path for route in routes if isinstance(route, Route)]
     if settings.root_path:
         routes.append(Mount(settings.root_path, routes=list(routes)))
@@ -60,7 +66,7 @@ def create_app(settings: Settings, service: Service) -> Starlette:
     ]
     if settings.api_key:
         keys = [key for key in (settings.api_key, settings.mt_photos_key) if key]
-        exempt = KeylessPaths(settings.root_path)
+        exempt = KeylessPaths(settings.root_path, keyless)
         middleware.append(Middleware(ApiKeyMiddleware, keys, exempt, settings.root_path))
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan, middleware=middleware)
 

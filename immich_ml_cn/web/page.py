@@ -1,6 +1,6 @@
 """The page for people: its files, which clients are given it instead of Immich's JSON, and what only it asks for."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -40,14 +40,19 @@ HEADERS: Final[Mapping[str, str]] = {
 class KeylessPaths:
     """True for requests that are answered without a key: ``/ping``, and the page with its files, which says nothing."""
 
-    def __init__(self, root_path: str) -> None:
+    def __init__(self, root_path: str, others: Collection[str] = ()) -> None:
+        """
+        Args:
+            others: further paths that need none.
+        """
         self._root_path = root_path
+        self._paths = {"/ping", *others}
 
     def __call__(self, scope: Scope) -> bool:
         path: str = scope["path"].removeprefix(self._root_path)
         if path == "/":
             return prefers_html(Headers(scope=scope).get("accept", ""))
-        return path == "/ping" or path.startswith(FILES)
+        return path in self._paths or path.startswith(FILES)
 
 
 MAX_BODY_BYTES: Final = 4096

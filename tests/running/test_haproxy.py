@@ -8,7 +8,6 @@ import io
 import os
 import re
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -20,7 +19,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from server import OCR_TASK, ROOT, TEXTUAL, VISUAL, Client, RunningServer, fill_cache, wait_until
+from server import OCR_TASK, ROOT, TEXTUAL, VISUAL, Client, RunningServer, fill_cache, free_port, wait_until
 
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 CONFIGURATION = ROOT / "deploy" / "haproxy" / "haproxy.cfg"
@@ -135,12 +134,6 @@ def differs(answer: Any, expected: Any) -> bool:
 def vector(text: str) -> list[float]:
     """The numbers of an embedding, which Immich's protocol sends as a string."""
     return [float(number) for number in text.strip("[]").split(",")]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

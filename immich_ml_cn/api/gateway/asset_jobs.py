@@ -1,0 +1,102 @@
+"""The menu entry *Refresh faces* of an unmodified Immich: it makes text and embedding again as well."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+import orjson
+
+from immich_ml_cn.errors import ServiceError
+
+from .immich import Caller, Immich, Reply
+from .reprocessing import Part, Reprocessing, is_asset_id
+
+logger = logging.getLogger(__name__)
+
+PATH: Final = "/api/assets/jobs"
+REFRESH_FACES: Final = "refresh-faces"
+MAX_ASSETS: Final = 1000
+MAX_CONCURRENT: Final = 8
+
+
+class AssetJobs:
+    """Passes ``POST /api/assets/jobs`` to Immich, and adds what it does not offer."""
+
+    def __init__(self, immich: Immich, reprocessing: Reprocessing | None) -> None:
+        """
+        Args:
+            reprocessing: None where Immich's Redis is not known: then everything is only passed on.
+        """
+        self._immich = immich
+        self._reprocessing = reprocessing
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, caller: Caller, body: bytes, content_type: str) -> Reply:
+        """Immich's answer to the body; after a success, text and embedding of the same assets are queued.
+
+        Raises:
+            UpstreamFailed, UpstreamTimeout: Immich cannot be reached.
+        """
+        reply = await self._immich.post(PATH, caller, body, content_type)
+        assets = refreshed_assets(body) if reply.is_success and self._reprocessing is not None else ()
+        if assets and self._reprocessing is not None:
+            task = asyncio.create_task(self._queue_own(self._reprocessing, caller, assets), name="reprocess")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return reply
+
+    async def close(self) -> None:
+        """Give up what is still being queued."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _queue_own(self, reprocessing: Reprocessing, caller: Caller, assets: Sequence[str]) -> None:
+        """Queue the assets that the caller owns."""
+        try:
+            own = await self._owned(caller, assets)
+            jobs = await reprocessing.add(own, (Part.CLIP, Part.OCR))
+        except ServiceError as error:
+            logger.error("text and embedding are not made again: %s", error)
+            return
+        logger.info("text and embedding of %d photos are made again: %d jobs queued", len(own), len(jobs))
+
+    async def _owned(self, caller: Caller, assets: Sequence[str]) -> list[str]:
+        """Those that belong to the caller, as Immich says of each to the caller's own credentials."""
+        me = _field(await self._immich.get("/api/users/me", caller), "id")
+        if me is None:
+            return []
+        gate = asyncio.Semaphore(MAX_CONCURRENT)
+
+        async def owner(asset: str) -> str | None:
+            async with gate:
+                return _field(await self._immich.get(f"/api/assets/{asset}", caller), "ownerId")
+
+        owners = await asyncio.gather(*map(owner, assets))
+        return [asset for asset, owner_id in zip(assets, owners, strict=True) if owner_id == me]
+
+
+def refreshed_assets(body: bytes) -> tuple[str, ...]:
+    """The assets of a request to refresh faces; () for any other request."""
+    try:
+        document = orjson.loads(body)
+    except (orjson.JSONDecodeError, RecursionError):
+        return ()
+    if not isinstance(document, dict) or document.get("name") != REFRESH_FACES:
+        return ()
+    assets = document.get("assetIds")
+    if not isinstance(assets, list) or not all(isinstance(asset, str) for asset in assets):
+        return ()
+    return tuple(dict.fromkeys(asset for asset in assets if is_asset_id(asset)))[:MAX_ASSETS]
+
+
+def _field(reply: Reply, name: str) -> str | None:
+    if not reply.is_success:
+        return None
+    try:
+        document = orjson.loads(reply.body)
+    except orjson.JSONDecodeError:
+        return None
+    value = document.get(name) if isinstance(document, dict) else None
+    return value if isinstance(value, str) else None
