@@ -34,6 +34,8 @@ _QUARTER_TURNS: Final = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 _REFUSED: Final = frozenset({"EPS", "IPTC"})
 """Formats that Pillow reads by starting Ghostscript on what a client sent, at once or for a picture inside."""
 
+_BAND_PIXELS: Final = 1 << 18
+
 _MAX_WEBP: Final = 8_000_000
 """Pixels, and bytes, of a WebP that is decoded on a thread: Pillow copies its pixels while no other thread of Python
 runs, 25 ms for 20 million. Immich's largest ordinary preview has 6 million pixels."""
@@ -74,10 +76,27 @@ class Picture:
         """The pixels as uint8 (height, width, 3), RGB, 0…255, read-only; transparency is dropped, as Immich does."""
         import numpy as np  # processes that only decode do without
 
-        image = self.image
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # the same pixels as straight to RGB, without Pillow's warning
-        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        rgb = np.empty((self.image.height, self.image.width, 3), np.uint8)
+        for top, band in bands(self.image):
+            rgb[top : top + band.height] = np.asarray(_opaque(band))
+        rgb.setflags(write=False)
+        return rgb
+
+
+def bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """An image cut into bands of a quarter of a million pixels, each with its topmost row.
+
+    Converted as a whole, a picture is in memory up to four times.
+    """
+    rows = max(1, _BAND_PIXELS // max(1, image.width))
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the same pixels as straight to RGB, without Pillow's warning
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decodes_on_thread(data: bytes) -> bool:

@@ -3,8 +3,8 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final, ParamSpec, TypeVar
 
@@ -37,9 +37,29 @@ class CpuPool:
         )
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `function` on a thread of the pool; a call that is cancelled before it starts never runs."""
-        call = partial(guarded_call, function, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        """Call `function` on a thread of the pool.
+
+        When the caller is cancelled, a call that has not begun never runs. One that has begun is waited for: until then
+        it uses the memory that the caller has reserved. A second cancellation ends the waiting.
+        """
+        return await self._result_of(partial(guarded_call, function, *args, **kwargs), None)
+
+    async def run_abortable(
+        self, abort: Callable[[], None], function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `run`; `abort` is called when the caller is cancelled, and makes a call that has begun end soon."""
+        return await self._result_of(partial(guarded_call, function, *args, **kwargs), abort)
+
+    async def _result_of(self, call: Callable[[], T], abort: Callable[[], None] | None) -> T:
+        job = self._executor.submit(call)
+        try:
+            return await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            if not job.cancel():
+                if abort is not None:
+                    abort()
+                await _end_of(job)
+            raise
 
     async def each(self, function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
         """Run `function` on each item, on as many threads as there are; the results in order."""
@@ -51,6 +71,17 @@ class CpuPool:
     def close(self) -> None:
         """Drop what has not started and let the threads end."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+async def _end_of(job: "Future[T]") -> None:
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def report(job: "Future[T]") -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(ended.set)
+
+    job.add_done_callback(report)
+    await ended.wait()
 
 
 def _each(function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:

@@ -75,12 +75,13 @@ class ImageDecoder:
 
     async def _in_process(self, work: Callable[[DecoderProcess], T]) -> T:
         held: list[DecoderProcess] = []  # while it works; whoever takes it out decides what becomes of it
-        try:
-            return await self._waiting.run(self._work, work, held)
-        except asyncio.CancelledError:
+
+        def kill() -> None:
             if process := _popped(held):
                 process.kill()
-            raise
+
+        try:
+            return await self._waiting.run_abortable(kill, self._work, work, held)
         finally:
             self._end_idle_later()
 

@@ -27,7 +27,7 @@ from .concurrency import first_failure
 from .cpu_pool import ByteBudget, CpuPool
 from .image_decoder import ImageDecoder
 from .last_hour import LastHour
-from .plan import FacePlan, OcrPlan, Plan, TextReader, TextualPlan, VisualPlan
+from .plan import DECODED_BYTES_PER_PIXEL, FacePlan, OcrPlan, Plan, TextReader, TextualPlan, VisualPlan
 from .registry import Registry
 from .spec import Leases, Loaded, ModelSpec
 from .tasks import OcrTask, Tasks
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 ItemT = TypeVar("ItemT")
 OutputT_co = TypeVar("OutputT_co", covariant=True)
 OutputT = TypeVar("OutputT")
-
-BYTES_PER_PIXEL: Final = 7
-"""Of a decoded image in memory: Pillow's 4, and 3 as an array."""
 
 CLIENT_LEFT: Final = 499
 """nginx's status for a client that closed the connection; it is counted, nobody receives it."""
@@ -193,7 +190,7 @@ class Pipeline:
         # The models first: a picture is not to be held in memory while its model is still being downloaded.
         async with (
             self._registry.lease_all(plan.specs()) as models,
-            self._budget.reserve(width * height * BYTES_PER_PIXEL),
+            self._budget.reserve(width * height * (plan.bytes_per_pixel + (DECODED_BYTES_PER_PIXEL if upright else 0))),
         ):
             with self._metrics.time("decode"):
                 picture = await self._decoder.decode(data, self._min_side(plan, models))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from .spec import ModelSpec
 from .tasks import ClipTextual, ClipVisual, FaceTask, OcrTask
@@ -12,10 +12,15 @@ if TYPE_CHECKING:
     from immich_ml_cn.models.faces import FaceDetector, FaceRecognizer
     from immich_ml_cn.models.ocr import TextDetector, TextOrientation, TextRecognizer
 
+DECODED_BYTES_PER_PIXEL: Final = 4
+
 
 @dataclass(frozen=True, slots=True)
 class VisualPlan:
     """Embed the image."""
+
+    bytes_per_pixel: ClassVar[int] = 5
+    """Memory that the task needs beside the decoded image: that one in RGB, and what it is resized through."""
 
     task: ClipVisual
     encoder: "ModelSpec[VisualEncoder]"
@@ -43,6 +48,9 @@ class TextualPlan:
 class FacePlan:
     """Find faces, and embed them where there is a recogniser."""
 
+    bytes_per_pixel: ClassVar[int] = 4
+    """Memory that the task needs beside the decoded image: that one as an array."""
+
     task: FaceTask
     detector: "ModelSpec[FaceDetector]"
     recognizer: "ModelSpec[FaceRecognizer] | None" = None
@@ -64,6 +72,9 @@ class TextReader:
 @dataclass(frozen=True, slots=True)
 class OcrPlan:
     """Find lines of text, and read them where there is a reader."""
+
+    bytes_per_pixel: ClassVar[int] = 6
+    """Memory that the task needs beside the decoded image: that one as an array, of 16 bits at first or opaque."""
 
     task: OcrTask
     detector: "ModelSpec[TextDetector]"
@@ -88,6 +99,12 @@ class Plan:
     def needs_image(self) -> bool:
         """Whether any task works on the image."""
         return self.visual is not None or self.faces is not None or self.ocr is not None
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Memory that a decoded image and the tasks on it need: Pillow has four bytes for each pixel."""
+        tasks = (self.visual, self.faces, self.ocr)
+        return DECODED_BYTES_PER_PIXEL + sum(task.bytes_per_pixel for task in tasks if task is not None)
 
     def specs(self) -> list[ModelSpec[Any]]:
         """All models that the request may need, each once."""

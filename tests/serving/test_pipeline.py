@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,8 +19,16 @@ from immich_ml_cn.models.results import Answer, EmbeddedFaces, Faces, ReadText, 
 from immich_ml_cn.serving.catalogue import Catalogue
 from immich_ml_cn.serving.cpu_pool import ByteBudget, CpuPool
 from immich_ml_cn.serving.image_decoder import ImageDecoder
-from immich_ml_cn.serving.pipeline import BYTES_PER_PIXEL, LINES_AT_ONCE, Pipeline
-from immich_ml_cn.serving.plan import FacePlan, OcrPlan, Plan, TextReader, TextualPlan, VisualPlan
+from immich_ml_cn.serving.pipeline import LINES_AT_ONCE, Pipeline
+from immich_ml_cn.serving.plan import (
+    DECODED_BYTES_PER_PIXEL,
+    FacePlan,
+    OcrPlan,
+    Plan,
+    TextReader,
+    TextualPlan,
+    VisualPlan,
+)
 from immich_ml_cn.serving.registry import Registry
 from immich_ml_cn.serving.spec import Leases, ModelSpec
 from immich_ml_cn.serving.tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
@@ -30,6 +39,9 @@ WIDTH, HEIGHT = 400, 300
 _stream = io.BytesIO()
 Image.new("RGB", (WIDTH, HEIGHT), "white").save(_stream, "PNG")
 PNG = _stream.getvalue()
+
+CLIP_BYTES = WIDTH * HEIGHT * (DECODED_BYTES_PER_PIXEL + VisualPlan.bytes_per_pixel)
+"""Of the picture, while CLIP looks at it."""
 
 VISUAL, TEXTUAL = ClipVisual("m"), ClipTextual("m", "zh-CN")
 FACES = FaceTask("d", "r", 0.6)
@@ -477,7 +489,7 @@ def test_decoded_images_stay_within_the_budget() -> None:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
 
-    run_scene(scene, World(hanging={"visual"}), budget=2 * WIDTH * HEIGHT * BYTES_PER_PIXEL)
+    run_scene(scene, World(hanging={"visual"}), budget=2 * CLIP_BYTES)
 
 
 @pytest.mark.parametrize("model", ["visual", "face_recognizer", "text_orientation"])
@@ -498,4 +510,29 @@ def test_a_picture_is_not_decoded_while_a_model_of_it_is_loading(model: str) -> 
         setup.world.loaded.set()
         assert (await asyncio.wait_for(waiting, 10)).size == (WIDTH, HEIGHT)
 
-    run_scene(scene, World(loading={model}), budget=WIDTH * HEIGHT * BYTES_PER_PIXEL)
+    run_scene(scene, World(loading={model}), budget=CLIP_BYTES)
+
+
+def test_memory_is_held_until_the_thread_has_ended_though_the_client_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, end = threading.Event(), threading.Event()
+    decode = images.decode
+
+    def slow(data: bytes, max_pixels: int, min_side: int | None = None) -> images.Picture:
+        begun.set()
+        assert end.wait(10)
+        return decode(data, max_pixels, min_side)
+
+    monkeypatch.setattr(images, "decode", slow)
+
+    async def scene(setup: Setup) -> None:
+        asking = asyncio.create_task(setup.pipeline.predict(Tasks(VISUAL), PNG, None))
+        assert await asyncio.to_thread(begun.wait, 10)
+        asking.cancel()
+        await settle()
+        assert setup.budget.held == CLIP_BYTES
+        end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert setup.budget.held == 0
+
+    run_scene(scene)

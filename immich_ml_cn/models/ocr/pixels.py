@@ -3,8 +3,9 @@
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from immich_ml_cn.models.images import Picture
+from immich_ml_cn.models.images import Picture, bands
 
 # ITU-R BT.601, in RGB order.
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -19,23 +20,32 @@ def opaque_rgb(picture: Picture) -> NDArray[np.uint8]:
     """
     image = picture.image
     if image.has_transparency_data:
-        return _lay_over(np.asarray(image.convert("RGBA")))
+        return _lay_over(image)
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     return picture.rgb
 
 
-def _lay_over(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    alpha = rgba[:, :, 3]
-    if alpha.min() == 255:
-        return np.ascontiguousarray(rgba[:, :, :3])
-    visible = rgba[alpha > 0][:, :3]
-    dark = visible.size == 0 or float(np.mean(visible @ _LUMA)) < 128
-    background = np.float32(255 if dark else 0)
-    opacity = (alpha.astype(np.float32) / 255)[:, :, None]
-    rgb = rgba[:, :, :3].astype(np.float32) * opacity + background * (1 - opacity)
-    return rgb.astype(np.uint8)
+def _lay_over(image: Image.Image) -> NDArray[np.uint8]:
+    """In bands: as a whole it would take ten times the memory of the picture."""
+    background = np.float32(255 if _is_dark(image) else 0)
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    for top, band in bands(image):
+        rgba = np.asarray(band.convert("RGBA"))
+        opacity = (rgba[:, :, 3].astype(np.float32) / 255)[:, :, None]
+        rgb[top : top + band.height] = rgba[:, :, :3].astype(np.float32) * opacity + background * (1 - opacity)
+    return rgb
+
+
+def _is_dark(image: Image.Image) -> bool:
+    """Whether what is visible is dark on average, or nothing is."""
+    luma, count = 0.0, 0
+    for _, band in bands(image):
+        rgba = np.asarray(band.convert("RGBA"))
+        visible = rgba[rgba[:, :, 3] > 0][:, :3]
+        luma, count = luma + float(visible.sum(axis=0, dtype=np.int64) @ _LUMA), count + len(visible)
+    return luma < 128 * count or count == 0
 
 
 def to_tensor(image: NDArray[np.uint8]) -> NDArray[np.float32]:
