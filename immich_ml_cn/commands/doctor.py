@@ -24,6 +24,7 @@ from immich_ml_cn.messages import Translator, said_by, tr
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.kinds import BASES, Kind
 from immich_ml_cn.store.checks import doubtful_models, unwritable
+from immich_ml_cn.store.downloader import fetch_options
 
 from .console import Console
 from .local_server import LocalServer
@@ -208,8 +209,9 @@ def _sources(settings: Settings, reach: Callable[[str], str]) -> Iterator[Findin
         found = tr("{address}: {reason}", address=redact_url(address), reason=reason or tr("answers"))
         yield Finding(tr("source {name}", name=name), Verdict.NOTE if reason else Verdict.GOOD, found)
     if all(reasons):
-        mirror = "MACHINE_LEARNING_MODEL_SOURCE=modelscope,https://hf-mirror.com"
-        yield _nothing_comes(settings, tr("none can be reached: missing models cannot be fetched"), mirror)
+        chosen = fetch_options(settings).last_resort() is None
+        cure = "MACHINE_LEARNING_MODEL_SOURCE=auto" if chosen else "HTTPS_PROXY=http://<proxy>:<port>"
+        yield _nothing_comes(settings, tr("none can be reached: missing models cannot be fetched"), cure)
 
 
 def _nothing_comes(settings: Settings, found: str, cure: str) -> Finding:
@@ -225,6 +227,8 @@ def _addresses(settings: Settings) -> dict[str, str]:
     addresses = {kind.value: base for kind, base in {**BASES, **settings.model_source.bases}.items()}
     if settings.hf_endpoint:
         addresses[Kind.HUGGINGFACE.value] = settings.hf_endpoint
+    if mirrored := fetch_options(settings).last_resort():
+        addresses["mirror"] = mirrored.base(Kind.HUGGINGFACE)
     return addresses
 
 

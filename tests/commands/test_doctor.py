@@ -59,7 +59,8 @@ def test_sources_that_cannot_be_reached_matter_where_no_model_is_here(tmp_path: 
     assert "no route" in findings["source huggingface"].found
     assert findings["source huggingface"].verdict is Verdict.NOTE
     assert findings["sources"].verdict is Verdict.BAD
-    assert "MACHINE_LEARNING_MODEL_SOURCE=" in findings["sources"].paste
+    assert "HTTPS_PROXY=" in findings["sources"].paste
+    assert "source mirror" in findings
     fill_cache(tmp_path)
     assert found(tmp_path, unreached="no route")["sources"].verdict is Verdict.NOTE
 
