@@ -76,7 +76,7 @@ class Service:
         """Put everything together; `stack` closes it in reverse order, each part even when closing another failed."""
         settings = self._settings
         close_timeout_s = min(CLOSE_TIMEOUT_S, settings.shutdown_timeout_s)
-        downloader = Downloader(settings, self.metrics)
+        downloader = Downloader(settings, self.metrics, on_gpu=self._engine.on_gpu)
         stack.push_async_callback(self._find_stuck, downloader, close_timeout_s)
         pool, text_pool = CpuPool(settings.request_threads), CpuPool(1, nice=0)
         stack.callback(pool.close)

@@ -478,6 +478,13 @@ class Settings:
         "HF_ENDPOINT", "", values.endpoint, "Hugging Face or a mirror of it.", shown="", secret=True
     )
     hf_token: str = _setting("HF_TOKEN", "", values.word, "Token sent to Hugging Face.", shown="", secret=True)
+    keep_checkpoints: bool = _setting(
+        "MACHINE_LEARNING_KEEP_CHECKPOINTS",
+        False,
+        values.flag,
+        "Keep Chinese-CLIP's checkpoints once they are converted: another precision then needs no second download.",
+        shown="false",
+    )
     hf_hub_offline: bool = _setting(
         "HF_HUB_OFFLINE", False, values.flag, "Never connect: serve what is in the cache.", shown="false"
     )
@@ -521,13 +528,13 @@ class Settings:
         "CLIP_MODEL",
         "ViT-B-16",
         values.word,
-        "CLIP model of MT Photos' API, by cn-clip's name; its features come from an export by scripts/export_clip.py.",
+        "CLIP model of MT Photos' API, by cn-clip's name.",
     )
     clip_download_root: Path | None = _setting(
         "CLIP_DOWNLOAD_ROOT",
         None,
         values.folder,
-        "Folder in which scripts/export_clip.py also looks for Chinese-CLIP's checkpoints. The server reads none.",
+        "Folder in which Chinese-CLIP's checkpoints are looked for before they are fetched. Nothing in it is changed.",
         shown="",
     )
     mt_photos_face_model: str = _setting(

@@ -25,6 +25,8 @@ from immich_ml_cn.sources import (  # noqa: E402
     Archive,
     HubSnapshot,
     Source,
+    checkpoint_names,
+    checkpoint_sources,
     licence_of,
     model_names,
     rough_size_of,
@@ -73,12 +75,23 @@ def _models(task: str, names: Iterable[str]) -> Rows:
 
 def _model(task: str, name: str) -> tuple[str, ...]:
     size = rough_size_of(task, name)
-    origin = "<br>".join(_origin(source) for source in sources_for(task, name)) or "own export"
+    offered = (*_checkpoints(task, name), *sources_for(task, name))
+    origin = "<br>".join(dict.fromkeys(map(_origin, offered)))
     return ("" if size is None else f"{size / 1e6:,.0f} MB", licence_of(task, name), origin)
+
+
+def _checkpoints(task: str, name: str) -> tuple[Source, ...]:
+    """The official file of a Chinese-CLIP on both hubs."""
+    if task != "clip" or name not in CHINESE_CLIP:
+        return ()
+    official, *_ = checkpoint_names(name)
+    return tuple(source for source in checkpoint_sources(name) if source.required[0].name == official)
 
 
 def _origin(source: Source) -> str:
     match source.content:
+        case HubSnapshot(repo=repo, pinned=((name, sha256),)):
+            return f"Hugging Face `{repo}`: `{name}` `{sha256}`"
         case HubSnapshot(repo=repo):
             return f"Hugging Face `{repo}`"
         case Archive(url=url, sha256=sha256, members=members):

@@ -72,8 +72,8 @@ class MtPhotos:
         if answer.features is None:
             raise Unavailable(
                 tr(
-                    "the graph of {model} gives no features before normalisation, which MT Photos compares: export it "
-                    "with scripts/export_clip.py {model} --replace",
+                    "the graph of {model} gives no features before normalisation, which MT Photos compares: "
+                    "`immich-ml-cn models remove {model}`, then the next request makes one from the official weights",
                     model=self._clip,
                 )
             )

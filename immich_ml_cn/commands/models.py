@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from immich_ml_cn.errors import ServiceError
 from immich_ml_cn.messages import Translator, tr
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.clip_names import clean_name
+from immich_ml_cn.store.conversion.architecture import ARCHITECTURES
+from immich_ml_cn.store.conversion.graph import PRECISIONS, Precision
 from immich_ml_cn.store.downloader import Downloader
 from immich_ml_cn.store.inventory import COMPONENTS, Presence, Row, find, folder_of, inventory, lacking
 from immich_ml_cn.store.removal import plan_removal
@@ -44,6 +46,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", 
     names = _action(actions, "fetch", say(tr("bring models into the cache")), _fetch)
     names.add_argument("names", nargs="*", metavar="NAME", help=say(tr("as Immich or `models list` calls it")))
     names.add_argument("--all-defaults", action="store_true", help=say(tr("the models an unchanged Immich asks for")))
+    names.add_argument("--fp16", action="store_true", help=say(tr("of Chinese-CLIPs also model_fp16.onnx, for GPUs")))
+    names.add_argument("--int8", action="store_true", help=say(tr("of Chinese-CLIPs also model_int8.onnx, for CPUs")))
     _action(actions, "verify", say(tr("check every file and graph in the cache")), _verify)
     where = _action(actions, "where", say(tr("the cache's folder, or a model's")), _where)
     where.add_argument("names", nargs="*", metavar="NAME")
@@ -135,7 +139,8 @@ def _fetch(settings: Settings, options: argparse.Namespace) -> int:
     if wanted is None:
         return 2
     downloader = Downloader(settings)
-    outcomes = [_fetch_one(settings, downloader, task, model) for task, model in wanted]
+    precisions: list[Precision] = [name for name in ("fp16", "int8") if getattr(options, name)]
+    outcomes = [_fetch_one(settings, downloader, task, model, precisions) for task, model in wanted]
     downloader.close()
     if options.json:
         console.json([_outcome(outcome) for outcome in outcomes])
@@ -149,10 +154,14 @@ def _outcome(fetched: Fetched) -> dict[str, Any]:
     return {"task": fetched.task, "model": fetched.model, "error": error}
 
 
-def _fetch_one(settings: Settings, downloader: Downloader, task: str, model: str) -> Fetched:
+def _fetch_one(
+    settings: Settings, downloader: Downloader, task: str, model: str, precisions: Sequence[Precision]
+) -> Fetched:
     if task == "facial-recognition":
         logger.warning("%s: %s", model, sources.NON_COMMERCIAL)
     try:
+        if model in ARCHITECTURES and (precisions or settings.clip_precision in PRECISIONS[1:]):
+            downloader.ensure_precisions(model, precisions)
         for component in COMPONENTS[task]:
             if lacking(settings, task, model, component):
                 downloader.ensure_now(task, model, component)

@@ -93,6 +93,21 @@ class CpuEngine:
         return _open(onnxruntime, graph, _packed_options(self._settings, threads), [self.provider])
 
 
+class CheckingEngine(CpuEngine):
+    """ONNX Runtime on the CPU, slow and with little memory: weights beside a graph are mapped, and none is packed."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+
+    def _session(self, graph: Graph, threads: int) -> "OnnxSession":
+        import onnxruntime
+
+        options = _packed_options(self._settings, threads)
+        options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        return _open(onnxruntime, graph, options, [self.provider])
+
+
 class CudaEngine:
     """ONNX Runtime on NVIDIA GPUs."""
 

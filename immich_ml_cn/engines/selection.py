@@ -9,7 +9,7 @@ from immich_ml_cn.settings import Settings
 
 from . import self_test
 from .engine import Engine, EngineError
-from .onnx_runtime import CpuEngine, CudaEngine
+from .onnx_runtime import CheckingEngine, CpuEngine, CudaEngine
 from .openvino import OpenVinoEngine, graphics
 from .packages import runtime_version, runtimes, version
 from .prepacked import MAX_WAIT_S, PrepackedGraphs
@@ -66,7 +66,7 @@ def checking_engine(settings: Settings) -> Engine:
     Raises:
         EngineError: there is none.
     """
-    return CpuEngine(settings) if runtimes() else OpenVinoEngine(settings, keep_compiled=False)
+    return CheckingEngine(settings) if runtimes() else OpenVinoEngine(settings, keep_compiled=False)
 
 
 def _plain_cpu(settings: Settings, installed: list[str]) -> Engine:

@@ -9,7 +9,16 @@ from pathlib import PurePosixPath
 from immich_ml_cn.errors import UnknownModel
 from immich_ml_cn.messages import tr
 
-from .clip import CHINESE_CLIP, MCLIP, OPENCLIP, checkpoint_sources, chinese_clip, immich_clip, joint_source
+from .clip import (
+    CHINESE_CLIP,
+    MCLIP,
+    OPENCLIP,
+    checkpoint_names,
+    checkpoint_sources,
+    chinese_clip,
+    immich_clip,
+    joint_source,
+)
 from .faces import INSIGHTFACE, insightface
 from .kinds import BASES, MIRRORS, Archive, HubSnapshot, Kind, Member, RemoteFile, Source
 from .ocr import bundled, bundled_orientation, ocr_names, pp_ocr, rough_ocr_size
@@ -29,6 +38,7 @@ __all__ = [
     "Source",
     "bundled",
     "bundled_orientation",
+    "checkpoint_names",
     "checkpoint_sources",
     "folder_for",
     "joint_source",
@@ -95,7 +105,7 @@ def sources_for(
     Ask for the components of a language-prefixed OCR model one by one: they lie in different folders.
 
     Returns:
-        () where nobody offers ready files: Chinese-CLIP RN50 and ViT-H-14 have to be exported.
+        () where nobody offers ready graphs, as of Chinese-CLIP RN50 and ViT-H-14: see `checkpoint_sources`.
 
     Raises:
         UnknownModel: the task has no such model.

@@ -84,6 +84,9 @@ MCLIP: Mapping[str, int] = _table(_MCLIP)
 """Immich's M-CLIP exports and their rough size in bytes, both components together."""
 
 
+_IN_TRANSFORMERS = ("model.safetensors", "pytorch_model.bin")
+
+
 @dataclass(frozen=True, slots=True)
 class ChineseClip:
     """Where one Chinese-CLIP is.
@@ -120,21 +123,32 @@ CHINESE_CLIP: Mapping[str, ChineseClip] = {
 }
 
 
-def checkpoint_sources(model: str) -> tuple[Source, ...]:
-    """The official PyTorch weights of a Chinese-CLIP, for the export.
+def checkpoint_names(model: str) -> tuple[str, ...]:
+    """The files that can hold a Chinese-CLIP's weights: cn_clip's, then transformers', which knows no ResNet.
 
     Raises:
         KeyError: not a Chinese-CLIP.
     """
+    official = CHINESE_CLIP[model].checkpoint
+    return (official,) if model == "chinese-clip-rn50" else (official, *_IN_TRANSFORMERS)
+
+
+def checkpoint_sources(model: str) -> tuple[Source, ...]:
+    """The official weights of a Chinese-CLIP: cn_clip's file of either hub, then transformers' files of them.
+
+    Raises:
+        KeyError: not a Chinese-CLIP.
+    """
+    return tuple(source for name in checkpoint_names(model) for source in _checkpoint(model, name))
+
+
+def _checkpoint(model: str, name: str) -> tuple[Source, ...]:
     entry = CHINESE_CLIP[model]
-    pins = ((entry.checkpoint, entry.checkpoint_sha256),) if entry.checkpoint_sha256 else ()
-    path = PurePosixPath(entry.checkpoint)
-    hub = HubSnapshot(f"OFA-Sys/{model}", "main", (entry.checkpoint,), (path,), (), pins)
-    url = modelscope(f"AI-ModelScope/{model}", entry.checkpoint)
-    return (
-        Source(Kind.HUGGINGFACE, hub),
-        Source(Kind.MODELSCOPE, (RemoteFile(path, url, entry.checkpoint_sha256),)),
-    )
+    sha256 = entry.checkpoint_sha256 if name == entry.checkpoint else None
+    path = PurePosixPath(name)
+    hub = HubSnapshot(f"OFA-Sys/{model}", "main", (name,), (path,), (), ((name, sha256),) if sha256 else ())
+    url = modelscope(f"AI-ModelScope/{model}", name)
+    return (Source(Kind.HUGGINGFACE, hub), Source(Kind.MODELSCOPE, (RemoteFile(path, url, sha256),)))
 
 
 def joint_source(model: str) -> Source | None:

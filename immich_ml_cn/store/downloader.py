@@ -4,7 +4,9 @@ import asyncio
 import logging
 import sys
 import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -15,10 +17,14 @@ from immich_ml_cn.messages import tr
 from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.settings import Settings
 
-from . import conversions, fetch
+from . import fetch, joint_graphs
+from .checkpoints import CheckpointConverter
+from .conversion.architecture import ARCHITECTURES
+from .conversion.convert import graph_name
+from .conversion.graph import Precision
 from .fetch.lock import locked
 from .fetch.monitor import TransferMonitor
-from .inventory import is_inside
+from .inventory import COMPONENTS, is_inside
 from .tower_check import check_tower
 
 logger = logging.getLogger(__name__)
@@ -29,16 +35,19 @@ MAX_CONCURRENT_DOWNLOADS: Final = 3
 class Downloader:
     """Fetches models on threads of its own, one fetch per component of a model."""
 
-    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics | None = None, *, on_gpu: bool = False) -> None:
         """
         Args:
             metrics: where fetches are counted.
+            on_gpu: whether models run on a GPU: a Chinese-CLIP is then converted to fp16 as well.
         """
         self._settings = settings
         self._metrics = metrics or Metrics()
         self._options = fetch_options(settings)
         self._host_health = fetch.HostHealth()
         self._cancelled = threading.Event()
+        self._precisions = _precisions(settings, on_gpu=on_gpu)
+        self._checkpoints = CheckpointConverter(settings, self._options, self._host_health, self._cancelled)
         self._under_way: set[int] = set()
         self._progress: dict[tuple[str, str], fetch.ProgressState] = {}
         self._executor = ThreadPoolExecutor(MAX_CONCURRENT_DOWNLOADS, thread_name_prefix="fetch")
@@ -101,20 +110,73 @@ class Downloader:
 
     def ensure_now(self, task: str, model: str, component: str) -> None:
         """`ensure` on the calling thread."""
+        with self._working():
+            if task == "clip" and model in ARCHITECTURES:
+                self._ensure_chinese_clip(model, component)
+            else:
+                self._fetch(task, model, component)
+
+    def ensure_precisions(self, model: str, precisions: Sequence[Precision]) -> None:
+        """Make sure that a Chinese-CLIP is here in these precisions, too. Blocks.
+
+        Raises:
+            Unavailable: one has to be converted, and its checkpoint cannot be had.
+        """
+        folder = self._folder("clip", model, "visual").absolute()
+        wanted = tuple(dict.fromkeys((*self._precisions, *precisions)))
+        with self._working():
+            if not _has_all(folder, wanted):
+                self._checkpoints.convert(
+                    model, folder, wanted, self._observers("clip", model), lambda: _has_all(folder, wanted)
+                )
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
         self._under_way.add(threading.get_ident())
         try:
-            self._fetch(task, model, component)
+            yield
         finally:
             self._under_way.discard(threading.get_ident())
 
+    def _ensure_chinese_clip(self, model: str, component: str) -> None:
+        """Make it from the official checkpoint; where there is none to be had, fetch what others made of it."""
+        folder = self._folder("clip", model, component).absolute()
+        others = self._sources("clip", model, component)
+        if others and not fetch.missing_files(others, folder):
+            return self._fetch("clip", model, component)  # placed by hand
+        try:
+            self._checkpoints.convert(
+                model,
+                folder,
+                self._precisions,
+                self._observers("clip", model),
+                lambda: self._is_here("clip", model, component),
+            )
+        except (fetch.Cancelled, fetch.DiskFailed):
+            raise
+        except Unavailable as error:
+            if not others or self._options.offline:
+                raise
+            logger.warning("%s; trying what others made of it", error)
+            try:
+                self._fetch("clip", model, component)
+            except fetch.DiskFailed:
+                raise
+            except Unavailable:
+                raise error from None
+        return None
+
+    def _observers(self, task: str, model: str) -> fetch.Progress:
+        state = self._progress.setdefault((task, model), fetch.ProgressState())
+        return fetch.MultiProgress(state, fetch.display_progress(sys.stderr, logger))
+
     def _fetch(self, task: str, model: str, component: str) -> None:
         folder = self._folder(task, model, component).absolute()
-        state = self._progress.setdefault((task, model), fetch.ProgressState())
         report = fetch.fetch_model(
             self._sources(task, model, component),
             folder,
             self._options,
-            fetch.MultiProgress(state, fetch.display_progress(sys.stderr, logger)),
+            self._observers(task, model),
             self._cancelled,
             host_health=self._host_health,
             verify=lambda path, graph: self._check_third_party(model, path, graph),
@@ -154,7 +216,10 @@ class Downloader:
         return offered if joint is None else (*offered, joint)
 
     def _is_offered(self, task: str, model: str, component: str) -> bool:
-        """Whether a model can be fetched."""
+        """Whether a model can be had again."""
+        if task == "clip" and model in ARCHITECTURES:
+            folder = self._folder(task, model, component)
+            return not self._options.offline or self._checkpoints.find(model, folder) is not None
         try:
             return not self._options.offline and bool(self._sources(task, model, component))
         except UnknownModel:
@@ -169,7 +234,22 @@ class Downloader:
                 def check(graph: Path) -> None:
                     check_tower(engine, model, graph.parent.name, graph)
 
-                conversions.split_joint(folder, check)
+                joint_graphs.split_joint(folder, check)
+
+
+def _precisions(settings: Settings, *, on_gpu: bool) -> tuple[Precision, ...]:
+    """Those that a Chinese-CLIP is converted to: fp32, which everything can run, and what the settings load."""
+    if settings.clip_precision == "auto":
+        return ("fp32", "fp16") if on_gpu else ("fp32",)
+    return ("fp32",) if settings.clip_precision == "fp32" else ("fp32", settings.clip_precision)
+
+
+def _has_all(folder: Path, precisions: Sequence[Precision]) -> bool:
+    return all(
+        (folder / component / graph_name(precision)).is_file()
+        for component in COMPONENTS["clip"]
+        for precision in precisions
+    )
 
 
 def fetch_options(settings: Settings) -> fetch.FetchOptions:

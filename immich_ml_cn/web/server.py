@@ -225,4 +225,4 @@ def _announce_stack(settings: Settings) -> None:
     if settings.device and settings.device not in PROVIDERS_OF_DEVICE:
         logger.info("DEVICE=%s does nothing here: known are %s", settings.device, ", ".join(PROVIDERS_OF_DEVICE))
     if settings.clip_download_root is not None:
-        logger.info("checkpoints in %s are for scripts/export_clip.py", settings.clip_download_root)
+        logger.info("Chinese-CLIP's checkpoints are looked for in %s", settings.clip_download_root)

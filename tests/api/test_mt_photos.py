@@ -85,7 +85,7 @@ class MtPhotosClient:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Beside `fill_cache`'s models, a Chinese-CLIP with both outputs of `scripts/export_clip.py`."""
+    """Beside `fill_cache`'s models, a Chinese-CLIP with both outputs of our conversions."""
     folder = fill_cache(tmp_path_factory.mktemp("cache"))
     outputs = ("embedding", "features")
     with patch.object(clip_models, "DIMENSION", 512):
@@ -392,7 +392,7 @@ def test_failures_of_ours_are_no_empty_results(other: RunningServer) -> None:
             mt.post("/clip/txt", b'{"text": "cat"}', "application/json"),
         ):
             assert reply.status == 503
-            assert f"scripts/export_clip.py {CLIP}" in reply.detail
+            assert f"models remove {CLIP}" in reply.detail
         assert mt.send("/ocr", bytes(1 << 20)).status == 413
         assert client.predict(TEXTUAL, text="cat").status == 200
 

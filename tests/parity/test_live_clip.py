@@ -29,8 +29,8 @@ from immich_ml_cn.store.conversion.graph import PRECISIONS
 from immich_ml_cn.store.conversion.model_weights import ModelWeights
 from immich_ml_cn.store.conversion.process import convert_in_child
 from immich_ml_cn.store.conversion.weights import open_weights
-from immich_ml_cn.store.conversions import split_joint
 from immich_ml_cn.store.fetch import NullProgress
+from immich_ml_cn.store.joint_graphs import split_joint
 
 LEAST_COSINE = {"model.onnx": 0.999999, "model_fp16.onnx": 0.9999, "model_int8.onnx": 0.998}
 PICTURES = sorted((GOLDEN / "pictures").iterdir())

@@ -25,8 +25,6 @@ BLOCKS = [textwrap.dedent(body) for body in re.findall(r"^ *```sh\n(.*?)^ *```$"
 NEEDS: Mapping[str, str] = {
     "immich-ml-cn models fetch": "the internet",
     "scripts/bench --url": "a second server, and quiet minutes",
-    "scripts/export-env": "PyTorch; the tests of parity run it",
-    ".venv-export/bin/python": "PyTorch; the tests of parity run it",
     "scripts/test": "nothing: it runs this test",
 }
 """Beginning of a command → what it would need that is not here."""

@@ -82,7 +82,7 @@ def test_every_address_is_well_formed() -> None:
         assert file.url.startswith(f"{BASES[source.kind]}/")
         assert re.fullmatch(r"https://[a-z.]+/[\w./-]+", file.url), file.url
         assert (parts.query, parts.fragment) == ("", "")
-        assert PurePosixPath(parts.path).suffix in {".onnx", ".zip", ".json", ".pt"}
+        assert PurePosixPath(parts.path).suffix in {".onnx", ".zip", ".json", ".pt", ".bin", ".safetensors"}
 
 
 def test_every_checksum_and_size_is_well_formed() -> None:

@@ -26,6 +26,10 @@ def choose_graph(folder: Path, precision: str, *, on_gpu: bool) -> Path:
             return variant
         if precision != "auto":
             logger.warning(
-                "%s has no %s, so it runs in fp32; scripts/export_clip.py --%s makes one", name, variant.name, wanted
+                "%s has no %s, so it runs in fp32; of a Chinese-CLIP `immich-ml-cn models fetch %s --%s` makes one",
+                name,
+                variant.name,
+                folder.parent.name,
+                wanted,
             )
     return folder / FULL

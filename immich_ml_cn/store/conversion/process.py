@@ -28,6 +28,11 @@ from .architecture import Architecture, Bert, ResNet, VisionTransformer
 from .convert import Request, convert
 from .errors import CheckpointError
 
+
+class RefusedCheckpoint(Unavailable):
+    """503: the checkpoint is not what it should be; the message names it and says why."""
+
+
 _MODULE: Final = __name__
 _POLL_S: Final = 0.2
 _NICENESS: Final = 10
@@ -41,7 +46,8 @@ def convert_in_child(request: Request, name: str, progress: Progress, cancelled:
         cancelled: set it to stop; nothing is left behind.
 
     Raises:
-        Unavailable: the checkpoint is refused, or the process ended without an answer, as it does when memory is short.
+        RefusedCheckpoint: the checkpoint is not what it should be.
+        Unavailable: the process ended without an answer, as it does when memory is short.
         DiskFailed: the disk refuses.
         Cancelled: it was stopped.
     """
@@ -56,6 +62,8 @@ def convert_in_child(request: Request, name: str, progress: Progress, cancelled:
         case {"files": files}:
             return tuple(map(Path, files))
         case {"refused": reason}:
+            raise RefusedCheckpoint(reason)
+        case {"unavailable": reason}:
             raise Unavailable(reason)
         case {"errno": number, "strerror": reason}:
             with writing(request.folder):
@@ -79,7 +87,7 @@ def _follow(lines: Iterator[Mapping[str, Any]], name: str, progress: Progress) -
                 case {"start": file, "total": total}:
                     if begun:
                         progress.finish()
-                    progress.start(f"converting {name}/{file}", 0, total)
+                    progress.start(tr("converting {name}", name=f"{name}/{file}"), 0, total)
                     begun = True
                 case {"advance": count}:
                     progress.advance(count)
@@ -102,7 +110,7 @@ def _lines(stream: IO[bytes], cancelled: threading.Event) -> Iterator[Mapping[st
         selector.register(stream, selectors.EVENT_READ)
         while True:
             if cancelled.is_set():
-                raise Cancelled("the conversion was stopped because the server is shutting down")
+                raise Cancelled(tr("the conversion was stopped because the server is shutting down"))
             if not selector.select(_POLL_S):
                 continue
             data = os.read(stream.fileno(), 1 << 16)
@@ -126,8 +134,10 @@ def main() -> None:
 
     try:
         tell(files=[str(path) for path in convert(_request(json.loads(sys.argv[1])), _Teller(tell), _run)])
-    except (CheckpointError, ServiceError) as error:
+    except CheckpointError as error:
         tell(refused=str(error))
+    except ServiceError as error:
+        tell(unavailable=str(error))
     except OSError as error:
         tell(errno=error.errno, strerror=error.strerror or str(error))
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -48,11 +48,17 @@ def record(folder: Path, files: Mapping[str, tuple[int, str]]) -> None:
     Raises:
         DiskFailed: the folder cannot be written.
     """
-    known = {**_read(folder), **{path: {"size": size, "sha256": sha256} for path, (size, sha256) in files.items()}}
-    new = folder / f"{_NAME}.new"
-    with writing(folder / _NAME):
-        new.write_text(json.dumps(known, indent=1, sort_keys=True))
-        new.replace(folder / _NAME)
+    _write(folder, {**_read(folder), **{path: {"size": size, "sha256": sha} for path, (size, sha) in files.items()}})
+
+
+def forget(folder: Path, paths: Iterable[str]) -> None:
+    """Take files that were deleted off the record.
+
+    Raises:
+        DiskFailed: the folder cannot be written.
+    """
+    gone = set(paths)
+    _write(folder, {path: entry for path, entry in _read(folder).items() if path not in gone})
 
 
 def recorded(folder: Path) -> tuple[str, ...]:
@@ -95,6 +101,13 @@ def _state(path: Path, known: Mapping[str, Any] | None) -> State:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return State.GOOD if digest.hexdigest() == known.get("sha256") else State.CHANGED
+
+
+def _write(folder: Path, known: Mapping[str, Any]) -> None:
+    new = folder / f"{_NAME}.new"
+    with writing(folder / _NAME):
+        new.write_text(json.dumps(known, indent=1, sort_keys=True))
+        new.replace(folder / _NAME)
 
 
 def _read(folder: Path) -> dict[str, Any]:

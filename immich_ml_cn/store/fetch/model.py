@@ -85,6 +85,7 @@ def fetch_model(
     host_health: HostHealth | None = None,
     verify: Verify | None = None,
     name: str | None = None,
+    is_here: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> FetchReport:
     """Bring all files of a model into its folder. Blocks: call it on a worker thread.
@@ -99,6 +100,7 @@ def fetch_model(
         host_health: share one per process, so that a blocked host is waited for only once.
         verify: looks into the files of a third party before they get their names.
         name: of the model, for people; by default the folder's.
+        is_here: asked once it is our turn: whether what the files are for has been made of them meanwhile.
         clock: seconds from any beginning.
 
     Raises:
@@ -112,7 +114,7 @@ def fetch_model(
         raise Unavailable(_cannot(name, sources, folder, options))
     monitor = TransferMonitor(options, progress or NullProgress(), cancelled or threading.Event(), clock=clock)
     with locked(folder, monitor):
-        if not missing_files(sources, folder):
+        if not missing_files(sources, folder) or is_here():
             return FetchReport(None, (), 0, clock() - started)
         fetch = _Fetch(name, folder, options, monitor, host_health or HostHealth(), verify, clock)
         return fetch.run(sources, started)
@@ -200,12 +202,13 @@ class _Fetch:
 
     def _unavailable(self, sources: Sequence[Source], failures: list[tuple[str, SourceFailed]]) -> Unavailable:
         waits = [self._host_health.seconds_left(host) or _RETRY_S for host, _ in failures]
+        reasons = {(host, str(failure)): tr("{host} {reason}", host=host, reason=failure) for host, failure in failures}
         return Unavailable(
             tr(
                 "cannot fetch {model}: {reasons}; set MACHINE_LEARNING_MODEL_SOURCE to another source or a mirror, "
                 "or place {files}",
                 model=self._name,
-                reasons=listing("; ", (tr("{host} {reason}", host=host, reason=failure) for host, failure in failures)),
+                reasons=listing("; ", reasons.values()),
                 files=steps(sources, self._folder, missing_files(sources, self._folder)),
             ),
             retry_after=min(waits, default=_RETRY_S),

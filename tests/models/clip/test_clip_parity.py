@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from immich_ml_cn.models.clip import Embedding, TextualEncoder, VisualEncoder, load_textual, load_visual
 from immich_ml_cn.models.images import Picture, decode
-from immich_ml_cn.store.conversions import split_joint
+from immich_ml_cn.store.joint_graphs import split_joint
 
 ANSWERS: dict[str, Any] = json.loads((GOLDEN / "answers.json").read_text(encoding="utf-8"))
 CONVERTED_BY_OTHERS = "chinese-clip-vit-base-patch16"

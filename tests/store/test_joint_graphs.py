@@ -16,8 +16,8 @@ from server import ROOT
 from immich_ml_cn.errors import DamagedModel, Unavailable
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources import Preference
-from immich_ml_cn.store.conversions import split_joint
 from immich_ml_cn.store.downloader import Downloader
+from immich_ml_cn.store.joint_graphs import split_joint
 
 JOINT = ROOT / "tests" / "golden" / "clip_parity" / "joint"
 
