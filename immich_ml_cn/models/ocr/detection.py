@@ -128,9 +128,10 @@ def load_detector(path: Path, open_session: OpenSession) -> TextDetector:
 def detection_size(width: int, height: int, max_resolution: int) -> tuple[int, int]:
     """The size, (height, width), at which a picture is searched for text.
 
-    The shorter side is scaled down to `max_resolution`, never up, as Immich means it; beyond
-    that, the longer side to at most 4096 px and the area to at most 2048² px. Both sides are then
-    rounded to multiples of 32, at least 32.
+    The shorter side is scaled down to `max_resolution`, never up, as Immich's own service does, so
+    that a long screenshot keeps its detail; beyond that, which is ours, the longer side to at most
+    4096 px and the area to at most 2048² px. Both sides are then rounded to multiples of 32, at
+    least 32.
 
     The same size from RapidOCR: ``Det.limit_type=max`` with ``Det.limit_side_len`` = the longer
     side after scaling.
