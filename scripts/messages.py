@@ -85,7 +85,7 @@ def updated(catalogue: polib.POFile) -> polib.POFile:
     fresh = polib.POFile(wrapwidth=0)
     fresh.header = HEADER
     fresh.metadata = catalogue.metadata
-    known = {entry.msgid: entry.msgstr for entry in catalogue}
+    known = {entry.msgid: entry.msgstr for entry in catalogue if entry.msgstr}
     for text in sorted({found.text for found in messages()}):
         fresh.append(polib.POEntry(msgid=text, msgstr=known.get(text, "")))
     return fresh

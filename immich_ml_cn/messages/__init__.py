@@ -78,7 +78,7 @@ def said_by(error: BaseException) -> str:
 
 def language_for(locale: str) -> Language | None:
     """The language of a locale's or language's name, such as ``zh_CN.UTF-8`` or ``en``; None for all others."""
-    name = locale.strip().lower()[:2]
+    name = locale.strip("\"' ").lower()[:2]
     return next((language for language in get_args(Language) if language == name), None)
 
 
@@ -116,11 +116,9 @@ class Translator:
 
     def _formatted(self, template: str, values: Mapping[str, object]) -> str:
         translated = self._translated(template)
-        return (
-            translated.format_map({name: self._shown(value) for name, value in values.items()})
-            if values
-            else translated
-        )
+        if not values:
+            return translated
+        return translated.format_map({name: self._shown(value) for name, value in values.items()})
 
     def _translated(self, template: str) -> str:
         return self._translations.get(template, template)

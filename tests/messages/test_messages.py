@@ -78,7 +78,16 @@ def test_a_line_of_the_log_is_translated_with_its_values() -> None:
 
 @pytest.mark.parametrize(
     ("locale", "language"),
-    [("zh_CN.UTF-8", "zh"), ("zh", "zh"), ("zh-Hans", "zh"), ("ZH_TW", "zh"), ("en_GB", "en"), ("C", None), ("", None)],
+    [
+        ("zh_CN.UTF-8", "zh"),
+        ("zh", "zh"),
+        ('"zh"', "zh"),
+        ("zh-Hans", "zh"),
+        ("ZH_TW", "zh"),
+        ("en_GB", "en"),
+        ("C", None),
+        ("", None),
+    ],
 )
 def test_languages_of_locales(locale: str, language: str | None) -> None:
     assert language_for(locale) == language
