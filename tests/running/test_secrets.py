@@ -57,7 +57,7 @@ def test_a_server_on_which_everything_fails(tmp_path: Path, as_json: str) -> Non
             for entries, image, text in ((TEXTUAL, None, "cat"), (FACE_TASK, picture, None), (ocr, picture, None))
         ]
         assert [reply.status for reply in replies] == [503, 503, 502]
-        replies += [client.request("GET", path, None, KEY) for path in ("/status", "/metrics", "/nothing")]
+        replies += [client.request("GET", path, None, KEY) for path in ("/status", "/metrics", "/settings", "/nothing")]
         replies.append(client.get("/key/secret-of-ours/nothing"))
         replies.append(client.get("/elsewhere/key/secret-of-ours/nothing"))
         for reply in replies:
