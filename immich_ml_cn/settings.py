@@ -387,6 +387,12 @@ class Settings:
         "faster, and the system may take their memory back. Only with ONNX Runtime on the CPU.",
         shown="true",
     )
+    max_bodies_bytes: int = _setting(
+        "MACHINE_LEARNING_MAX_BODIES_BYTES",
+        1_073_741_824,
+        values.positive,
+        "Bytes of all request bodies that are being received or answered; above it the answer is 503 with Retry-After.",
+    )
     max_queue: int = _setting(
         "MACHINE_LEARNING_MAX_QUEUE",
         2048,

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Admission:
-    """Admits up to `Settings.max_queue` concurrent requests and refuses further ones."""
+    """Admits concurrent requests up to a number, and up to a number of bytes of their bodies; refuses further ones."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         """
@@ -31,6 +31,8 @@ class Admission:
         self.metrics = metrics
         self._max_active = settings.max_queue
         self._active = 0
+        self._max_body_bytes = settings.max_bodies_bytes
+        self._body_bytes = 0
 
     @asynccontextmanager
     async def admit(self, request: Request) -> AsyncIterator["ActiveRequest"]:
@@ -43,18 +45,42 @@ class Admission:
         if self._active >= self._max_active:
             raise Unavailable(tr("the server has more requests than it is set to hold"), retry_after=10)
         self._active += 1
+        active = ActiveRequest(request, self)
         try:
-            yield ActiveRequest(request, self)
+            yield active
         except asyncio.CancelledError:
             raise Unavailable(tr("the server is shutting down"), retry_after=5) from None
         finally:
             self._active -= 1
+            self._body_bytes -= active.body_bytes
+
+    def reserve(self, active: "ActiveRequest", count: int) -> None:
+        """Count bytes of a body that have arrived; they are held until the request is answered.
+
+        A request that is the only one with a body may be as large as any request.
+
+        Raises:
+            Unavailable: there is no memory for them.
+        """
+        others = self._body_bytes - active.body_bytes
+        if others > 0 and self._body_bytes + count > self._max_body_bytes:
+            raise Unavailable(
+                tr("the bodies of other requests take all the memory they may (MACHINE_LEARNING_MAX_BODIES_BYTES)"),
+                retry_after=10,
+            )
+        self._body_bytes += count
+        active.body_bytes += count
 
 
 class ActiveRequest:
-    """A request that was admitted: its body is read first, then it is answered while its client is connected."""
+    """A request that was admitted: its body is read first, then it is answered while its client is connected.
+
+    Attributes:
+        body_bytes: how much of its body has arrived.
+    """
 
     def __init__(self, request: Request, admission: Admission) -> None:
+        self.body_bytes = 0
         self._request = request
         self._admission = admission
 
@@ -64,24 +90,25 @@ class ActiveRequest:
         Raises:
             ClientDisconnect: the client left before all of it had arrived.
             RequestTimeout: it took too long.
+            Unavailable: as `Admission.reserve`.
             TooLarge, BadRequest: as `read_form`.
             UnsupportedEncoding: it is compressed.
         """
         limits = self._admission.limits
         self._check_header(limits.body_bytes)
         content_type = self._request.headers.get("content-type", "")
-        return await self._in_time(read_form(content_type, self._request.stream(), limits))
+        return await self._in_time(read_form(content_type, self._chunks(), limits))
 
     async def body(self, max_bytes: int) -> bytes:
         """Read the body as it is.
 
         Raises:
-            ClientDisconnect, RequestTimeout: as `form`.
+            ClientDisconnect, RequestTimeout, Unavailable: as `form`.
             TooLarge: it has more than `max_bytes`.
             UnsupportedEncoding: it is compressed.
         """
         self._check_header(max_bytes)
-        return await self._in_time(read_body(self._request.stream(), max_bytes))
+        return await self._in_time(read_body(self._chunks(), max_bytes))
 
     @asynccontextmanager
     async def while_connected(self) -> AsyncIterator[None]:
@@ -97,6 +124,11 @@ class ActiveRequest:
                 watcher = group.create_task(_raise_on_disconnect(self._request))
                 yield
                 watcher.cancel()
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        async for chunk in self._request.stream():
+            self._admission.reserve(self, len(chunk))
+            yield chunk
 
     def _check_header(self, max_bytes: int) -> None:
         encoding = self._request.headers.get("content-encoding", "").strip()

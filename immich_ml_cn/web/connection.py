@@ -156,7 +156,7 @@ class HttpConnection(HttpToolsProtocol):
         super().data_received(chunk)  # type: ignore[arg-type]
         self._header_bytes = 0 if self._progressed else self._header_bytes + len(chunk)
         if self._header_bytes > MAX_HEADER_BYTES:
-            self._refuse(_HEADER_TOO_LARGE)
+            self._refuse(431, _HEADER_TOO_LARGE)
 
     def _parse_buffered(self) -> None:
         if not self.transport.is_closing():
@@ -215,14 +215,15 @@ class HttpConnection(HttpToolsProtocol):
     def _header_timed_out(self) -> None:
         self._header_timer = None
         if self._is_between_requests():
-            self._refuse(_REQUEST_TIMEOUT)
+            self._refuse(408, _REQUEST_TIMEOUT)
         elif not self.transport.is_closing():
             self._start_header_timer()  # an earlier request of this connection is still worked on
 
-    def _refuse(self, response: bytes) -> None:
+    def _refuse(self, status: int, response: bytes) -> None:
         """Close the connection, and say why where no other response is being sent."""
         if self._is_between_requests():
             self.transport.write(response)
+            self._count("other", status)
         self.transport.close()
         self._check_sending()
 

@@ -1,6 +1,7 @@
 """Limits over real sockets: each has its answer, and /ping answers while somebody runs into it."""
 
 import json
+import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from server import (
     http_request,
     node_form,
     predict_form,
+    wait_until,
 )
 
 RECEIVE_TIMEOUT_S = 1.0
@@ -29,6 +31,7 @@ def environ() -> dict[str, str]:
         "MACHINE_LEARNING_MAX_FIELDS": "5",
         "MACHINE_LEARNING_MAX_TEXT_BYTES": "100000",
         "MACHINE_LEARNING_MAX_REQUEST_BYTES": str(8 << 20),
+        "MACHINE_LEARNING_MAX_BODIES_BYTES": str(10 << 20),
     }
 
 
@@ -179,3 +182,33 @@ def test_two_hundred_half_sent_requests_hold_nobody_up(server: RunningServer, cl
     while server.open_files > files + 1:
         assert time.monotonic() < deadline
         client.get("/ping")
+
+
+def test_bodies_have_a_common_budget(server: RunningServer, client: Client) -> None:
+    """First come, first served: who withholds the end of a large body does not make others' memory grow without end."""
+    body = predict_form(VISUAL, b"\0" * (4 << 20))
+    request = http_request(body)
+    with server.connect() as first, server.connect() as second, server.connect() as third:
+        for connection in (first, second):
+            connection.sendall(request[:-1])
+        time.sleep(0.2)
+        third.sendall(request[: 3 << 20])
+        answer = third.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"retry-after: 10" in answer.lower()
+        assert client.predict(VISUAL, SMALL).status == 200, "there is memory for a small one"
+        first.sendall(request[-1:])
+        assert first.recv(65536).startswith(b"HTTP/1.1 400"), "it came first"
+    wait_until(lambda: client.predict(VISUAL, b"\0" * (7 << 20)).status == 400, "what left still counts")
+
+
+def test_what_is_refused_before_there_is_a_path_is_counted(server: RunningServer, client: Client) -> None:
+    with server.connect(timeout=10) as connection:
+        connection.sendall(b"GET /ping HTTP/1.1\r\n" + b"a: b\r\n" * 20_000)
+        assert received(connection).startswith(b"HTTP/1.1 431")
+    with server.connect(timeout=10) as connection:
+        assert received(connection).startswith(b"HTTP/1.1 408")
+    numbers = client.get("/metrics").body.decode()
+    for status in (408, 431):
+        (line,) = re.findall(rf'immich_ml_responses_total{{route="other",status="{status}"}} (.*)', numbers)
+        assert float(line) >= 1
