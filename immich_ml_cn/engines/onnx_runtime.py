@@ -19,6 +19,7 @@ from immich_ml_cn.settings import Settings
 
 from .child_process import end_first_when_memory_is_short
 from .cores import threads_for
+from .edited_graphs import EditedGraphs
 from .engine import LoadError
 from .graphs.files import Graph, graph_bytes, graph_name
 from .packages import runtime_version, version
@@ -116,6 +117,7 @@ class CudaEngine:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._edited = EditedGraphs(settings.cache_folder)
         self._creating = threading.Lock()  # the provider's initialisation is not safe to run twice at once
 
     @property
@@ -141,6 +143,7 @@ class CudaEngine:
             # EXHAUSTIVE, the default, measures every algorithm again for each new OCR shape.
             "cudnn_conv_algo_search": "HEURISTIC",
         }
+        graph = self._edited.file_or_data(graph)
         with self._creating:
             onnxruntime.preload_dlls()
             session = _open(onnxruntime, graph, options, [(self.provider, cuda), CpuEngine.provider])

@@ -19,8 +19,9 @@ from immich_ml_cn.settings import Settings
 from . import self_test
 from .artefact_cache import ArtefactCache
 from .cores import threads_for
+from .edited_graphs import EditedGraphs
 from .engine import EngineError, LoadError
-from .graphs.files import Graph, file_or_data, graph_bytes, graph_name
+from .graphs.files import Graph, graph_bytes, graph_name
 from .graphs.metadata import read_metadata
 from .graphs.openvino_rewrites import rewrite
 from .packages import version
@@ -81,6 +82,7 @@ class OpenVinoEngine:
         self._settings = settings
         self._device = device
         self._keep_compiled = keep_compiled
+        self._edited = EditedGraphs(settings.cache_folder)
         self._core = _core()
         self._names = [f"GPU.{number}" for number in settings.device_ids] if self.on_gpu else ["CPU"]
         self.precision = "f32"
@@ -100,7 +102,7 @@ class OpenVinoEngine:
     ) -> Session:
         """See `Engine.open`; a CPU has no device numbers, graphics take batches."""
         del pinned
-        graph = file_or_data(graph)
+        graph = self._edited.file_or_data(graph)
         if isinstance(graph, Path) and not graph.is_file():
             raise LoadError(tr("{path} cannot be loaded: there is no such file", path=graph))
         if self.on_gpu:
@@ -199,32 +201,20 @@ class OpenVinoEngine:
         return model
 
     def _cache_folder(self, graph: Path | bytes) -> Path | None:
-        """Where a graph's compiled form is kept; None where nothing can be written.
-
-        A file's is beside it. An edited graph is compiled anew on a CPU, where that takes a fraction of a second; on
-        graphics, where it takes many, all edited graphs share a folder.
-        """
-        if not self._keep_compiled or graph == self_test.DOUBLING or (isinstance(graph, bytes) and not self.on_gpu):
-            return None
-        try:
-            if isinstance(graph, Path):
-                return self._folder_of(graph)
-            folder = self._settings.cache_folder / CACHE_FOLDER / self._device_key
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            logger.debug("compiled models are not kept: %s", error)
-            return None
-        return folder
-
-    def _folder_of(self, graph: Path) -> Path:
-        """The folder of a file as it is now; those of what lay there before are deleted.
+        """Where a file's compiled form is kept; None where nothing can be written, and for a graph in memory.
 
         OpenVINO's own test for a changed file misses some: it looks at the path, the size and whole seconds.
         """
+        if not self._keep_compiled or isinstance(graph, bytes):
+            return None
         artefacts = ArtefactCache(self._settings.cache_folder, CACHE_FOLDER, self._device_key, version("openvino"))
-        folder = artefacts.folder_for(graph)
-        folder.mkdir(parents=True, exist_ok=True)
-        artefacts.prune(graph)
+        try:
+            folder = artefacts.folder_for(graph)
+            folder.mkdir(parents=True, exist_ok=True)
+            artefacts.prune(graph)
+        except OSError as error:
+            logger.debug("compiled models are not kept: %s", error)
+            return None
         artefacts.touch(graph)
         return folder
 

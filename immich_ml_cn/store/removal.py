@@ -27,7 +27,7 @@ _MODEL_FILES: Final = (
 )
 """Beside the components."""
 
-_OWN_FOLDERS: Final = ("prepacked", "openvino", "migraphx", "coreml", ".partial", ".converting", ".cache")
+_OWN_FOLDERS: Final = ("prepacked", "edited", "openvino", "migraphx", "coreml", ".partial", ".converting", ".cache")
 """Folders whose whole content is made by a server or a download: a model's other forms, and what is arriving."""
 
 _COMPONENT_FOLDERS: Final = frozenset(component for components in COMPONENTS.values() for component in components)
