@@ -1,4 +1,4 @@
-"""The CPU cores: how many there are for us, and how the lanes share them."""
+"""CPU cores: how many this process may use, and how the lanes share them."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from .session import LaneKind
 
 
 def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """CPU cores this process may use: those of its affinity, or fewer under a container's quota (``docker --cpus``).
+    """CPU cores this process may use: its affinity, or fewer under a container's quota (``docker --cpus``).
 
     Args:
         quota: cgroup v2's file of microseconds granted and the period they are for.

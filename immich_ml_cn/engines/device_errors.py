@@ -1,4 +1,4 @@
-"""Which failures of a device are which, by what ONNX Runtime and CUDA say of them."""
+"""Classifies device errors by the messages of ONNX Runtime and CUDA."""
 
 import re
 from typing import Final
@@ -26,16 +26,16 @@ _DEVICE: Final = re.compile(r"\bCUDA\b|CUBLAS|CUDNN|cudaError|\bGPU\b", re.IGNOR
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice, the computer's or the device's: less at once may do."""
+    """True if memory ran out, the computer's or the device's: a smaller batch may fit."""
     return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def is_poisoned(error: BaseException) -> bool:
-    """Whether the device will fail at everything from now on: only a new process helps."""
+    """True if every later call of this process will fail too: only a new process helps."""
     text = str(error)
     return not is_out_of_memory(error) and bool(_DEVICE.search(text)) and bool(_POISONED.search(text))
 
 
 def is_of_device(error: BaseException) -> bool:
-    """Whether the device failed rather than the model or its input; lack of memory does not count."""
+    """True if the device failed rather than the model or its input; running out of memory does not count."""
     return not is_out_of_memory(error) and bool(_DEVICE.search(str(error)))

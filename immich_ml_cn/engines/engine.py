@@ -1,4 +1,4 @@
-"""What the server asks of an engine, and the two ways in which one fails."""
+"""The interface of an engine, and its errors."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from .session import LaneKind, Session
 
 
 class EngineError(RuntimeError):
-    """No engine can run models as the settings ask; the message says what to do."""
+    """No engine satisfies the settings; the message says what to do."""
 
 
 class LoadError(RuntimeError):

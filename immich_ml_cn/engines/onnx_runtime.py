@@ -33,7 +33,7 @@ MAX_COPIED_BYTES: Final = 128 << 20
 """Up to this size a graph is opened twice for parallel runs even where its weights cannot be shared."""
 
 _DAMAGE: Final = ("InvalidProtobuf", "InvalidGraph")
-"""ONNX Runtime's exceptions for a file that will not load anywhere, whatever the device."""
+"""ONNX Runtime's exceptions for a file that loads on no device."""
 
 _DTYPES: Final = {
     "tensor(float)": "float32",
@@ -68,7 +68,7 @@ class CpuEngine:
         threads = threads_for(self._settings, kind)
         prepacked = self._prepacked
         if prepacked is None or isinstance(graph, bytes):
-            return self._open_as_it_is(graph, threads, parallel=parallel)
+            return self._open_unpacked(graph, threads, parallel=parallel)
         packed = prepacked.pack(graph) if pinned else prepacked.find(graph)
         if packed is not None:
             try:
@@ -76,11 +76,11 @@ class CpuEngine:
             except (DamagedModel, LoadError) as error:
                 logger.warning("packed weights are thrown away: %s", error)
                 prepacked.discard(graph)
-        session = self._open_as_it_is(graph, threads, parallel=parallel)
+        session = self._open_unpacked(graph, threads, parallel=parallel)
         prepacked.pack_when_idle(graph)
         return session
 
-    def _open_as_it_is(self, graph: Graph, threads: int, *, parallel: bool) -> Session:
+    def _open_unpacked(self, graph: Graph, threads: int, *, parallel: bool) -> Session:
         return _sessions(partial(self._session, graph), threads, parallel=parallel and _is_copied(graph))
 
     def _session(self, graph: Graph, threads: int) -> "OnnxSession":
@@ -193,7 +193,7 @@ def write_prepacked() -> None:
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
     session = onnxruntime.InferenceSession(graph, options, providers=[CpuEngine.provider])
     packed = _open(onnxruntime, folder / GRAPH, _packed_options(Settings(), 1), [CpuEngine.provider])
-    if not _agree(OnnxSession(session), packed):
+    if not _same_outputs(OnnxSession(session), packed):
         raise SystemExit("it would give other answers")
     for file in folder.iterdir():
         with file.open("rb") as written:
@@ -221,10 +221,10 @@ def _packed_options(settings: Settings, threads: int) -> Any:
     return options
 
 
-def _agree(session: Session, other: Session) -> bool:
-    """Whether two sessions of a graph answer the same, as far as a made-up input tells: not every graph takes one."""
+def _same_outputs(session: Session, other: Session) -> bool:
+    """True if two sessions of a graph give the same outputs for a dummy input, or if the graph accepts none."""
     try:
-        feeds = {info.name: _made_up(info) for info in session.inputs}
+        feeds = {info.name: _dummy_input(info) for info in session.inputs}
         expected = session.run(feeds)
     except Exception:  # of several kinds, none of which says anything about `other`
         return True
@@ -235,8 +235,8 @@ def _agree(session: Session, other: Session) -> bool:
     )
 
 
-def _made_up(info: TensorInfo) -> NDArray[Any]:
-    """Random numbers of 0 to 1, or ones: one item, and open axes of 64."""
+def _dummy_input(info: TensorInfo) -> NDArray[Any]:
+    """A dummy input: random numbers in 0…1, or ones for integers; one item, dynamic axes of size 64."""
     shape = [size or (64 if axis else 1) for axis, size in enumerate(info.shape)]
     dtype = np.dtype(info.dtype)
     return np.random.default_rng(0).random(shape).astype(dtype) if dtype.kind == "f" else np.ones(shape, dtype)

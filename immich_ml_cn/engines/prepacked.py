@@ -39,13 +39,13 @@ GRAPH: Final = "graph.onnx"
 WEIGHTS: Final = "weights.bin"
 
 MIN_BYTES: Final = 32 << 20
-"""Of a graph and its weights; those of a smaller one are packed in a tenth of a second."""
+"""Smaller graphs, weights included, are not packed: that takes a tenth of a second at a load."""
 
 MIN_EDITED_BYTES: Final = 4 << 20
-"""Of an edited graph: a third of a second is saved, for the edit takes another process."""
+"""The same for edited graphs, of which a load saves the child process of the edit as well: a third of a second."""
 
 DISK_FACTOR: Final = 3
-"""Times a graph's bytes that must be free on the disk: the weights are written as they were and as they are packed."""
+"""Free disk space that packing needs, in multiples of the graph's size: weights are written unpacked and packed."""
 
 MAX_CPU_S: Final = 600
 """Seconds of CPU time after which packing is given up for good. It takes 6 for 350 MB."""
@@ -252,8 +252,8 @@ def _run(
 
 @contextmanager
 def as_file(graph: Graph) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The path of a graph's file, and the open files that it needs; one that is no file becomes one, in memory and for
-    the time being.
+    """The path of a graph's file, and the file descriptors that it needs; a graph in memory becomes a temporary file in
+    memory.
 
     Handed over as bytes, ONNX Runtime would keep them, and read them while no other thread of Python runs: 129 ms for
     256 MB instead of 7.
@@ -269,7 +269,7 @@ def as_file(graph: Graph) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _cpu() -> str:
-    """Names the CPU: each packs in its own way, and a cache folder may move or be shared."""
+    """Identifies the CPU model: packed weights differ between them, and a cache folder may move or be shared."""
     facts = [platform.machine()]
     try:
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()

@@ -1,4 +1,4 @@
-"""Bringing a model's missing files into the cache without holding up the event loop."""
+"""Downloads a model's missing files into the cache without blocking the event loop."""
 
 import asyncio
 import logging
@@ -93,7 +93,7 @@ class Downloader:
 
     @property
     def busy(self) -> bool:
-        """Whether a fetch is under way on one of the threads."""
+        """True while a fetch is under way on one of the threads."""
         return bool(self._under_way)
 
     def close(self) -> None:
@@ -216,7 +216,7 @@ class Downloader:
         return offered if joint is None else (*offered, joint)
 
     def _is_offered(self, task: str, model: str, component: str) -> bool:
-        """Whether a model can be had again."""
+        """True if a model can be fetched again."""
         if task == "clip" and model in ARCHITECTURES:
             folder = self._folder(task, model, component)
             return not self._options.offline or self._checkpoints.find(model, folder) is not None

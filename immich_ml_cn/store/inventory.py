@@ -22,7 +22,7 @@ RECOMMENDED: Final = frozenset({"chinese-clip-vit-large-patch14", "buffalo_l", "
 
 
 class Presence(StrEnum):
-    """Whether a model's files are here."""
+    """Which of a model's files are in the cache."""
 
     CACHED = "in the cache"
     BUNDLED = "bundled"
@@ -52,7 +52,7 @@ class Row:
 
     @property
     def recommended(self) -> bool:
-        """Whether it is the one to choose for a library in Chinese."""
+        """True for the model to choose for a library in Chinese."""
         return self.model in RECOMMENDED
 
 
@@ -98,12 +98,12 @@ def folder_of(settings: Settings, task: str, model: str, component: str) -> Path
 
 
 def is_inside(cache: Path, path: Path) -> bool:
-    """Whether a path is below the cache folder, wherever links and ``..`` in it lead."""
+    """True if a path is below the cache folder, links and ``..`` resolved."""
     return path.resolve().is_relative_to(cache.resolve())
 
 
 def lacking(settings: Settings, task: str, model: str, component: str) -> bool:
-    """Whether a component must be fetched before it can be served."""
+    """True if a component must be fetched before it can be served."""
     if (folder_of(settings, task, model, component) / component / "model.onnx").is_file():
         return False
     return sources.bundled(task, model, component) is None

@@ -112,7 +112,7 @@ def _with_parents(folders: set[Path], cache: Path) -> set[Path]:
 
 
 def _is_needed(settings: Settings, task: str, model: str, component: str, folder: Path) -> bool:
-    """Whether another model of the cache uses the same component: PP-OCR's languages share one detector."""
+    """True if another model of the cache uses the same component: PP-OCR's languages share one detector."""
     if task != "ocr" or component != "detection":
         return False
     others = (other for other in sources.model_names(task) if other != model)
@@ -142,7 +142,7 @@ def _sorted(folder: Path, task: str, components: Set[str]) -> tuple[list[Path], 
 
 
 def _is_ours(path: PurePosixPath) -> bool:
-    """Whether a file of a model's folder is one that a server or a download puts there."""
+    """True for a file that a server or a download puts into a model's folder."""
     first, *rest = path.parts
     if first not in _COMPONENT_FOLDERS:
         return first in _OWN_FOLDERS or str(path) in _MODEL_FILES

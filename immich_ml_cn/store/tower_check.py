@@ -17,7 +17,7 @@ _TOLERANCE: Final = 1e-3
 
 
 def check_tower(engine: Engine, model: str, tower: str, graph: Path) -> None:
-    """Load one tower of a Chinese-CLIP and run it on a made-up item.
+    """Load one tower of a Chinese-CLIP and run it on a dummy item.
 
     Args:
         tower: ``visual`` or ``textual``.
@@ -28,7 +28,7 @@ def check_tower(engine: Engine, model: str, tower: str, graph: Path) -> None:
     """
     try:
         session = engine.open(graph, "bulk", 0)
-        outputs = session.run(_made_up(session, tower, CHINESE_CLIP_PIXELS[model]))
+        outputs = session.run(_dummy_item(session, tower, CHINESE_CLIP_PIXELS[model]))
     except Unavailable:
         raise
     except Exception as error:  # the engines have several of their own
@@ -40,7 +40,7 @@ def check_tower(engine: Engine, model: str, tower: str, graph: Path) -> None:
         )
 
 
-def _made_up(session: Session, tower: str, pixels: int) -> dict[str, NDArray[Any]]:
+def _dummy_item(session: Session, tower: str, pixels: int) -> dict[str, NDArray[Any]]:
     """A ramp of grey as the picture, or a text of ten tokens."""
     if tower == "visual":
         ramp = np.linspace(-1, 1, 3 * pixels * pixels, dtype=np.float32).reshape(1, 3, pixels, pixels)

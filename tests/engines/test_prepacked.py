@@ -391,11 +391,11 @@ class TestComparison:
     ) -> None:
         spoiling = (
             "from immich_ml_cn.engines import onnx_runtime\n"
-            "agree = onnx_runtime._agree\n"
+            "agree = onnx_runtime._same_outputs\n"
             "class Off:\n"
             "    def __init__(self, right): self.right = right\n"
             "    def run(self, feeds): return [y + 0.1 for y in self.right.run(feeds)]\n"
-            "onnx_runtime._agree = lambda session, packed: agree(session, Off(packed))\n"
+            "onnx_runtime._same_outputs = lambda session, packed: agree(session, Off(packed))\n"
             "onnx_runtime.write_prepacked()"
         )
         monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""The functions of `edits`, in a process of their own where a graph is large.
+"""The functions of `edits`, run in a child process for large graphs.
 
 While the onnx package reads and writes hundreds of MB, no other thread of Python runs: `/ping` waited for 0.3 s. And
 what it needs for that would stay in this process's heap.
@@ -22,7 +22,7 @@ from .edits import GraphFacts
 from .files import EditedGraph, graph_bytes
 
 MAX_IN_PROCESS_BYTES: Final = 4 << 20
-"""Of a graph and its weights, up to which the work takes milliseconds, and less than another process."""
+"""Graphs up to this size, weights included, are edited here, in milliseconds: less than a process takes to start."""
 
 _LENGTH_BYTES: Final = 8
 
@@ -53,13 +53,13 @@ def part_for(path: Path, output: str) -> bytes:
 
 
 def main() -> None:
-    """The other process: make the call that its arguments name, and write what came of it."""
+    """The child process: call the function that its arguments name, and write the result to stdout."""
     name, path, *arguments = sys.argv[1:]
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no answer
     data = b""
     try:
-        result, data = _made(name, Path(path), *arguments)
+        result, data = _apply(name, Path(path), *arguments)
         header = {"result": result}
     except DamagedModel as error:
         header = {"damage": error.reason}
@@ -67,9 +67,9 @@ def main() -> None:
         header = {"OSError": str(error)}
     except Exception as error:  # the onnx package has several of its own
         header = {"ValueError": str(error)}
-    told = json.dumps(header).encode()
+    message = json.dumps(header).encode()
     with output:
-        output.write(len(told).to_bytes(_LENGTH_BYTES) + told)
+        output.write(len(message).to_bytes(_LENGTH_BYTES) + message)
         output.write(data)
 
 
@@ -79,21 +79,21 @@ def _edited(name: str, path: Path) -> EditedGraph:
 
 
 def _call(name: str, path: Path, *arguments: str) -> tuple[Any, bytes]:
-    """A function's result: what is no graph, and the graph.
+    """Call a function of `edits`; its result as JSON, and the graph as bytes where it returns one.
 
     Raises:
         Unavailable: the other process ended without an answer, as it does when memory is short.
         DamagedModel, ValueError, OSError: as the function does.
     """
     if graph_bytes(path) <= MAX_IN_PROCESS_BYTES:
-        return _made(name, path, *arguments)
+        return _apply(name, path, *arguments)
     command = child_process.command("immich_ml_cn.engines.graphs.edit_process", "main", name, str(path), *arguments)
     # Unbuffered: a buffer would be joined to what follows it, which is a copy of all.
     with subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE) as process:  # noqa: S603 - ours
         output = cast(IO[bytes], process.stdout)
-        told = _exactly(output, int.from_bytes(_exactly(output, _LENGTH_BYTES)))
+        message = _read_up_to(output, int.from_bytes(_read_up_to(output, _LENGTH_BYTES)))
         data = output.read()
-    if process.returncode or not told:
+    if process.returncode or not message:
         raise Unavailable(
             tr(
                 "{path} cannot be edited: the process for it ended with {code}",
@@ -101,7 +101,7 @@ def _call(name: str, path: Path, *arguments: str) -> tuple[Any, bytes]:
                 code=process.returncode,
             )
         )
-    header = json.loads(told)
+    header = json.loads(message)
     if "damage" in header:
         raise DamagedModel(path, header["damage"])
     if "OSError" in header:
@@ -111,16 +111,16 @@ def _call(name: str, path: Path, *arguments: str) -> tuple[Any, bytes]:
     return header["result"], data
 
 
-def _exactly(stream: IO[bytes], count: int) -> bytes:
-    """So many bytes, or fewer where the stream ends first."""
+def _read_up_to(stream: IO[bytes], count: int) -> bytes:
+    """Read `count` bytes, or fewer if the stream ends first."""
     found = b""
     while len(found) < count and (more := stream.read(count - len(found))):
         found += more
     return found
 
 
-def _made(name: str, path: Path, *arguments: str) -> tuple[Any, bytes]:
-    """Call a function here."""
+def _apply(name: str, path: Path, *arguments: str) -> tuple[Any, bytes]:
+    """Call a function in this process."""
     result = getattr(edits, name)(path, *arguments)
     if isinstance(result, bytes):
         return None, result

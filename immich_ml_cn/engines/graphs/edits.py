@@ -1,6 +1,6 @@
 """Edits of ONNX graphs, in memory: the file on disk is only ever read.
 
-The only importer of `onnx`, on first use. `graph_process` calls these where a graph is large.
+The only importer of `onnx`, on first use. `edit_process` calls these in a child process for large graphs.
 """
 
 from collections.abc import Iterator, Sequence, Set

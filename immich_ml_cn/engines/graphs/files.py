@@ -1,4 +1,4 @@
-"""Graphs as they are handed to an engine: a file, or what is made of one."""
+"""Graphs as they are passed to an engine: a file, an edit of one, or bytes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from typing import TypeAlias
 
 @dataclass(frozen=True)
 class EditedGraph:
-    """The graph of a file with a change, made where somebody needs it: who has kept a form of it does not.
+    """An edit of a graph's file, applied only when an engine has no cached artefact of it.
 
     Attributes:
         source: the file.
-        edit: what is changed, as part of a file's name.
-        version: of the code that changes it.
-        make: makes the graph, in the ONNX format.
+        edit: name of the edit, used in file names.
+        version: of the code that applies it.
+        make: applies it; returns the edited graph in the ONNX format.
     """
 
     source: Path
@@ -33,16 +33,16 @@ class EditedGraph:
 
 
 Graph: TypeAlias = Path | EditedGraph | bytes
-"""A file, which may have its weights beside it; what is made of one; or a graph that lies in memory anyway."""
+"""A file, which may have its weights beside it; an edit of one; or a serialised graph."""
 
 
 def file_or_data(graph: Graph) -> Path | bytes:
-    """What a library opens. Raises what an edited graph's `make` does."""
+    """The file or the serialised graph, for a library to open. Raises what an edited graph's `make` does."""
     return graph.data if isinstance(graph, EditedGraph) else graph
 
 
 def graph_bytes(graph: Graph) -> int:
-    """Bytes of a graph, with the weights beside its file that bear its name; of an edited one those of its source.
+    """Size of a graph in bytes, external weights beside its file included; for an edited graph, of its source file.
 
     Raises:
         OSError: the file cannot be read.
@@ -55,5 +55,5 @@ def graph_bytes(graph: Graph) -> int:
 
 
 def graph_name(graph: Graph) -> str:
-    """Names a graph for people."""
+    """A graph's name for messages."""
     return "a graph in memory" if isinstance(graph, bytes) else str(graph)

@@ -63,7 +63,7 @@ def _is_arg_max(node: Any) -> bool:
 
 
 def _is_answer(output: Any) -> bool:
-    """Whether all that is done to `output` is to give it out: only what comes after the last matrix product keeps f32
+    """True if `output` is only passed on to the results: only what comes after the last matrix product keeps f32
     among bf16, and an index of five digits needs it."""
     users = [used.get_node() for used in output.get_target_inputs()]
     return all(

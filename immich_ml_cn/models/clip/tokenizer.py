@@ -32,7 +32,7 @@ class Tokenizer(Protocol):
 
     @property
     def masks_padding(self) -> bool:
-        """Whether the models of this tokenizer ignore padding, so that it may be left out."""
+        """True if the models of this tokenizer ignore padding, so that it may be left out."""
         ...
 
     def normalize(self, text: str) -> str:

@@ -88,7 +88,7 @@ def load_recognizer(path: Path, open_session: OpenSession) -> FaceRecognizer:
     session = open_session(path)
     _check_signature(path, session)
     facts = edit_process.inspect(path)
-    batched = not facts.fixed_batch and _batches_rightly(session)
+    batched = not facts.fixed_batch and _supports_batches(session)
     return FaceRecognizer(session, facts.normalises_input, batched)
 
 
@@ -96,7 +96,7 @@ def _open_batched(path: Path, open_session: OpenSession) -> Session | None:
     try:
         session = open_session(edit_process.with_batch_axis(path))
         _check_signature(path, session)
-        return session if _batches_rightly(session) else None
+        return session if _supports_batches(session) else None
     except (Unavailable, OSError):
         raise
     except Exception as error:  # engines have exceptions of their own for a graph they refuse
@@ -123,17 +123,17 @@ def _check_signature(path: Path, session: Session) -> None:
         )
 
 
-def _batches_rightly(session: Session) -> bool:
-    """Whether the second item of a batch of two gets the embedding it gets alone."""
+def _supports_batches(session: Session) -> bool:
+    """True if an item gets the same embedding in a batch of two as in a batch of one."""
     pair = np.zeros((2, 3, CROP_SIZE, CROP_SIZE), dtype=np.float32)
     pair[1] = np.linspace(-1, 1, CROP_SIZE, dtype=np.float32)
-    alone = _embed(session, pair[1:])[0]
+    single = _embed(session, pair[1:])[0]
     try:
-        together = _embed(session, pair)[1]
+        batched = _embed(session, pair)[1]
     except Exception as error:
         _log.warning("the face recogniser refuses batches (%s): faces run one at a time", error)
         return False
-    return bool(np.abs(together - alone).max() <= _PROBE_TOLERANCE * np.abs(alone).max())
+    return bool(np.abs(batched - single).max() <= _PROBE_TOLERANCE * np.abs(single).max())
 
 
 def _embed(session: Session, batch: NDArray[np.float32]) -> NDArray[np.float32]:

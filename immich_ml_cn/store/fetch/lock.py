@@ -32,9 +32,9 @@ def locked(folder: Path, monitor: TransferMonitor) -> Iterator[None]:
     lock = FileLock(path, thread_local=False)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not _is_free(lock):
+        if not _try_acquire(lock):
             _logger.info("another process is fetching %s; waiting for it", folder)
-            while not _is_free(lock):
+            while not _try_acquire(lock):
                 monitor.raise_if_cancelled()
     try:
         yield
@@ -42,8 +42,8 @@ def locked(folder: Path, monitor: TransferMonitor) -> Iterator[None]:
         lock.release()
 
 
-def _is_free(lock: "BaseFileLock") -> bool:
-    """Whether the lock could be had within a moment; if so it is held now."""
+def _try_acquire(lock: "BaseFileLock") -> bool:
+    """Try to acquire the lock for a moment; True if it is held now."""
     from filelock import Timeout
 
     try:
