@@ -8,7 +8,7 @@ from typing import Final
 
 from immich_ml_cn import sources
 from immich_ml_cn.settings import Settings
-from immich_ml_cn.sources.clip_names import CHINESE_CLIP_DIMENSIONS, LISTED_DIMENSIONS, known_name
+from immich_ml_cn.sources.clip_names import CHINESE_CLIP_DIMENSIONS, DIRECT_NAMES, LISTED_DIMENSIONS, known_name
 
 COMPONENTS: Final[Mapping[str, tuple[str, str]]] = {
     "clip": ("visual", "textual"),
@@ -85,6 +85,7 @@ def row(settings: Settings, task: str, model: str) -> Row:
 def find(settings: Settings, name: str) -> tuple[str, str] | None:
     """The task and folder name of a model by any name it goes by, None where there is none."""
     model = settings.clip_aliases.get(known_name(name, settings.clip_aliases), name)
+    model = DIRECT_NAMES.get(known_name(model, DIRECT_NAMES), model)
     for task in COMPONENTS:
         models = _models(settings, task)
         if (found := known_name(model, models)) in models:

@@ -16,6 +16,7 @@ from immich_ml_cn.settings import Precision, Settings
 from immich_ml_cn.sources import Preference, checkpoint_names, checkpoint_sources
 from immich_ml_cn.store import checkpoints, tower_check
 from immich_ml_cn.store.downloader import Downloader
+from immich_ml_cn.store.inventory import find
 
 RN50 = "chinese-clip-rn50"
 VIT = "chinese-clip-vit-large-patch14"
@@ -243,3 +244,8 @@ def test_the_official_file_comes_first_and_a_resnet_has_no_other() -> None:
         "pytorch_model.bin",
         "pytorch_model.bin",
     ]
+
+
+@pytest.mark.parametrize("name", ["RN50", "rn50", "RN50__openai", "chinese-clip-rn50"])
+def test_the_command_line_knows_every_name_of_it(settings: Settings, name: str) -> None:
+    assert find(settings, name) == ("clip", RN50)
