@@ -163,7 +163,8 @@ class Page:
         if standing:
             yield from self._find_direction(standing)
         if self.upside_down or len(lying) <= FEW_LINES + self._large_count:
-            yield from self._find_direction(lying)
+            # Not of two characters: those that look alike on their backs, 田中, would tell the wrong thing.
+            yield from self._find_direction([line for line in lying if self._lengths[line] > NARROW_RATIO])
         if self._stands_as_a_whole:
             lone = np.flatnonzero(self._lone).tolist()
             longest = int(np.argmax(self._lengths))
