@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from . import __version__, logs, memory
-from .commands import doctor, models, photo, reprocess
+from .commands import doctor, models, photo, reprocess, search
 from .messages import Translator, tr
 from .settings import Settings, SettingsError, locale_language, switch_telemetry_off
 
@@ -45,6 +45,7 @@ def parser(say: Translator) -> argparse.ArgumentParser:
     doctor.add_parser(commands, say)
     photo.add_parser(commands, say)
     reprocess.add_parser(commands, say)
+    search.add_parser(commands, say)
     return line
 
 

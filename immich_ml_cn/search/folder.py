@@ -65,13 +65,18 @@ class Folder:
         """
         return self.path / f"{model.replace('/', '__')}.{dimension}.f16"
 
+    def models(self) -> list[tuple[str, int]]:
+        """The models that there are embeddings of and their length, the last written first."""
+        found = []
+        for path in sorted(self.path.glob("*.f16"), key=lambda path: path.stat().st_mtime, reverse=True):
+            name = _FILE.fullmatch(path.name)
+            if name is not None:
+                found.append((name["model"].replace("__", "/", 1), int(name["dimension"])))
+        return found
+
     def dimension(self, model: str) -> int | None:
         """The length of a model's embeddings, of the last that were written; None where there are none."""
-        files = list(self.path.glob(f"{self.embeddings(model, 0).name.removesuffix('.0.f16')}.*.f16"))
-        if not files:
-            return None
-        name = _FILE.fullmatch(max(files, key=lambda path: path.stat().st_mtime).name)
-        return None if name is None else int(name["dimension"])
+        return next((dimension for name, dimension in self.models() if name == model), None)
 
     def write_pictures(self, model: str, entries: Sequence[tuple[bytes, NDArray[np.float32]]]) -> None:
         """Take in embeddings (d,) of one model by digest.
@@ -121,11 +126,9 @@ class Folder:
             OSError, sqlite3.Error: it cannot be read.
         """
         photos: dict[str, int] = {}
-        for path in self.path.glob("*.f16"):
-            name = _FILE.fullmatch(path.name)
-            if name is not None:
-                model = name["model"].replace("__", "/", 1)
-                photos[model] = path.stat().st_size // embeddings.record(int(name["dimension"])).itemsize
+        for model, dimension in self.models():
+            size = self.embeddings(model, dimension).stat().st_size
+            photos[model] = photos.get(model, 0) + size // embeddings.record(dimension).itemsize
         texts = Texts.open(self.texts)
         count = 0
         if texts is not None:

@@ -22,23 +22,24 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-CLOSE_S: Final = 5.0
+CLOSE_S: Final = 15.0
 """Seconds in which what waits is written at the end."""
 
 
 class Index:
     """What was seen, and a thread that searches it: nothing else waits for a search."""
 
-    def __init__(self, cache: Path, max_photos: int, *, threads: int = 1) -> None:
+    def __init__(self, cache: Path, max_photos: int, *, threads: int = 1, time_limit_s: float = 1.0) -> None:
         """
         Args:
             cache: the folder in which the index has its own.
             max_photos: that are kept.
             threads: that score photos.
+            time_limit_s: seconds in which a query vector is sought; then the best so far is taken.
         """
         self._folder = Folder(cache, max_photos)
         self.writer = Writer(self._folder)
-        self._searcher = Searcher(self._folder, threads=threads)
+        self._searcher = Searcher(self._folder, threads=threads, time_limit_s=time_limit_s)
         self._executor = ThreadPoolExecutor(1, "search")
 
     def keep(self, digest: bytes, model: str, embedding: Embedding | None, lines: tuple[str, ...] | None) -> None:

@@ -69,12 +69,12 @@ def parse(text: str) -> Query | None:
 
     What stands before the prefix, and after a `clip:` or `画面:`, is what the photos should show.
     """
-    if not any(match["text"] for match in _PREFIX.finditer(text)):
-        return None
-    written, shown = _parts(text)
-    terms, excluded = _terms(written)
-    words = " ".join([*shown.split(), *(term.text for term in terms)])
-    return Query(terms, excluded, shown, words)
+    return _query(text) if _has_prefix(text) else None
+
+
+def for_text(text: str) -> Query:
+    """The same search, which needs no prefix where nothing but text is searched for."""
+    return _query(text if _has_prefix(text) else f"ocr:{text}")
 
 
 def plain(text: str) -> Query | None:
@@ -84,6 +84,17 @@ def plain(text: str) -> Query | None:
     if not found or any(len(run.text) < LEAST[run.script] for run in found):
         return None
     return Query(terms, words=text)
+
+
+def _has_prefix(text: str) -> bool:
+    return any(match["text"] for match in _PREFIX.finditer(text))
+
+
+def _query(text: str) -> Query:
+    written, shown = _parts(text)
+    terms, excluded = _terms(written)
+    words = " ".join([*shown.split(), *(term.text for term in terms)])
+    return Query(terms, excluded, shown, words)
 
 
 def _parts(text: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from .folder import Folder
 from .query import Query
 from .steering import SAMPLE, Statistics
 from .texts import Match, Texts
+from .words import Words
 
 GROWTH: Final = 1.1
 """Of the number of photos, after which they are looked at anew for what they have in common."""
@@ -29,6 +30,7 @@ class Reader:
         """
         self._folder = folder
         self._threads = threads
+        self.words = Words()
         self._texts: Texts | None = None
         self._inode: tuple[int, int] | None = None
         self._photos: dict[Path, tuple[Version, Embeddings]] = {}
@@ -80,7 +82,7 @@ class Reader:
             self._texts.close()
             self._texts = None
         if self._texts is None:
-            self._texts = Texts.open(self._folder.texts)
+            self._texts = Texts.open(self._folder.texts, self.words)
             self._inode = inode
 
 

@@ -64,6 +64,7 @@ class TextSearch:
         pool: CpuPool,
         metrics: Metrics,
         threads: int = 1,
+        time_limit_s: float = 1.0,
     ) -> None:
         """
         Args:
@@ -74,6 +75,7 @@ class TextSearch:
             plain_queries: whether those without a prefix search in texts, too.
             pool: where the digests of pictures are made.
             threads: that score photos.
+            time_limit_s: seconds in which a query vector is sought; then the best so far is answered.
         """
         self._pipeline = pipeline
         self._catalogue = catalogue
@@ -83,13 +85,14 @@ class TextSearch:
         self._pool = pool
         self._metrics = metrics
         self._threads = threads
+        self._time_limit_s = time_limit_s
         self._last = LastSearch()
 
     @cached_property
     def _index(self) -> "Index":
         from .index import Index
 
-        return Index(self._cache, self._max_photos, threads=self._threads)
+        return Index(self._cache, self._max_photos, threads=self._threads, time_limit_s=self._time_limit_s)
 
     @property
     def _is_open(self) -> bool:

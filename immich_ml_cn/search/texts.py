@@ -5,14 +5,15 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Final, Self
 
 from .expressions import expression, misread_expression, misread_like, misread_pattern, pattern
 from .query import Query, Term
-from .tokens import tokens
+from .tokens import Script, tokens
+from .words import Words
 
 VERSION: Final = 1
 """Of the file's form and of how its text is normalised; another one is begun anew."""
@@ -49,6 +50,7 @@ class Match:
         text: its lines, normalised.
         score: BM25, the higher the better; comparable within a tier.
         age: the higher the newer.
+        is_word: whether the single characters that were looked for are words there, as far as that is known.
     """
 
     digest: bytes
@@ -56,11 +58,12 @@ class Match:
     tier: Tier
     score: float
     age: int
+    is_word: bool = False
 
     @property
-    def order(self) -> tuple[int, float, int]:
-        """The best first: by tier, then by score, then the newer."""
-        return self.tier, -round(self.score, 2), -self.age
+    def order(self) -> tuple[int, bool, float, int]:
+        """The best first: by tier, then words before parts of words, then by score, then the newer."""
+        return self.tier, not self.is_word, -round(self.score, 2), -self.age
 
 
 class OtherVersion(sqlite3.DatabaseError):
@@ -70,8 +73,9 @@ class OtherVersion(sqlite3.DatabaseError):
 class Texts:
     """The file's texts; for one thread."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, words: Words | None = None) -> None:
         self._connection = connection
+        self._words = words or Words()
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -98,8 +102,11 @@ class Texts:
         return cls(connection)
 
     @classmethod
-    def open(cls, path: Path) -> Self | None:
+    def open(cls, path: Path, words: Words | None = None) -> Self | None:
         """Open the file for reading; None where there is none.
+
+        Args:
+            words: a dictionary for the order of what single characters find.
 
         Raises:
             sqlite3.Error: it cannot be used.
@@ -115,7 +122,7 @@ class Texts:
         except BaseException:
             connection.close()
             raise
-        return cls(connection)
+        return cls(connection, words)
 
     def close(self) -> None:
         """Close the file."""
@@ -160,7 +167,16 @@ class Texts:
         if misread:
             known = {match.age for match in found}
             found += (match for match in self._misread(query) if match.age not in known)
-        return sorted(found, key=lambda match: match.order)
+        return sorted(self._with_words(query, found), key=lambda match: match.order)
+
+    def _with_words(self, query: Query, found: list[Match]) -> list[Match]:
+        """The matches, told apart by whether single characters are words there: once the dictionary is loaded."""
+        characters = [term.text for term in query.terms if len(term.text) == 1 and term.runs[0].script is Script.CJK]
+        if not characters:
+            return found
+        self._words.start()
+        has = self._words.has
+        return [replace(match, is_word=all(has(match.text, one) for one in characters)) for match in found]
 
     def _misread(self, query: Query) -> Iterator[Match]:
         words = {term: self._like(term) for term in query.terms}

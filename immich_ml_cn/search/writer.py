@@ -86,9 +86,6 @@ class Writer:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        from immich_ml_cn.serving.lanes import LOWEST_PRIORITY, lower_priority
-
-        lower_priority(LOWEST_PRIORITY)
         over = False
         while not over:
             batch = [self._queue.get()]

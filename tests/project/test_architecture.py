@@ -47,7 +47,8 @@ ONLY_IN = {
     "pillow_heif": {"models/heic.py"},
     "pynvml": {"memory.py"},
     "opencc": {"search/normalisation.py"},
-    "sqlite3": {"search/folder.py", "search/index.py", "search/texts.py", "search/writer.py"},
+    "rjieba": {"search/words.py"},
+    "sqlite3": {"commands/search.py", "search/folder.py", "search/index.py", "search/texts.py", "search/writer.py"},
 }
 """Library → the only files that may import it."""
 

@@ -70,7 +70,7 @@ def table(client: Client, library: list[Photo], vectors: Vectors) -> Mapping[str
 
 def import_and_search(folder: Path, count: int) -> Mapping[str, tuple[float, float]]:
     library = photos(count)
-    with RunningServer(fill_cache(folder)) as server, server.client() as client:
+    with RunningServer(fill_cache(folder)) as server, server.client(timeout=170) as client:
         vectors = imported(client, library)
         wait_for_index(client, count)
         rows = table(client, library, vectors)

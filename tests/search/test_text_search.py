@@ -81,6 +81,7 @@ class Made:
             plain_queries=plain_queries,
             pool=self._pool,
             metrics=self.metrics,
+            time_limit_s=60,
         )
 
     async def see(self, *photos: str, tasks: Tasks = BOTH) -> None:

@@ -1,4 +1,5 @@
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from immich_ml_cn.search.normalisation import normalise_lines
 from immich_ml_cn.search.query import Query, parse
 from immich_ml_cn.search.texts import VERSION, Match, OtherVersion, Texts, Tier
+from immich_ml_cn.search.words import Words
 
 MANY = 1_000_000
 
@@ -113,6 +115,28 @@ def test_within_a_tier_the_more_relevant_then_the_newer(texts: Texts) -> None:
     fill(texts, f"发票{filler}", "发票", "发票", f"发票发票发票{filler}")
     numbers = [number for number, _ in found(texts, "发票")]
     assert numbers.index(2) < numbers.index(1) < numbers.index(0)
+
+
+def test_a_single_character_that_is_a_word_comes_before_part_of_a_word(texts: Texts, tmp_path: Path) -> None:
+    filler = "今天天气很好我们去公园"
+    fill(texts, "鸡毛蒜皮", f"买一只鸡回家/{filler}", "田鸡")
+    words = Words()
+    words.wait()
+    with_words = Texts.open(tmp_path / "texts.db", words)
+    assert with_words is not None
+    numbers = [int.from_bytes(match.digest, "big") for match in with_words.match(asked("鸡"))]
+    with_words.close()
+    assert numbers[0] == 1
+    assert set(numbers) == {0, 1, 2}
+
+
+def test_the_dictionary_is_loaded_only_for_single_characters(texts: Texts) -> None:
+    words = Words()
+    assert not words.is_ready
+    assert not words.has("鸡", "鸡")
+    fill(texts, "发票")
+    found(texts, "发票")
+    assert not [thread for thread in threading.enumerate() if thread.name == "search-words"]
 
 
 def test_a_photo_seen_again_is_renewed(texts: Texts) -> None:

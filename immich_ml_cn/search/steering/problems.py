@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from .quadratic import Matrix, least_vector
 from .statistics import Statistics
 
-MARGIN: Final = 0.02
+MARGIN: Final = 0.005
 """Cosine by which wanted photos are to stand above others, before the direction is normalised."""
 
 GAP: Final = 0.2
 """The same where photos are whitened and the wanted ones have 1."""
 
-STEP: Final = 0.1
+STEP: Final = 0.2
 """Share of the margin by which a wanted photo is to stand above the next."""
 
 SAME: Final = 1e-3

@@ -17,11 +17,11 @@ from .statistics import Statistics
 CLOSE: Final = 0.6
 """Cosine with the wanted photos' own direction below which approximate indexes lose a vector anyway."""
 
-FOLLOWED: Final = 0.75
+FOLLOWED: Final = 0.9
 """The same above which they follow one. Where not all matches have a place, the whitened vector is preferred to one
 that is less close: it ranks the rest higher."""
 
-LESS_CLOSE: Final = 0.9
+LESS_CLOSE: Final = 0.98
 """Share of that cosine that the matches' own order may leave."""
 
 PULL_NEAR: Final = 2.0

@@ -1,0 +1,93 @@
+"""The vectors, ranked by a real PostgreSQL with pgvector. Without it, `test_steering` ranks by NumPy alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import postgres
+import pytest
+from postgres import Photos, Postgres
+from search_libraries import Kind, made_up
+from test_steering import COUNTS, Indexed
+
+pytestmark = pytest.mark.skipif(postgres.MISSING, reason=postgres.WHY)
+
+IMMICHS_EF = 40
+"""pgvector's default, which Immich leaves."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with postgres.running(tmp_path_factory.mktemp("postgres")) as started:
+        yield started
+
+
+class Library:
+    """A library in our index and in PostgreSQL."""
+
+    def __init__(self, server: Postgres, folder: Path, count: int, dimension: int) -> None:
+        self.index = Indexed(count, dimension)
+        self.photos = Photos(server, f"photos_{count}_{dimension}", self.index.library.vectors, folder)
+
+    def shares(self, kind: Kind, count: int, *, ef: int | None = None, draws: int = 2) -> list[float]:
+        """Of `count` matches, how many stand before every other photo, in several draws."""
+        shares = []
+        for seed in range(draws):
+            matches = self.index.library.with_text(kind, count, np.random.default_rng(seed))
+            first = self.photos.first(self.index.steer(matches).vector, count, ef=ef)
+            shares.append(len(set(first) & set(matches.tolist())) / count)
+        return shares
+
+
+@pytest.fixture(scope="module")
+def usual(server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """30,000 photos under a model of 512 dimensions."""
+    return Library(server, tmp_path_factory.mktemp("usual"), 30_000, 512)
+
+
+@pytest.fixture(scope="module")
+def small(server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Library:
+    """3,000 photos, with an approximate index."""
+    library = Library(server, tmp_path_factory.mktemp("small"), 3000, 512)
+    library.photos.build_index()
+    return library
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("count", COUNTS)
+def test_every_match_stands_before_every_other_photo(usual: Library, kind: Kind, count: int) -> None:
+    assert set(usual.shares(kind, count)) == {1.0}
+
+
+@pytest.mark.parametrize("dimension", [768, 1024])
+def test_as_many_as_a_sixteenth_of_the_dimensions(server: Postgres, tmp_path: Path, dimension: int) -> None:
+    library = Library(server, tmp_path, 8000, dimension)
+    for kind in Kind:
+        assert set(library.shares(kind, dimension // 16)) == {1.0}
+
+
+@pytest.mark.parametrize("kind", [Kind.TOPIC, Kind.BURST])
+def test_an_approximate_index_finds_ten_matches_that_are_alike(small: Library, kind: Kind) -> None:
+    assert set(small.shares(kind, 10, ef=IMMICHS_EF)) == {1.0}
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("count", COUNTS)
+def test_an_approximate_index_that_looks_further_finds_every_match(small: Library, kind: Kind, count: int) -> None:
+    assert set(small.shares(kind, count, ef=1000)) == {1.0}
+
+
+@pytest.mark.slow
+def test_an_approximate_index_of_30000_photos(usual: Library) -> None:
+    usual.photos.build_index()
+    for kind in (Kind.TOPIC, Kind.BURST):
+        assert set(usual.shares(kind, 10, ef=IMMICHS_EF, draws=5)) == {1.0}
+    for kind in Kind:
+        for count in COUNTS:
+            assert min(usual.shares(kind, count, ef=1000)) == 1.0, (kind, count)
+
+
+def test_the_library_in_postgres_is_the_made_up_one(small: Library) -> None:
+    vectors = made_up(3000, 512).vectors
+    expected = np.argsort(-(vectors @ vectors[7]))[:20].tolist()
+    assert small.photos.first(vectors[7], 20) == expected
