@@ -391,7 +391,7 @@ class Settings:
         "MACHINE_LEARNING_MAX_BODIES_BYTES",
         1_073_741_824,
         values.positive,
-        "Bytes of all request bodies that are being received or answered; above it the answer is 503 with Retry-After.",
+        "Memory for the bodies of all requests, which take twice their size, in bytes; above it the answer is 503.",
     )
     max_queue: int = _setting(
         "MACHINE_LEARNING_MAX_QUEUE",

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -16,6 +16,9 @@ from immich_ml_cn.settings import Settings
 from .forms import Form, FormLimits, read_body, read_form
 
 T = TypeVar("T")
+
+BODY_MEMORY: Final = 2
+"""Bytes of memory for each byte of a body that is collected: measured 2.1 with 14 bodies of 20 MB."""
 
 
 class Admission:
@@ -55,9 +58,12 @@ class Admission:
             self._body_bytes -= active.body_bytes
 
     def reserve(self, active: "ActiveRequest", count: int) -> None:
-        """Count bytes of a body that have arrived; they are held until the request is answered.
+        """Count memory for bytes of a body that have arrived; it is held until the request is answered.
 
         A request that is the only one with a body may be as large as any request.
+
+        Args:
+            count: bytes of memory.
 
         Raises:
             Unavailable: there is no memory for them.
@@ -76,7 +82,7 @@ class ActiveRequest:
     """A request that was admitted: its body is read first, then it is answered while its client is connected.
 
     Attributes:
-        body_bytes: how much of its body has arrived.
+        body_bytes: memory that is counted for its body.
     """
 
     def __init__(self, request: Request, admission: Admission) -> None:
@@ -127,7 +133,7 @@ class ActiveRequest:
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         async for chunk in self._request.stream():
-            self._admission.reserve(self, len(chunk))
+            self._admission.reserve(self, BODY_MEMORY * len(chunk))
             yield chunk
 
     def _check_header(self, max_bytes: int) -> None:

@@ -31,7 +31,7 @@ def environ() -> dict[str, str]:
         "MACHINE_LEARNING_MAX_FIELDS": "5",
         "MACHINE_LEARNING_MAX_TEXT_BYTES": "100000",
         "MACHINE_LEARNING_MAX_REQUEST_BYTES": str(8 << 20),
-        "MACHINE_LEARNING_MAX_BODIES_BYTES": str(10 << 20),
+        "MACHINE_LEARNING_MAX_BODIES_BYTES": str(20 << 20),
     }
 
 
