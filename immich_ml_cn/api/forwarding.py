@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 HEADER: Final = "x-immich-ml-cn-forwarded"
 """Marks a request that was forwarded once; it is not forwarded again."""
 
-KEEP_S: Final = 1.5
+KEEPALIVE_TIMEOUT_S: Final = 1.5
 """Seconds that an idle connection is kept: Immich's own service closes it after 2, and whoever closes first is safe."""
 
 HEALTH_TIMEOUT_S: Final = 2.0
@@ -131,7 +131,7 @@ class Upstream:
         self._timeout_s = timeout_s
         self._client = httpx2.AsyncClient(
             timeout=httpx2.Timeout(None, connect=connect_timeout_s),
-            limits=httpx2.Limits(keepalive_expiry=KEEP_S),
+            limits=httpx2.Limits(keepalive_expiry=KEEPALIVE_TIMEOUT_S),
             trust_env=False,
         )
 

@@ -26,6 +26,7 @@ from immich_ml_cn.serving.tasks import (
     OcrTask,
     Tasks,
 )
+from immich_ml_cn.sources.tasks import Component, ModelTask
 
 OCR_MODEL: Final = "PP-OCRv6_small"
 """What reads text for clients that name no model of ours: its weights come with the server."""
@@ -34,11 +35,7 @@ RAPIDOCR_MIN_SCORE: Final = 0.5
 GATEWAYS_OCR: Final = "ocr"
 """The model name that the gateway before us was sent; it asked for recognition alone."""
 
-_TYPES: Final = {
-    "clip": ("visual", "textual"),
-    "facial-recognition": ("detection", "recognition"),
-    "ocr": ("detection", "recognition"),
-}
+_TYPES: Final = {str(task): task.components for task in ModelTask}
 _MALFORMED: Final = "Invalid request format."
 
 
@@ -86,12 +83,12 @@ def read_tasks(document: Mapping[str, Any]) -> Tasks:
     entries = {task: _read_task(task, types) for task, types in document.items()}
     if not any(entries.values()):
         raise InvalidEntries("No model task requested.")
-    clip = entries.get("clip", {})
+    clip = entries.get(ModelTask.CLIP, {})
     return Tasks(
-        visual=ClipVisual(clip["visual"].model) if "visual" in clip else None,
-        textual=_textual(clip["textual"]) if "textual" in clip else None,
-        faces=_faces(entries.get("facial-recognition", {})),
-        ocr=_ocr(entries.get("ocr", {})),
+        visual=ClipVisual(clip[Component.VISUAL].model) if Component.VISUAL in clip else None,
+        textual=_textual(clip[Component.TEXTUAL]) if Component.TEXTUAL in clip else None,
+        faces=_faces(entries.get(ModelTask.FACES, {})),
+        ocr=_ocr(entries.get(ModelTask.OCR, {})),
     )
 
 
@@ -134,8 +131,8 @@ def _textual(entry: _Entry) -> ClipTextual:
 def _faces(entries: Mapping[str, _Entry]) -> FaceTask | None:
     if not entries:
         return None
-    detection = _detection("facial-recognition", entries)
-    recognition = entries.get("recognition")
+    detection = _detection(ModelTask.FACES, entries)
+    recognition = entries.get(Component.RECOGNITION)
     return FaceTask(
         detection=detection.model,
         recognition=recognition.model if recognition else None,
@@ -146,11 +143,11 @@ def _faces(entries: Mapping[str, _Entry]) -> FaceTask | None:
 def _ocr(entries: Mapping[str, _Entry]) -> OcrTask | None:
     if not entries:
         return None
-    recognition = entries.get("recognition")
-    if recognition and recognition.model == GATEWAYS_OCR and "detection" not in entries:
+    recognition = entries.get(Component.RECOGNITION)
+    if recognition and recognition.model == GATEWAYS_OCR and Component.DETECTION not in entries:
         score = _score(recognition, RAPIDOCR_MIN_SCORE)
         return OcrTask(OCR_MODEL, OCR_MODEL, min_recognition_score=score, for_gateway=True)
-    detection = _detection("ocr", entries)
+    detection = _detection(ModelTask.OCR, entries)
     return OcrTask(
         detection=detection.model,
         recognition=recognition.model if recognition else None,
@@ -162,10 +159,10 @@ def _ocr(entries: Mapping[str, _Entry]) -> OcrTask | None:
     )
 
 
-def _detection(task: str, entries: Mapping[str, _Entry]) -> _Entry:
-    if "detection" not in entries:
+def _detection(task: ModelTask, entries: Mapping[str, _Entry]) -> _Entry:
+    if Component.DETECTION not in entries:
         raise BadRequest(f"Task {task} of type recognition depends on output of detection, which was not requested.")
-    return entries["detection"]
+    return entries[Component.DETECTION]
 
 
 def _score(entry: _Entry, default: float) -> float:
@@ -202,11 +199,11 @@ def answer_body(answer: Answer) -> dict[str, Any]:
     """
     body: dict[str, Any] = {}
     if answer.clip is not None:
-        body["clip"] = _embedding(answer.clip)
+        body[ModelTask.CLIP.value] = _embedding(answer.clip)
     if answer.faces is not None:
-        body["facial-recognition"] = _write_faces(answer.faces)
+        body[ModelTask.FACES.value] = _write_faces(answer.faces)
     if answer.ocr is not None:
-        body["ocr"] = _write_ocr(answer.ocr, answer.size or (1, 1))
+        body[ModelTask.OCR.value] = _write_ocr(answer.ocr, answer.size or (1, 1))
     if answer.size is not None:
         body["imageHeight"], body["imageWidth"] = answer.size[1], answer.size[0]
     return body

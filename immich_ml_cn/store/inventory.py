@@ -9,12 +9,10 @@ from typing import Final
 from immich_ml_cn import sources
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.clip_names import CHINESE_CLIP_DIMENSIONS, DIRECT_NAMES, LISTED_DIMENSIONS, known_name
+from immich_ml_cn.sources.tasks import Component, ModelTask
 
-COMPONENTS: Final[Mapping[str, tuple[str, str]]] = {
-    "clip": ("visual", "textual"),
-    "facial-recognition": ("detection", "recognition"),
-    "ocr": ("detection", "recognition"),
-}
+COMPONENTS: Final[Mapping[str, tuple[Component, Component]]] = {task: task.components for task in ModelTask}
+"""The components of each task's models; command lines and rows of the inventory have the tasks as text."""
 
 
 RECOMMENDED: Final = frozenset({"chinese-clip-vit-large-patch14", "buffalo_l", "PP-OCRv6_small"})
