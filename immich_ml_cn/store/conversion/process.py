@@ -6,6 +6,7 @@ The onnx package and NumPy hold up every other thread for as long as a weight ta
 import json
 import os
 import selectors
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,17 +26,16 @@ from immich_ml_cn.store.fetch.failure import Cancelled, writing
 from immich_ml_cn.store.fetch.progress import Progress
 
 from .architecture import Architecture, Bert, ResNet, VisionTransformer
-from .convert import Request, convert
+from .convert import STAGING, Request, convert
 from .errors import CheckpointError
-
-
-class RefusedCheckpoint(Unavailable):
-    """503: the checkpoint is not what it should be; the message names it and says why."""
-
 
 _MODULE: Final = __name__
 _POLL_S: Final = 0.2
 _NICENESS: Final = 10
+
+
+class RefusedCheckpoint(Unavailable):
+    """503: the checkpoint is not what it should be; the message names it and says why."""
 
 
 def convert_in_child(request: Request, name: str, progress: Progress, cancelled: threading.Event) -> tuple[Path, ...]:
@@ -51,13 +51,11 @@ def convert_in_child(request: Request, name: str, progress: Progress, cancelled:
         DiskFailed: the disk refuses.
         Cancelled: it was stopped.
     """
-    command = child_process.command(_MODULE, "main", json.dumps(_described(request)))
-    with subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE) as process:  # noqa: S603 - ours
-        try:
-            answer = _follow(_lines(cast(IO[bytes], process.stdout), cancelled), name, progress)
-        except BaseException:
-            process.kill()
-            raise
+    try:
+        answer, code = _ask_child(request, name, progress, cancelled)
+    finally:
+        # Where the process was killed, by us or for want of memory, it could not tidy up.
+        shutil.rmtree(request.folder / STAGING, ignore_errors=True)
     match answer:
         case {"files": files}:
             return tuple(map(Path, files))
@@ -73,9 +71,23 @@ def convert_in_child(request: Request, name: str, progress: Progress, cancelled:
             "{path} could not be converted: the process for it ended with {code}; it needs about 1 GB of free memory, "
             "2.5 GB for ViT-H-14",
             path=request.checkpoint,
-            code=process.returncode,
+            code=code,
         )
     )
+
+
+def _ask_child(
+    request: Request, name: str, progress: Progress, cancelled: threading.Event
+) -> tuple[Mapping[str, Any], int]:
+    """The last word of the other process and its exit code."""
+    command = child_process.command(_MODULE, "main", json.dumps(_described(request)))
+    with subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE) as process:  # noqa: S603 - ours
+        try:
+            answer = _follow(_lines(cast(IO[bytes], process.stdout), cancelled), name, progress)
+        except BaseException:
+            process.kill()
+            raise
+    return answer, process.returncode
 
 
 def _follow(lines: Iterator[Mapping[str, Any]], name: str, progress: Progress) -> Mapping[str, Any]:

@@ -219,7 +219,7 @@ def test_a_conversion_can_be_stopped(tmp_path: Path) -> None:
 
     with pytest.raises(Cancelled):
         convert_in_child(request_for(CHECKPOINT, tmp_path / "model", SMALL[NAME]), "m", Recorder(), cancelled)
-    assert not list((tmp_path / "model").glob("visual/*.onnx"))
+    assert files(tmp_path / "model") == set()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
