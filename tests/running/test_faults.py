@@ -13,6 +13,8 @@ from faulty_server import FaultyServer
 from PIL import Image
 from server import CLIP, ROOT, TEXTUAL, VISUAL, Client, Reply, RunningServer, fill_cache, http_request, predict_form
 
+from immich_ml_cn.serving.plan import DECODED_BYTES_PER_PIXEL, VisualPlan
+
 
 def png(colour: str = "white") -> bytes:
     stream = io.BytesIO()
@@ -190,7 +192,7 @@ def test_clients_that_leave_while_their_picture_is_decoded(cache: Path) -> None:
             connection.sendall(http_request(predict_form(VISUAL, large.getvalue())))
         for _ in range(500):
             held = client.get("/status").json["decodedBytes"]
-            if held["held"] == 210_000_000:
+            if held["held"] == 6000 * 5000 * (DECODED_BYTES_PER_PIXEL + VisualPlan.bytes_per_pixel):
                 break
         else:
             pytest.fail(f"never decoding: {held}")
