@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -14,12 +14,15 @@ from .problems import Nearest, Whitened
 from .quadratic import Matrix
 from .statistics import Statistics
 
-CLOSE: Final = 0.6
+CLOSE: Final = 0.75
 """Cosine with the wanted photos' own direction below which approximate indexes lose a vector anyway."""
 
 FOLLOWED: Final = 0.9
 """The same above which they follow one. Where not all matches have a place, the whitened vector is preferred to one
 that is less close: it ranks the rest higher."""
+
+NEAR_SHARE: Final = 0.4
+"""Of the time, for the near vector; the rest is the whitened one's."""
 
 LESS_CLOSE: Final = 0.98
 """Share of that cosine that the matches' own order may leave."""
@@ -88,10 +91,11 @@ def steer(
     if hidden is not None:
         free[hidden] = True
     task = Task(photos, wanted, free, lambda: clock() - started > time_limit_s)
+    early = replace(task, over=lambda: clock() - started > NEAR_SHARE * time_limit_s)
     anchor = _anchor(photos, wanted, rest)
     near = Nearest(photos.rows(wanted).astype(np.float64), anchor)
     first = photos.scores(anchor[None])[0]
-    found = cut(task, near, first, goes_on=lambda direction: _cosine(direction, anchor) > CLOSE)
+    found = cut(early, near, first, goes_on=lambda direction: _cosine(direction, anchor) > CLOSE)
     follows = not len(rest) or _cosine(found.direction, anchor) > FOLLOWED
     if (found.is_clean and follows) or task.over():
         return _finished(task, _in_order(task, near, found, anchor), "near")
