@@ -40,6 +40,13 @@ class BadImage(BadRequest):
     code = "bad_image"
 
 
+class NotAllowed(ServiceError):
+    """403: what is asked for belongs to somebody else, or nobody knows who asks."""
+
+    status = 403
+    code = "not_allowed"
+
+
 class RequestTimeout(ServiceError):
     """408: the request did not arrive in the time it has; the connection is closed."""
 

@@ -149,6 +149,7 @@ class Service:
             "openFiles": memory.open_files(),
             "lastErrors": self.metrics.last_errors(),
             "lastHour": self.pipeline.last_hour.minutes(),
+            "immich": self.immich is not None,
         }
 
     async def text_search_status(self) -> dict[str, Any]:

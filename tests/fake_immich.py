@@ -5,6 +5,7 @@ orders them: the metadata call by date, the smart call by a distance that depend
 """
 
 import asyncio
+import base64
 import hashlib
 import socket
 import threading
@@ -20,6 +21,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 SIZES = {"smart": 100, "metadata": 250}
 
 
@@ -53,6 +57,7 @@ class FakeImmich:
                 Route("/api/assets/jobs", self.jobs, methods=["POST"]),
                 Route("/api/users/me", self.me),
                 Route("/api/assets/{id}", self.asset),
+                Route("/api/assets/{id}/thumbnail", self.thumbnail),
             ]
         )
 
@@ -116,6 +121,12 @@ class FakeImmich:
         if photo is None:
             return JSONResponse({"message": "Not found or no asset.read access"}, 400)
         return JSONResponse({"id": photo.id, "ownerId": photo.owner})
+
+    async def thumbnail(self, request: Request) -> Response:
+        user = self.user(request)
+        if user is None or request.path_params["id"] not in {photo.id for photo in self.seen(user)}:
+            return JSONResponse({"message": "Not found or no asset.view access"}, 400)
+        return Response(PIXEL, media_type="image/png")
 
     @contextmanager
     def running(self) -> Iterator["FakeImmich"]:

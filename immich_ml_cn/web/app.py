@@ -47,9 +47,9 @@ def create_app(settings: Settings, service: Service) -> Starlette:
         routes += _MtPhotos(admission, service, settings.mt_photos_key).routes()
     keyless: tuple[str, ...] = ()
     if settings.immich_url:
-        from .gateway import PATHS, ImmichRoutes
+        from .gateway import KEYLESS, ImmichRoutes
 
-        keyless = PATHS
+        keyless = KEYLESS
         routes += ImmichRoutes(admission, service).routes()
     paths = [route.path for route in routes if isinstance(route, Route)]
     if settings.root_path:

@@ -2,22 +2,29 @@
 
 from typing import Final
 
+import orjson
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from immich_ml_cn.api.gateway import asset_jobs, credentials
 from immich_ml_cn.api.gateway.gateway import ImmichGateway
 from immich_ml_cn.api.gateway.immich import LOOP_HEADER, Caller, Reply
+from immich_ml_cn.api.gateway.reprocessing import Part, asset_ids
 from immich_ml_cn.api.gateway.search_request import Call
 from immich_ml_cn.errors import LoopDetected, Unavailable
 from immich_ml_cn.messages import tr
 from immich_ml_cn.service import Service
 
 from .admission import Admission
+from .page import HEADERS
 
 MAX_BODY_BYTES: Final = 1 << 20
 PATHS: Final = ("/api/search/smart", "/api/search/metadata", asset_jobs.PATH)
+PAGE_PATHS: Final = ("/again", "/again/preview")
+"""Of the page: one photo again."""
+KEYLESS: Final = (*PATHS, *PAGE_PATHS)
 """Immich itself asks for credentials there: our own key is not asked for."""
 
 
@@ -31,7 +38,8 @@ class ImmichRoutes:
     def routes(self) -> list[BaseRoute]:
         """The three paths."""
         endpoints = (self.smart, self.metadata, self.jobs)
-        return [Route(path, endpoint, methods=["POST"]) for path, endpoint in zip(PATHS, endpoints, strict=True)]
+        routes = [Route(path, endpoint, methods=["POST"]) for path, endpoint in zip(PATHS, endpoints, strict=True)]
+        return [*routes, Route("/again", self.again, methods=["POST"]), Route("/again/preview", self.preview)]
 
     @property
     def _immich(self) -> ImmichGateway:
@@ -56,6 +64,24 @@ class ImmichRoutes:
             async with active.while_connected():
                 reply = await self._immich.asset_jobs.run(caller, body, _content_type(request))
         return _response(reply)
+
+    async def again(self, request: Request) -> Response:
+        """``POST /again``: ``{"photo": link or id, "parts": ["ocr", …]}``; only JSON, which other sites cannot send."""
+        if _content_type(request).partition(";")[0].strip() != "application/json":
+            raise HTTPException(415, "the body must be application/json")
+        async with self._admission.admit(request) as active:
+            asset, parts = _photo_and_parts(await active.body(MAX_BODY_BYTES))
+            async with active.while_connected():
+                jobs = await self._immich.asset_jobs.reprocess(_caller(request), asset, parts)
+        return JSONResponse({"photo": asset, "jobs": jobs}, 202)
+
+    async def preview(self, request: Request) -> Response:
+        """``GET /again/preview?photo=``: the photo as Immich shows it to the caller."""
+        asset = _asset(request.query_params.get("photo", ""))
+        reply = await self._immich.asset_jobs.preview(_caller(request), asset)
+        if not reply.content_type.startswith("image/"):
+            raise HTTPException(404, "Immich shows no such photo to this login")
+        return Response(reply.body, reply.status, headers={"content-type": reply.content_type, **HEADERS})
 
     async def _search(self, call: Call, request: Request) -> Response:
         caller = _caller(request)
@@ -82,3 +108,22 @@ def _content_type(request: Request) -> str:
 
 def _response(reply: Reply) -> Response:
     return Response(reply.body, reply.status, headers={"content-type": reply.content_type})
+
+
+def _photo_and_parts(body: bytes) -> tuple[str, list[Part]]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        document = None
+    asked = document if isinstance(document, dict) else {}
+    parts = asked.get("parts")
+    if not isinstance(parts, list) or not parts or not set(map(str, parts)) <= set(Part):
+        raise HTTPException(422, f"`parts` must be some of {', '.join(Part)}")
+    return _asset(str(asked.get("photo", ""))), [Part(str(part)) for part in parts]
+
+
+def _asset(text: str) -> str:
+    found = asset_ids(text)
+    if len(found) != 1:
+        raise HTTPException(422, "`photo` must be the link of one photo from Immich's address bar, or its id")
+    return found[0]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_immich import FakeImmich, Photo
 from PIL import Image, ImageDraw, ImageFont
 from server import ROOT, RunningServer
 
@@ -238,3 +239,28 @@ def test_under_a_root_path(cache: Path, browser: Any) -> None:
 def test_immich_is_answered_as_ever(server: RunningServer) -> None:
     with server.client() as client:
         assert client.get("/").body == b'{"message":"Immich ML"}'
+
+
+def test_one_photo_again_is_offered_where_immich_is_known(cache: Path, browser: Any) -> None:
+    """The preview comes with the login of this browser; without Redis the page says what is not set."""
+    photo = Photo("0a1b2c3d-1111-4111-8111-111111111111", "anna", "", "2024")
+    immich = FakeImmich([photo], {"anna-token": "anna"})
+    with (
+        immich.running(),
+        RunningServer(cache, MACHINE_LEARNING_IMMICH_URL=f"http://127.0.0.1:{immich.port}") as running,
+        Visit(browser, address(running)) as page,
+    ):
+        cookie = {"name": "immich_access_token", "value": "anna-token", "url": address(running)}
+        page.context.add_cookies([cookie])
+        page.click("#tab-again")
+        page.fill("#again-photo", f"https://photos.example/photos/{photo.id}")
+        page.click("#again-form button")
+        page.wait_for_selector("#again-view img")
+        page.wait_for_selector("#again-trouble:not([hidden])")
+        assert "MACHINE_LEARNING_IMMICH_REDIS_URL" in page.inner_text("#again-trouble")
+
+
+def test_one_photo_again_is_hidden_where_immich_is_not_known(server: RunningServer, browser: Any) -> None:
+    with Visit(browser, address(server)) as page:
+        page.wait_for_selector("#device dd")
+        assert page.locator("#tab-again").is_hidden()

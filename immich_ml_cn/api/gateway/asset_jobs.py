@@ -3,11 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import orjson
 
-from immich_ml_cn.errors import ServiceError
+from immich_ml_cn.errors import NotAllowed, ServiceError, Unavailable
+from immich_ml_cn.messages import tr
 
 from .immich import Caller, Immich, Reply
 from .reprocessing import Part, Reprocessing, is_asset_id
@@ -45,6 +47,27 @@ class AssetJobs:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return reply
+
+    async def reprocess(self, caller: Caller, asset: str, parts: Sequence[Part]) -> int:
+        """Queue parts of one photo of the caller's own; the number of jobs.
+
+        Raises:
+            NotAllowed: it is not the caller's, or nobody is logged in.
+            UpstreamFailed, UpstreamTimeout: Immich or its Redis cannot be reached.
+        """
+        if self._reprocessing is None:
+            raise Unavailable(tr("MACHINE_LEARNING_IMMICH_REDIS_URL is not set: such as redis://immich_redis:6379"))
+        if not await self._owned(caller, [asset]):
+            raise NotAllowed(tr("Immich does not know this photo as yours: are you logged in there, on this host?"))
+        return len(await self._reprocessing.add([asset], parts))
+
+    async def preview(self, caller: Caller, asset: str) -> Reply:
+        """Immich's preview of a photo, or its refusal.
+
+        Raises:
+            UpstreamFailed, UpstreamTimeout: Immich cannot be reached.
+        """
+        return await self._immich.get(f"/api/assets/{asset}/thumbnail", replace(caller, query_string="size=preview"))
 
     async def close(self) -> None:
         """Give up what is still being queued."""

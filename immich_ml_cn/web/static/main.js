@@ -3,12 +3,13 @@
 import { byId } from "./dom.js";
 import { onKeyWanted } from "./server.js";
 import { fill, speak } from "./texts.js";
+import * as again from "./again.js";
 import * as now from "./now.js";
 import * as photo from "./photo.js";
 import * as search from "./search.js";
 import * as settings from "./settings.js";
 
-const TABS = { now, photo, search, settings };
+const TABS = { now, photo, search, again, settings };
 
 function open(name) {
   for (const each of Object.keys(TABS)) {

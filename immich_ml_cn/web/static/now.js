@@ -35,6 +35,7 @@ async function look() {
 }
 
 function show(status) {
+  byId("tab-again").hidden = !status.immich;
   byId("summary").textContent = `${status.device} · ${status.version}`;
   showDevice(status);
   showModels(status.models);

@@ -9,10 +9,10 @@ export function onKeyWanted(ask) {
   askForKey = ask;
 }
 
-async function send(path, options = {}) {
+export async function send(path, options = {}) {
   for (let asked = false; ; asked = true) {
     const key = sessionStorage.getItem(KEY);
-    const headers = { ...(options.headers || {}), ...(key ? { "x-api-key": key } : {}) };
+    const headers = { ...(key ? { "x-api-key": key } : {}), ...(options.headers || {}) };
     const response = await fetch(path, { ...options, headers, cache: "no-store", redirect: "error" });
     if (response.status !== 401) return response;
     const given = await askForKey(asked || key !== null);
@@ -20,7 +20,7 @@ async function send(path, options = {}) {
   }
 }
 
-async function read(response) {
+export async function read(response) {
   const body = await response.json().catch(() => null);
   if (!response.ok) throw new Refused((body && body.detail) || `HTTP ${response.status}`);
   return body;

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,7 @@ async def take(url: str, count: int) -> list[tuple[str, str, Any]]:
     workers = [worker(queue) for queue, _ in JOBS.values()]
     await until(lambda: len(taken) >= count)
     for each in workers:
-        with suppress(Exception):
-            await each.close(force=True)
+        await each.close()
     return sorted(taken)
 
 
@@ -140,6 +139,38 @@ def test_refresh_faces_makes_text_and_embedding_again_of_own_photos_only(redis_u
         ]
         assert [body for call, _, body in immich.requests if call == "jobs"][-1] == document
         assert "anna-token" not in server.log
+
+
+def again(server: RunningServer, document: Any, headers: Mapping[str, str] = ANNA) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.request("POST", "/again", json.dumps(document).encode(), dict(headers))
+    answer = connection.getresponse()
+    body = json.loads(answer.read())
+    connection.close()
+    return answer.status, body
+
+
+@with_redis
+def test_the_page_makes_parts_of_an_own_photo_again(redis_url: str, tmp_path: Path) -> None:
+    immich = FakeImmich(PHOTOS, {"anna-token": "anna"}, partners={"anna": "bert"})
+    with (
+        immich.running(),
+        RunningServer(
+            tmp_path,
+            MACHINE_LEARNING_IMMICH_URL=f"http://127.0.0.1:{immich.port}",
+            MACHINE_LEARNING_IMMICH_REDIS_URL=redis_url,
+            MACHINE_LEARNING_API_KEY="our own key",
+        ) as server,
+    ):
+        link = f"https://photos.example/photos/{OWN}"
+        assert again(server, {"photo": link, "parts": ["ocr", "faces"]}) == (202, {"photo": OWN, "jobs": 2})
+        assert {name for _, name, _ in asyncio.run(take(redis_url, 2))} == {"Ocr", "AssetDetectFaces"}
+        assert again(server, {"photo": OTHERS, "parts": ["ocr"]})[0] == 403
+        assert again(server, {"photo": OWN, "parts": ["ocr"]}, {"content-type": "application/json"})[0] == 403
+        assert again(server, {"photo": OWN, "parts": ["title"]})[0] == 422
+        assert again(server, {"photo": OWN, "parts": []})[0] == 422
+        assert again(server, {"photo": "nothing", "parts": ["ocr"]})[0] == 422
+        assert again(server, {"photo": OWN, "parts": ["ocr"]}, {**ANNA, "content-type": "text/plain"})[0] == 415
 
 
 def test_without_redis_immich_is_answered_at_once(tmp_path: Path) -> None:
