@@ -152,6 +152,10 @@ class Service:
             "immich": self.immich is not None,
         }
 
+    async def look_up(self, text: str, limit: int) -> dict[str, Any] | None:
+        """What a search for text finds, None where nothing is kept for it; see `TextSearch.look_up`."""
+        return None if self._text_search is None else await self._text_search.look_up(text, limit)
+
     async def text_search_status(self) -> dict[str, Any]:
         """An addition to the status: what is kept for text search, and how the last one went."""
         return {"textSearch": {"mode": "off"} if self._text_search is None else await self._text_search.status()}

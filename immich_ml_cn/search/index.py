@@ -15,6 +15,7 @@ from .folder import Contents, Folder
 from .query import Query
 from .searcher import Found, Searcher
 from .steering import Lifted, Steered
+from .texts import Match
 from .writer import SeenPicture, SeenText, Writer
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,14 @@ class Index:
         if found.unplaced:
             logger.info("%d photos have the text but no embedding under %s", found.unplaced, model)
         return found if len(found) else None
+
+    async def matches(self, query: Query) -> list[Match]:
+        """See `Searcher.matches`; none where the index cannot be read."""
+        try:
+            return await self._run(self._searcher.matches, query)
+        except (OSError, sqlite3.Error) as error:
+            logger.warning("%s cannot be read: %s", self._folder.path, error)
+            return []
 
     async def in_order_of(self, found: Found, text: Embedding) -> Found:
         """See `Searcher.in_order_of`."""

@@ -87,6 +87,14 @@ class Searcher:
             model, photos, rows[:MOST_MATCHES], known[:MOST_MATCHES], query, unplaced=len(matches) - len(known)
         )
 
+    def matches(self, query: Query) -> list[Match]:
+        """All photos with the text, the best first, whether or not they have an embedding.
+
+        Raises:
+            sqlite3.Error, OSError: the index cannot be read.
+        """
+        return self._match(query, misread=True)[0]
+
     def in_order_of(self, found: Found, text: NDArray[np.float32]) -> Found:
         """The matches in the order of a text's embedding (d,); those with something misread after all others."""
         scores = found.photos.rows(found.rows) @ text

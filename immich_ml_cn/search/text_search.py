@@ -22,7 +22,7 @@ from immich_ml_cn.serving.pipeline import Predictor
 from immich_ml_cn.serving.spec import ModelSpec
 from immich_ml_cn.serving.tasks import ClipTextual, Tasks
 
-from .query import Query, parse, plain
+from .query import Query, for_text, parse, plain
 
 if TYPE_CHECKING:
     from .index import Index
@@ -179,6 +179,21 @@ class TextSearch:
         self._last = last
         self._metrics.observe("search", "", last.seconds)
         logger.info("text search: %d photos, %d of them first, %.0f ms", last.matches, last.placed, 1000 * last.seconds)
+
+    async def look_up(self, text: str, limit: int) -> dict[str, Any]:
+        """What a search for text finds, for people: ``ocr:`` may stand before it.
+
+        Args:
+            limit: photos that are described.
+        """
+        if not self._exists():
+            return {"photos": 0, "total": 0, "milliseconds": 0.0, "matches": []}
+        started = time.monotonic()
+        matches = await self._index.matches(for_text(text))
+        milliseconds = 1000 * (time.monotonic() - started)
+        shown = [{"text": match.text, "tier": match.tier.name, "score": match.score} for match in matches[:limit]]
+        photos = (await self._index.contents()).texts
+        return {"photos": photos, "total": len(matches), "milliseconds": milliseconds, "matches": shown}
 
     async def status(self) -> dict[str, Any]:
         """What is kept and how the last search went, for people and scripts."""

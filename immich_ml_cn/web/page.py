@@ -55,6 +55,10 @@ class KeylessPaths:
         return path in self._paths or path.startswith(FILES)
 
 
+MAX_QUERY: Final = 1000
+"""Characters of a search."""
+MAX_MATCHES: Final = 20
+"""Photos that a search describes."""
 MAX_BODY_BYTES: Final = 4096
 """Of a request to load a model: a name in JSON."""
 
@@ -72,6 +76,7 @@ class Page:
         return [
             Route(f"{FILES}{{name}}", self.file),
             Route("/settings", self.settings),
+            Route("/search", self.search),
             Route("/models/load", self.load, methods=["POST"]),
         ]
 
@@ -89,6 +94,14 @@ class Page:
     async def settings(self, request: Request) -> Response:
         """Every setting as it was read at the start; secrets are null."""
         return JSONResponse([asdict(setting) for setting in self._settings.in_force])
+
+    async def search(self, request: Request) -> Response:
+        """``GET /search?query=``: the photos whose text fits, the best first; 404 where nothing is kept for it."""
+        query = request.query_params.get("query", "")[:MAX_QUERY]
+        found = await self._service.look_up(query, MAX_MATCHES) if query else None
+        if found is None:
+            raise HTTPException(404, "text search is off, or nothing is searched for")
+        return JSONResponse(found)
 
     async def load(self, request: Request) -> Response:
         """Load a model that failed without waiting for its next try: ``{"model": key}``, a key of ``/status``.

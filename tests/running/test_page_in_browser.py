@@ -167,6 +167,22 @@ def test_photos_are_ranked_for_words(server: RunningServer, browser: Any, tmp_pa
         assert shown == sorted(shown, reverse=True)
 
 
+def test_a_search_shows_what_the_text_index_finds(server: RunningServer, browser: Any) -> None:
+    with Visit(browser, address(server)) as page:
+        choose(page, SAMPLE)
+        page.click("#tab-search")
+        page.fill("#words", "ocr:音乐会")
+        found = page.locator("#matches li")
+        for _ in range(30):  # what was read is written within a second or so
+            page.click("#search-form button")
+            page.wait_for_selector("#indexed:not([hidden])")
+            if found.count():
+                break
+            page.wait_for_timeout(500)
+        assert "山间音乐会" in found.first.inner_text()
+        assert "exact" in found.first.inner_text()
+
+
 def test_a_missing_model_is_explained(server: RunningServer, browser: Any) -> None:
     """Why there are no faces, and what to do, from the page alone."""
     with Visit(browser, address(server)) as page:

@@ -5,6 +5,7 @@ import { preview } from "./pictures.js";
 import { get, predict } from "./server.js";
 import { language, onLanguage, word } from "./texts.js";
 
+const TIERS = { EXACT: "tierExact", ACROSS_LINES: "tierLines", MISREAD: "tierMisread" };
 const photos = [];
 let ranked = null;
 
@@ -68,7 +69,7 @@ async function findText(words) {
     : word("noMatch");
   byId("matches").replaceChildren(
     ...found.matches.map(({ text, tier, score }) =>
-      element("li", {}, `${text}\n${word("tier")}: ${tier} · ${word("score")} ${score.toFixed(2)}`),
+      element("li", {}, `${text}\n${word(TIERS[tier])} · ${word("score")} ${score.toFixed(2)}`),
     ),
   );
 }

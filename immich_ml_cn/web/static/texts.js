@@ -85,7 +85,9 @@ const WORDS = {
   indexed: ["What the text index finds", "文字索引找到的内容"],
   indexedAbout: ["{matches} of {photos} photos, in {milliseconds} ms", "{photos} 张照片中有 {matches} 张，用时 {milliseconds} 毫秒"],
   noMatch: ["no photo has this text", "没有照片含有这些文字"],
-  tier: ["match", "匹配"],
+  tierExact: ["exact", "完全一致"],
+  tierLines: ["across lines", "跨行"],
+  tierMisread: ["one character differs", "有一个字不同"],
   settingsAbout: [
     "Every variable of this server, as it was read at the start. Secrets are hidden.",
     "这台服务器的每个变量，以启动时读到的为准。密钥不显示。",
