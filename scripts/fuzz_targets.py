@@ -114,7 +114,8 @@ def seeds(target: str) -> Iterable[bytes]:
         return [text.encode() for text in corpus.STRANGE_TEXTS]
     if target == "settings":
         return [f"{item.metadata['variable']}=1".encode() for item in setting_fields()]
-    return (data for source in (corpus.valid_pictures, corpus.broken_pictures) for _, data in source())
+    small = [data for _, data in corpus.costly_pictures(0.005)]
+    return small + [data for source in (corpus.valid_pictures, corpus.broken_pictures) for _, data in source()]
 
 
 TARGETS: dict[str, Callable[[bytes], Any]] = {

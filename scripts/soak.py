@@ -3,9 +3,10 @@
 
     scripts/soak.py [--seconds 600] [--clients 4] [--json soak.json] [--plot docs/soak.png]
 
-All tasks, sizes and shapes, two CLIP models, 5 % broken requests, 1 % clients that leave. Every 20 seconds other
-models are asked for, so that idle ones (after 6 s) are unloaded and loaded again. Memory, threads and open files are
-sampled every second. Exit code 1 when an answer was lost or wrong, or when one of the three grew.
+All tasks, sizes and shapes, two CLIP models, 5 % broken requests, 2 % that are small and much work, 1 % clients
+that leave. Every 20 seconds other models are asked for, so that idle ones (after 6 s) are unloaded and loaded
+again. Memory, threads and open files are sampled every second. SIGTERM comes while a costly picture is decoded.
+Exit code 1 when an answer was lost or wrong, when one of the three grew, or when the server did not end in time.
 """
 
 import argparse
@@ -31,9 +32,11 @@ sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "tests"))
 
 import clip_models  # noqa: E402
+import corpus  # noqa: E402
 from PIL import Image, ImageDraw  # noqa: E402
 from server import (  # noqa: E402
     CLIP,
+    CONTENT_TYPE,
     FACE_DETECTION,
     FACE_TASK,
     OCR_TASK,
@@ -52,7 +55,16 @@ WIDE = 1536
 """Makes an image tower of 67 MB: large enough for its weights to be packed."""
 
 PHASE_S = 20.0
-BROKEN_SHARE, LEAVING_SHARE = 0.05, 0.01
+BROKEN_SHARE, COSTLY_SHARE, LEAVING_SHARE = 0.05, 0.02, 0.01
+COSTLY_SCALE = 0.1
+"""Of the corpus' costly pictures: they are to be answered often."""
+
+GRACE_S = 10
+"""Seconds that requests have after SIGTERM."""
+
+CLOSING_S = 8
+"""Seconds more in which the process ends."""
+
 MAX_GROWTH_MB = 40.0
 MAX_MORE = 8
 """Threads and open files that the second half may have over the first."""
@@ -66,6 +78,7 @@ class Case:
     body: bytes
     status: int
     answer: Any
+    content_type: str = CONTENT_TYPE
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,7 @@ class Outcome:
     unloads: int = 0
     tracebacks: int = 0
     exit_code: int = -1
+    stop_s: float = 0
 
     def growth(self, what: str) -> float:
         """The highest value of the second half less that of the first: models come and go, their peaks may not rise."""
@@ -110,6 +124,8 @@ class Outcome:
             found.append(f"{self.tracebacks} tracebacks in the log")
         if self.exit_code:
             found.append(f"the server ended with {self.exit_code}")
+        if self.stop_s > GRACE_S + CLOSING_S:
+            found.append(f"the server took {self.stop_s:.0f} s to end")
         return found
 
     def report(self, growth_mb: float) -> dict[str, Any]:
@@ -125,6 +141,7 @@ class Outcome:
             "unloads": self.unloads,
             "tracebacks": self.tracebacks,
             "exitCode": self.exit_code,
+            "secondsToEnd": round(self.stop_s, 1),
             "residentMb": {"min": round(min(middle)), "mean": round(_mean(middle)), "max": round(max(middle))},
             "growth": {what: round(self.growth(what), 1) for what in ("resident_mb", "threads", "files")},
             "threads": {"max": max(s.threads for s in self.samples), "last": self.samples[-1].threads},
@@ -182,6 +199,17 @@ def broken(files: list[bytes]) -> list[bytes]:
     ]
 
 
+def costly() -> list[tuple[bytes, str]]:
+    """Small requests that are much work, each with its content type."""
+    pictures = [(predict_form(VISUAL, picture), CONTENT_TYPE) for _, picture in corpus.costly_pictures(COSTLY_SCALE)]
+    texts = [
+        (predict_form(TEXTUAL, text=text), CONTENT_TYPE)
+        for size in (60_000, 1_000_000)
+        for _, text in corpus.costly_texts(size)
+    ]
+    return [*pictures, *texts, (b"entries=%7b%7d&text=" + b"%61" * 2_000_000, "application/x-www-form-urlencoded")]
+
+
 class Soak:
     """One run against one server."""
 
@@ -191,19 +219,28 @@ class Soak:
         self._lock = threading.Lock()
         self.outcome = Outcome()
 
-    def run(self, cases: list[Case], bad: list[Case], clients: int) -> Outcome:
+    def run(self, cases: list[Case], rare: list[Case], clients: int) -> Outcome:
         """Ask until the time is over."""
         with ThreadPoolExecutor(clients + 1) as pool:
-            jobs = [pool.submit(self._ask, random.Random(number), cases, bad) for number in range(clients)]
+            jobs = [pool.submit(self._ask, random.Random(number), cases, rare) for number in range(clients)]
             jobs.append(pool.submit(self._watch))
             for job in jobs:
                 job.result()
         self.outcome.unloads = self._server.log.count("unloaded ")
         self.outcome.tracebacks = self._server.log.count("Traceback")
-        self.outcome.exit_code = self._server.stop()
+        self._stop()
         return self.outcome
 
-    def _ask(self, chance: random.Random, cases: list[Case], bad: list[Case]) -> None:
+    def _stop(self) -> None:
+        with self._server.connect() as connection:
+            connection.sendall(http_request(predict_form(VISUAL, corpus.slowest_picture())))
+            time.sleep(1)  # until it is decoded
+            started = time.monotonic()
+            self.outcome.exit_code = self._server.stop()
+            self.outcome.stop_s = time.monotonic() - started
+
+    def _ask(self, chance: random.Random, cases: list[Case], rare: list[Case]) -> None:
+        bad, costly = ([case for case in rare if case.phase == phase] for phase in ("broken", "costly"))
         phases = sorted({case.phase for case in cases})
         started = time.monotonic()
         with self._server.client(timeout=120) as client:
@@ -214,6 +251,8 @@ class Soak:
                     self._leave(chance.choice(cases))
                 elif draw < LEAVING_SHARE + BROKEN_SHARE:
                     self._compare(client, chance.choice(bad))
+                elif draw < LEAVING_SHARE + BROKEN_SHARE + COSTLY_SHARE:
+                    self._compare(client, chance.choice(costly))
                 else:
                     self._compare(client, chance.choice([case for case in cases if case.phase == phase]))
 
@@ -221,7 +260,7 @@ class Soak:
         from server import assert_equal_answers
 
         try:
-            reply = client.post(case.body)
+            reply = client.post(case.body, case.content_type)
         except OSError as error:
             with self._lock:
                 self.outcome.lost.append(f"{case.phase}: {error!r}")
@@ -268,13 +307,22 @@ def soak(folder: Path, seconds: float, clients: int = 4) -> Outcome:
         files = pictures()
         good = [(phase, body, client.post(body)) for phase, body in asked(files)]
         bad = [(body, client.post(body)) for body in broken(files)]
+        slow = [(body, kind, client.post(body, kind)) for body, kind in costly()]
     assert {reply.status for _, _, reply in good} == {200}
     assert all(400 <= reply.status < 500 for _, reply in bad)
-    environ = {"MACHINE_LEARNING_MODEL_TTL": "6", "MACHINE_LEARNING_MODEL_TTL_POLL_S": "1"}
+    assert {reply.status for _, _, reply in slow} == {200, 413}
+    environ = {
+        "MACHINE_LEARNING_MODEL_TTL": "6",
+        "MACHINE_LEARNING_MODEL_TTL_POLL_S": "1",
+        "MACHINE_LEARNING_SHUTDOWN_TIMEOUT_S": str(GRACE_S),
+    }
     with RunningServer(cache, **environ) as server:
         return Soak(server, seconds).run(
             [Case(phase, body, 200, reply.json) for phase, body, reply in good],
-            [Case("broken", body, reply.status, reply.json) for body, reply in bad],
+            [
+                *(Case("broken", body, reply.status, reply.json) for body, reply in bad),
+                *(Case("costly", body, reply.status, reply.json, kind) for body, kind, reply in slow),
+            ],
             clients,
         )
 

@@ -246,6 +246,43 @@ def broken_pictures() -> Iterator[tuple[str, bytes]]:
         yield name, data
 
 
+def costly_pictures(scale: float = 1) -> Iterator[tuple[str, bytes]]:
+    """Small files that are much work, or keep other threads waiting.
+
+    Args:
+        scale: of width and height, and of the number of scans and fill bytes.
+    """
+    for kind, side, how in (
+        ("JPEG2000", 10_000, {}),
+        ("WEBP", 13_000, {"method": 0}),
+        ("AVIF", 12_000, {"speed": 10}),
+        ("HEIF", 8_000, {}),
+        ("QOI", 1_000, {}),
+        ("DDS", 1_000, {}),
+        ("PNG", 13_000, {"compress_level": 1}),
+    ):
+        side = round(side * scale)
+        yield f"{kind} of {side} x {side}", encoded(Image.new("RGB", (side, side), "olive"), kind, **how)
+    width, height = round(5_472 * scale), round(3_648 * scale)
+    photo = Image.radial_gradient("L").resize((width, height)).convert("RGB")
+    for kind in ("JPEG", "WEBP"):
+        yield f"{kind} of {width} x {height}, a preview", encoded(photo, kind)
+    for scans in (round(150 * scale), round(5_000 * scale)):
+        yield f"JPEG of {width} x {height} in {scans:,} scans", jpeg_of_many_scans((width, height), scans)
+    yield from jpegs_with_fill_bytes(round(30_000_000 * scale))
+
+
+def slowest_picture() -> bytes:
+    """A file that takes half a minute: its codec is written in Python."""
+    return encoded(Image.new("RGB", (4_000, 4_000), "olive"), "DDS")
+
+
+def costly_texts(size: int = 1_000_000) -> Iterator[tuple[str, str]]:
+    """Texts that are much work to tokenise."""
+    for text in ("&amp;", "a", "海", "\U0001f600", " "):
+        yield f"a text of {text!r}", text * (size // len(text.encode()))
+
+
 def strange_entries() -> Iterator[tuple[str, str]]:
     """`entries` fields that are malformed, absurd or enormous."""
     for text in (

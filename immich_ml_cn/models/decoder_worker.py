@@ -32,10 +32,10 @@ CPU_LIMIT_S: Final = 60
 
 BYTES_PER_PIXEL: Final = 32
 """Address space for decoding the largest picture allowed: OpenJPEG has four bytes for each of four components, Pillow
-four, and as much again."""
+four, and as much again. WebP's decoder has eight before it says a size."""
 
 SPARE_BYTES: Final = 1 << 30
-"""Address space for reading a header, libraries included."""
+"""Address space beside, libraries included."""
 
 _BAND_BYTES: Final = 8 << 20
 
@@ -122,7 +122,7 @@ def _answer(job: Job, memory: FileIO) -> Decoded | Refused:
 
 
 def _decoded(data: bytes, job: Job, memory: FileIO) -> Decoded:
-    _limit(SPARE_BYTES + 4 * len(data) + (BYTES_PER_PIXEL * job.max_pixels if job.decode else 0))
+    _limit(SPARE_BYTES + 4 * len(data) + BYTES_PER_PIXEL * job.max_pixels)
     if not job.decode:
         return Decoded(*images.measure(data, job.max_pixels))
     picture = images.decode(data, job.max_pixels)

@@ -38,4 +38,5 @@ def test_the_judgement_sees_what_is_wrong() -> None:
     assert outcome(growth=1.0).complaints() == ["memory grew by 50 MB"]
     assert outcome(lost=["a"]).complaints() == ["a"]
     assert outcome(wrong=["b"]).complaints() == ["b"]
+    assert outcome(stop_s=25).complaints() == ["the server took 25 s to end"]
     assert outcome(tracebacks=1, exit_code=1).complaints() == ["1 tracebacks in the log", "the server ended with 1"]
