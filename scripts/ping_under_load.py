@@ -39,7 +39,7 @@ URLENCODED = "application/x-www-form-urlencoded"
 
 def ping(server: RunningServer, is_over: Callable[[], bool]) -> list[float]:
     """Ping every 5 ms on one kept connection until it is over; the times in ms."""
-    times = []
+    times: list[float] = []
     with server.client() as client:
         client.get("/ping")
         while not times or not is_over():
