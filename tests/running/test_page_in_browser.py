@@ -167,6 +167,16 @@ def test_photos_are_ranked_for_words(server: RunningServer, browser: Any, tmp_pa
         assert shown == sorted(shown, reverse=True)
 
 
+def test_the_model_that_answered_is_named(server: RunningServer, browser: Any) -> None:
+    """The bundled one, where another of its alphabet cannot be fetched."""
+    with Visit(browser, address(server)) as page:
+        page.click("#tab-photo")
+        page.click("#photo details summary >> nth=0")
+        page.fill("#name-ocr", "PP-OCRv5_mobile")
+        assert choose(page, SAMPLE)["ocr"]["text"]
+        assert "PP-OCRv6_small" in page.inner_text("#photo-found .quiet")
+
+
 def test_a_search_shows_what_the_text_index_finds(server: RunningServer, browser: Any) -> None:
     with Visit(browser, address(server)) as page:
         choose(page, SAMPLE)

@@ -2,10 +2,15 @@
 
 import { byId, drawing, element, onFiles, say } from "./dom.js";
 import { preview } from "./pictures.js";
-import { predict } from "./server.js";
+import { get, predict } from "./server.js";
 import { onLanguage, word } from "./texts.js";
 
 const MODELS = { ocr: "PP-OCRv6_small", faces: "buffalo_l", clip: "ViT-B-32__openai" };
+const TASKS = {
+  text: { task: "ocr", kind: "ocr" },
+  faces: { task: "facial-recognition", kind: "faces" },
+  clip: { task: "clip", kind: "clip" },
+};
 let shown = null;
 
 export function start() {
@@ -39,12 +44,22 @@ async function look(file) {
   show(shown);
   for (const [part, entries] of parts()) {
     try {
-      shown.results[part] = await predict(entries, { image: picture.blob });
+      const result = await predict(entries, { image: picture.blob });
+      shown.results[part] = { ...result, model: await answering(part) };
     } catch (error) {
       shown.results[part] = { error: error.message };
     }
     show(shown);
   }
+}
+
+// The model that was asked for, or the one that stands in for it.
+async function answering(part) {
+  const { task, kind } = TASKS[part];
+  const name = asked(kind);
+  const { models } = await get("status");
+  const standsIn = Object.entries(models).find(([key, model]) => key.startsWith(`${task}/${name}/`) && model.fallback);
+  return standsIn ? standsIn[1].fallback : name;
 }
 
 function show({ picture, entries, results }) {
@@ -59,15 +74,15 @@ function show({ picture, entries, results }) {
   byId("photo-curl-box").hidden = false;
 }
 
-function heading(name, kind, { milliseconds, error }) {
+function heading(name, { milliseconds, error, model }) {
   const parts = [element("h2", {}, word(name))];
   if (error) parts.push(element("p", { className: "trouble", role: "alert" }, error));
-  else parts.push(element("p", { className: "quiet" }, `${Math.round(milliseconds)} ms · ${word("answeredBy")} ${asked(kind)}`));
+  else parts.push(element("p", { className: "quiet" }, `${Math.round(milliseconds)} ms · ${word("answeredBy")} ${model}`));
   return parts;
 }
 
 function textFound(result, overlay) {
-  const parts = heading("text", "ocr", result);
+  const parts = heading("text", result);
   if (result.error) return parts;
   const { text, box, textScore } = result.answer.ocr;
   if (!text.length) return [...parts, element("p", {}, word("noText"))];
@@ -84,7 +99,7 @@ function textFound(result, overlay) {
 }
 
 function facesFound(result, overlay) {
-  const parts = heading("faces", "faces", result);
+  const parts = heading("faces", result);
   if (result.error) return parts;
   const { "facial-recognition": faces, imageWidth: width, imageHeight: height } = result.answer;
   if (!faces.length) return [...parts, element("p", {}, word("noFaces"))];
@@ -100,7 +115,7 @@ function facesFound(result, overlay) {
 }
 
 function embeddingFound(result) {
-  const parts = heading("embedding", "clip", result);
+  const parts = heading("embedding", result);
   if (result.error) return parts;
   const vector = JSON.parse(result.answer.clip);
   const first = vector.slice(0, 6).map((value) => value.toFixed(4));
