@@ -114,7 +114,7 @@ class Reply:
 class Client:
     """One keep-alive connection, as Immich's server holds them."""
 
-    def __init__(self, port: int, *, timeout: float = 60.0) -> None:
+    def __init__(self, port: int, *, timeout: float = 150.0) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
 
     def __enter__(self) -> Self:
@@ -249,10 +249,10 @@ class RunningServer:
         """How many file descriptors the process holds."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))  # noqa: PTH208 - of another process, read at once
 
-    def client(self, *, timeout: float = 60.0) -> Client:
+    def client(self, *, timeout: float = 150.0) -> Client:
         return Client(self.port, timeout=timeout)
 
-    def connect(self, *, timeout: float = 60.0) -> socket.socket:
+    def connect(self, *, timeout: float = 150.0) -> socket.socket:
         """A bare connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
 
@@ -260,7 +260,7 @@ class RunningServer:
         """Send SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
 
-    def wait(self, timeout: float = 60.0) -> int:
+    def wait(self, timeout: float = 150.0) -> int:
         """Wait for the end; the exit code."""
         return self.process.wait(timeout)
 

@@ -66,9 +66,9 @@ def _kind(name: str) -> Kind:
 
 
 def _base(address: str) -> str:
-    base = address.strip().rstrip("/")
+    base = address.strip()
     if "://" not in base:
         base = f"https://{base}"
     if not is_http(base):
         raise ValueError(tr("a list of sources whose mirrors are addresses of http or https"))
-    return base
+    return base.rstrip("/")

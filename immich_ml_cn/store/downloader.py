@@ -162,8 +162,9 @@ class Downloader:
                 self._fetch("clip", model, component)
             except fetch.DiskFailed:
                 raise
-            except Unavailable:
-                raise error from None
+            except Unavailable as failure:
+                message = tr("{official}; and of what others made of it: {others}", official=error, others=failure)
+                raise Unavailable(message, retry_after=error.retry_after) from None
         return None
 
     def _observers(self, task: str, model: str) -> fetch.Progress:

@@ -44,6 +44,13 @@ ALONE = ["compose.yaml", "deploy/compose.remote.yaml"]
 SHELL_SCRIPTS = [path for path in sorted((ROOT / "scripts").iterdir()) if path.is_file() and not path.suffix]
 
 
+class ComposeLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """Knows Compose's own tag for what a file takes away from those before it."""
+
+
+ComposeLoader.add_constructor("!reset", lambda loader, node: None)
+
+
 def load(path: str) -> Any:
     return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
 
@@ -58,7 +65,7 @@ def yaml_files() -> list[str]:
 
 @pytest.mark.parametrize("path", yaml_files())
 def test_every_yaml_file_can_be_read(path: str) -> None:
-    documents = list(yaml.safe_load_all((ROOT / path).read_text(encoding="utf-8")))
+    documents = list(yaml.load_all((ROOT / path).read_text(encoding="utf-8"), ComposeLoader))
     assert documents
     assert all(isinstance(document, dict) for document in documents)
 
@@ -113,6 +120,17 @@ def test_an_override_beside_immichs_file_is_read_by_itself(path: str, folder: Pa
     assert service["image"] == f"immich-ml-cn:{target}"
     assert service["build"]["target"] == target
     assert service["environment"]["DB_PASSWORD"] == "postgres", "lines of Immich's .env reach the container"
+
+
+def test_a_proxy_for_search_takes_immichs_port(folder: Path, compose: Compose) -> None:
+    shutil.copy(ROOT / "deploy" / "cpu" / "docker-compose.override.yml", folder)
+    shutil.copytree(ROOT / "deploy" / "search", folder, dirs_exist_ok=True)
+    merged = compose("docker-compose.yml", "docker-compose.override.yml", "compose.search.yaml")
+    services = merged["services"]
+    assert "ports" not in services["immich-server"]
+    assert [port["published"] for port in services["immich-search-proxy"]["ports"]] == ["2283"]
+    assert services[SERVICE]["environment"]["MACHINE_LEARNING_IMMICH_URL"] == "http://immich-server:2283"
+    assert only_the_machine_learning_changed(merged)["image"] == "immich-ml-cn:cpu"
 
 
 def test_without_the_override_everything_is_immichs_again(compose: Compose) -> None:

@@ -542,7 +542,7 @@ def test_memory_stays_flat_over_2000_requests(cache: Path) -> None:
 
 def test_sigterm_under_load_answers_every_request(cache: Path) -> None:
     """What was sent before the signal is answered, the process ends by itself, and with 0."""
-    with RunningServer(cache) as running:
+    with RunningServer(cache, MACHINE_LEARNING_SHUTDOWN_TIMEOUT_S="120") as running:
         with running.client() as client:
             assert client.predict(OCR_TASK, SAMPLE).status == 200
         connections = [running.connect() for _ in range(6)]

@@ -39,9 +39,9 @@ def test_what_a_person_writes(text: str, order: tuple[Kind, ...], bases: dict[Ki
     assert Preference.parse(text) == Preference(order, bases)
 
 
-@pytest.mark.parametrize("text", ["hugingface", "github=ftp://x", "modelscope=mirror"])
+@pytest.mark.parametrize("text", ["hugingface", "github=ftp://x", "modelscope=https://"])
 def test_what_nobody_can_mean(text: str) -> None:
-    with pytest.raises(ValueError, match=r"one of auto|begins with https"):
+    with pytest.raises(ValueError, match=r"one of auto|addresses of http or https"):
         Preference.parse(text)
 
 
