@@ -243,7 +243,12 @@ class Page:
 
 
 def _says_more(large: Reading, parts: Sequence[Reading]) -> bool:
-    """Whether a large character is what was read there, and not the lines that lie inside its box."""
+    """Whether a large character is what was read there, and not the lines that lie inside its box.
+
+    Where a line says the same, its box is the better one: it stands as the text does.
+    """
+    if [text for text, _ in parts] == [large[0]]:
+        return False
     return len(large[0]) >= sum(len(text) for text, _ in parts) and all(large[1] >= score for _, score in parts)
 
 
