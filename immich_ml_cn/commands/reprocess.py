@@ -1,87 +1,32 @@
 """`immich-ml-cn reprocess ASSET…`: text, embedding and faces of single photos of Immich's, made again."""
 
 import argparse
-import asyncio
-import time
-from collections.abc import Sequence
 from typing import Final
 
-from immich_ml_cn.api.gateway.reprocessing import Job, Outcome, Part, Reprocessing, asset_ids
-from immich_ml_cn.errors import UpstreamFailed
 from immich_ml_cn.messages import Translator, tr
 from immich_ml_cn.settings import Settings
 
-from .console import Console
-
-POLL_S: Final = 0.5
+_PARTS: Final = {
+    "ocr": tr("its text (with no part named: text and embedding)"),
+    "clip": tr("its embedding, for search"),
+    "faces": tr("its faces"),
+}
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]", say: Translator) -> None:
     """Add the command to the command line."""
     line = commands.add_parser("reprocess", help=say(tr("make text, embedding or faces of single photos again")))
     line.add_argument("assets", nargs="+", metavar="ASSET", help=say(tr("ids, or links from Immich's address bar")))
-    for part, meaning in _MEANINGS.items():
+    for part, meaning in _PARTS.items():
         line.add_argument(f"--{part}", action="store_true", help=say(meaning))
     line.add_argument(
         "--wait", type=float, default=60.0, metavar="SECONDS", help=say(tr("how long to wait for Immich"))
     )
-    line.set_defaults(command=run)
+    line.set_defaults(command=_run)
 
 
-_MEANINGS: Final = {
-    Part.OCR: tr("its text (with no part named: text and embedding)"),
-    Part.CLIP: tr("its embedding, for search"),
-    Part.FACES: tr("its faces"),
-}
+def _run(settings: Settings, options: argparse.Namespace) -> int:
+    from .photo_jobs import run  # with what stands in front of Immich, which nothing else needs
 
-
-def run(settings: Settings, options: argparse.Namespace) -> int:
-    """Queue what is asked for and wait for it; 0 if all of it was done, 1 if not, 2 if it could not be asked for."""
-    console = Console(settings)
-    assets = [found for word in options.assets for found in asset_ids(word)]
-    if not settings.immich_redis_url:
-        console.complain(tr("MACHINE_LEARNING_IMMICH_REDIS_URL is not set: such as redis://immich_redis:6379"))
-        return 2
-    if len(assets) < len(options.assets):
-        console.complain(tr("every ASSET must be an id such as 0a1b2c3d-…, or a link that ends in one"))
-        return 2
-    parts = [part for part in Part if getattr(options, part)] or [Part.OCR, Part.CLIP]
-    try:
-        return asyncio.run(_reprocess(Reprocessing(settings.immich_redis_url), console, assets, parts, options.wait))
-    except UpstreamFailed as error:
-        console.complain(error.args[0])
-        return 2
-
-
-async def _reprocess(
-    reprocessing: Reprocessing, console: Console, assets: Sequence[str], parts: Sequence[Part], wait_s: float
-) -> int:
-    try:
-        waiting = await reprocessing.add(assets, parts)
-        console.print(tr("{count} jobs queued in Immich", count=len(waiting)))
-        deadline, failed = time.monotonic() + wait_s, 0
-        while waiting and time.monotonic() < deadline:
-            waiting, failures = await _look(reprocessing, console, waiting)
-            failed += failures
-            if waiting:
-                await asyncio.sleep(POLL_S)
-    finally:
-        await reprocessing.close()
-    for job in waiting:
-        console.print(tr("{asset} {part}: still waiting, Immich goes on with it", asset=job.asset, part=job.part))
-    return int(bool(waiting) or failed > 0)
-
-
-async def _look(reprocessing: Reprocessing, console: Console, jobs: Sequence[Job]) -> tuple[list[Job], int]:
-    """Say what has ended; what has not, and how many failed."""
-    waiting, failed = [], 0
-    for job in jobs:
-        outcome, reason = await reprocessing.outcome(job)
-        if outcome is Outcome.WAITING:
-            waiting.append(job)
-        elif outcome is Outcome.DONE:
-            console.print(tr("{asset} {part}: done", asset=job.asset, part=job.part))
-        else:
-            failed += 1
-            console.print(tr("{asset} {part}: failed: {reason}", asset=job.asset, part=job.part, reason=reason))
-    return waiting, failed
+    parts = [part for part in _PARTS if getattr(options, part)] or ["ocr", "clip"]
+    return run(settings, options.assets, parts, options.wait)

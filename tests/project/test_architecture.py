@@ -164,6 +164,16 @@ def test_the_server_starts_without_what_only_models_need() -> None:
     assert not loaded & HEAVY
 
 
+def test_nothing_in_front_of_immich_is_imported_unless_it_is_asked_for() -> None:
+    code = f"import sys, {PACKAGE}.cli, {PACKAGE}.web.app; print(*sys.modules)"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    loaded = answer.stdout.split()
+    assert f"{PACKAGE}.web.page" in loaded
+    assert not [name for name in loaded if "gateway" in name or name.split(".")[0] in {"bullmq", "redis"}]
+
+
 def test_the_command_line_starts_without_the_server() -> None:
     assert not loaded_by(f"{PACKAGE}.cli") & (HEAVY | {"uvicorn", "starlette", "PIL"})
 
