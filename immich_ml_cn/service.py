@@ -6,13 +6,13 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
 from . import __version__, memory
 from .api.forwarding import Gateway, Upstream
 from .api.mt_photos import MtPhotos
-from .engines import Engine, bulk_lane_count, usable_cores
+from .engines import Engine, bulk_lane_count, explain, usable_cores
 from .errors import UnknownModel
 from .metrics import Gauge, Metrics, exposition
 from .serving.catalogue import Catalogue
@@ -135,6 +135,7 @@ class Service:
         return {
             "version": __version__,
             "device": self._engine.description,
+            "deviceReason": self._device_reason,
             "provider": self._engine.provider,
             "runtime": _runtime_versions(),
             "uptimeSeconds": round(self.metrics.uptime()),
@@ -151,6 +152,10 @@ class Service:
             "lastHour": self.pipeline.last_hour.minutes(),
             "immich": self.immich is not None,
         }
+
+    @cached_property
+    def _device_reason(self) -> str:
+        return str(explain(self._engine, self._settings))
 
     async def look_up(self, text: str, limit: int) -> dict[str, Any] | None:
         """What a search for text finds, None where nothing is kept for it; see `TextSearch.look_up`."""

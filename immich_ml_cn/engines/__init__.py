@@ -8,7 +8,7 @@ from .engine import Engine, EngineError, LoadError
 from .onnx_runtime import CpuEngine, CudaEngine, OnnxSession
 from .openvino import OpenVinoEngine, OpenVinoSession
 from .packages import RUNTIME_PACKAGES
-from .selection import checking_engine, select_engine
+from .selection import checking_engine, explain, select_engine
 
 __all__ = [
     "RUNTIME_PACKAGES",
@@ -22,6 +22,7 @@ __all__ = [
     "OpenVinoSession",
     "bulk_lane_count",
     "checking_engine",
+    "explain",
     "select_engine",
     "usable_cores",
 ]

@@ -60,6 +60,17 @@ def select_engine(settings: Settings) -> Engine:
     return engine
 
 
+def explain(engine: Engine, settings: Settings) -> str:
+    """Why that engine was selected, for people."""
+    if settings.provider in ("cpu", "cuda", "openvino"):
+        return f"MACHINE_LEARNING_PROVIDER={settings.provider}"
+    if engine.on_gpu:
+        return tr("it computed right in a test at the start")
+    if "onnxruntime-gpu" not in runtimes():
+        return tr("only the CPU build of ONNX Runtime is installed; install immich-ml-cn[cuda]")
+    return _missing_driver() or tr("the GPU failed a test at the start: see the log")
+
+
 def checking_engine(settings: Settings) -> Engine:
     """An engine on the CPU to see whether a graph can be loaded, whatever runs the models.
 

@@ -24,10 +24,16 @@ FLAGS = (
 )
 AXE = ROOT / "tests" / "vendor" / "axe-core" / "axe.min.js"
 SAMPLE = ROOT / "docs" / "sample.jpg"
-TABS = ("now", "photo", "search", "settings")
+TABS = ("now", "photo", "search", "again", "settings")
 HEADINGS = {"en": "Models", "zh-CN": "模型"}
 WAIT_MS = 60_000
 KEY = "a key with spaces"
+
+
+@pytest.fixture(scope="module")
+def environ() -> dict[str, str]:
+    """With an Immich, which nobody asks: so that every part of the page is offered."""
+    return {"MACHINE_LEARNING_IMMICH_URL": "http://127.0.0.1:9"}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +93,7 @@ def test_every_part_is_accessible_in_its_language(
     server: RunningServer, browser: Any, locale: str, scheme: str
 ) -> None:
     with Visit(browser, address(server), locale=locale, color_scheme=scheme) as page:
-        page.wait_for_selector("#device dd")
+        page.wait_for_selector("#tab-again:not([hidden])")
         assert page.get_attribute("html", "lang") == ("zh-CN" if locale == "zh-CN" else "en")
         assert page.get_by_role("heading", name=HEADINGS[locale], exact=True).is_visible()
         page.evaluate(AXE.read_text(encoding="utf-8"))
@@ -97,6 +103,16 @@ def test_every_part_is_accessible_in_its_language(
             found = page.evaluate("axe.run({resultTypes: ['violations']})")
             serious = [rule for rule in found["violations"] if rule["impact"] in ("serious", "critical")]
             assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in serious] == [], tab
+
+
+def test_the_device_and_the_reason_for_it_are_named(server: RunningServer, browser: Any) -> None:
+    with Visit(browser, address(server)) as page, server.client() as client:
+        page.wait_for_selector("#device dd")
+        status = client.get("/status").json
+        shown = page.inner_text("#device")
+        assert status["device"] in shown
+        assert status["deviceReason"] in shown
+        assert "MACHINE_LEARNING_PROVIDER" in shown or "ONNX Runtime is installed" in shown
 
 
 def test_the_language_can_be_switched(server: RunningServer, browser: Any) -> None:
@@ -286,7 +302,7 @@ def test_one_photo_again_is_offered_where_immich_is_known(cache: Path, browser: 
         assert "MACHINE_LEARNING_IMMICH_REDIS_URL" in page.inner_text("#again-trouble")
 
 
-def test_one_photo_again_is_hidden_where_immich_is_not_known(server: RunningServer, browser: Any) -> None:
-    with Visit(browser, address(server)) as page:
+def test_one_photo_again_is_hidden_where_immich_is_not_known(cache: Path, browser: Any) -> None:
+    with RunningServer(cache) as running, Visit(browser, address(running)) as page:
         page.wait_for_selector("#device dd")
         assert page.locator("#tab-again").is_hidden()

@@ -48,6 +48,7 @@ function showDevice(status) {
   byId("device").replaceChildren(
     ...pairs([
       [word("runsOn"), status.device],
+      [word("why"), status.deviceReason],
       [word("version"), status.version],
       [word("runtime"), runtime.join(", ")],
       [word("uptime"), duration(status.uptimeSeconds)],

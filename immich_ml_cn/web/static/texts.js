@@ -19,6 +19,7 @@ const WORDS = {
   keyWrong: ["That key was not accepted.", "密钥不正确。"],
   device: ["Device", "设备"],
   runsOn: ["runs on", "运行于"],
+  why: ["why", "原因"],
   version: ["version", "版本"],
   runtime: ["libraries", "程序库"],
   uptime: ["running for", "已运行"],

@@ -187,6 +187,16 @@ def test_immichs_refusal_is_the_answer(house: House, words: str) -> None:
     assert (status, json.loads(body)["message"]) == (401, "Authentication required")
 
 
+@pytest.mark.parametrize(("call", "words"), [("smart", "menu"), ("metadata", "ocr:menu")])
+def test_immichs_own_failure_is_the_answer(house: House, call: str, words: str) -> None:
+    house.immich.broken.add(call)
+    try:
+        status, body, _ = house.post("/api/search/smart", json.dumps({"query": words}).encode(), ANNA)
+    finally:
+        house.immich.broken.clear()
+    assert (status, json.loads(body)["message"]) == (500, "Internal server error")
+
+
 def test_only_credentials_go_along(house: House) -> None:
     before = len(house.immich.requests)
     headers = {
