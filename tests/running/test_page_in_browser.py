@@ -223,7 +223,7 @@ def test_a_missing_model_is_explained(server: RunningServer, browser: Any) -> No
         reason = caught.value.json()["detail"]
         assert page.inner_text("#photo-found .trouble") == reason
         page.click("#tab-now")
-        card = page.locator("#models li", has_text="antelopev2").first
+        card = page.locator("#models li", has_text=reason).first
         card.wait_for()
         assert "cannot be had" in card.inner_text()
         assert reason in card.inner_text()
