@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from . import __version__, logs, memory
 from .commands import doctor, models, photo, reprocess, search
 from .messages import Translator, tr
-from .settings import Settings, SettingsError, locale_language, switch_telemetry_off
+from .settings import Settings, SettingsError
+from .settings.environment import locale_language, switch_telemetry_off
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,8 +13,7 @@ from typing import Any, Final, TextIO
 from urllib.parse import quote, unquote, urlsplit
 
 from .messages import Language, Translator
-from .setting_values import LogLevel
-from .settings import Settings
+from .settings import LogLevel, Settings
 
 LEVELS: Final[dict[LogLevel, int]] = {
     "verbose": logging.DEBUG,

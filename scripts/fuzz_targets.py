@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["immich_ml_cn", "python_multipart", "PI
     from immich_ml_cn.errors import ServiceError
     from immich_ml_cn.models import images
     from immich_ml_cn.models.clip import WordPieceTokenizer
-    from immich_ml_cn.settings import Settings, SettingsError, setting_fields
+    from immich_ml_cn.settings import Settings, SettingsError, variables
     from immich_ml_cn.web.forms import FormLimits, read_form
 
 import corpus  # noqa: E402
@@ -113,7 +113,7 @@ def seeds(target: str) -> Iterable[bytes]:
     if target == "queries":
         return [text.encode() for text in corpus.STRANGE_TEXTS]
     if target == "settings":
-        return [f"{item.metadata['variable']}=1".encode() for item in setting_fields()]
+        return [f"{variable.name}=1".encode() for variable in variables().values()]
     small = [data for _, data in corpus.costly_pictures(0.005)]
     return small + [data for source in (corpus.valid_pictures, corpus.broken_pictures) for _, data in source()]
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import corpus  # noqa: E402 - of tests/
 
-from immich_ml_cn.settings import INERT, default_text, setting_fields  # noqa: E402
+from immich_ml_cn.settings import INERT, meanings, variables  # noqa: E402
 from immich_ml_cn.sources import (  # noqa: E402
     Archive,
     HubSnapshot,
@@ -60,12 +60,12 @@ def inert_settings() -> Rows:
 def _settings(*, ours: bool) -> Rows:
     documented: dict[str, tuple[str, ...]] = {}
     is_ours = False
-    for item in setting_fields():
-        variable, default = item.metadata["variable"], default_text(item)
-        is_ours = is_ours or variable == OURS_FROM
-        aliases = "".join(f" Also read: `{alias}`." for alias in item.metadata["aliases"])
+    for variable in variables().values():
+        default = f"`{variable.default_text}`" if variable.default_text else ""
+        is_ours = is_ours or variable.name == OURS_FROM
+        aliases = "".join(f" Also read: `{alias}`." for alias in variable.aliases)
         if ours == is_ours:
-            documented[f"`{variable}`"] = (f"`{default}`" if default else "", item.metadata["meaning"] + aliases)
+            documented[f"`{variable.name}`"] = (default, meanings()[variable.name] + aliases)
     return documented
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from immich_ml_cn import logs
-from immich_ml_cn.setting_values import LogLevel
 from immich_ml_cn.settings import Settings
-from immich_ml_cn.sources import Preference
+from immich_ml_cn.settings.addresses import parse_preference
+from immich_ml_cn.settings.values import LogLevel
 
 
 class Terminal(io.StringIO):
@@ -125,7 +125,7 @@ SPELT = "p%40ss%2Fword-7"
         Settings(upstream=f"http://{SPELT}@host:3003"),
         Settings(upstream=f"http://host:3003/key/{SPELT}"),
         Settings(hf_endpoint=f"https://user:{SPELT}@mirror"),
-        Settings(model_source=Preference.parse(f"modelscope=https://user:{SPELT}@mirror")),
+        Settings(model_source=parse_preference(f"modelscope=https://user:{SPELT}@mirror")),
         Settings(proxies=(f"http://user:{SPELT}@proxy:3128",)),
         Settings(proxies=(f"user:{SPELT}@proxy:3128",)),
     ],

@@ -59,7 +59,7 @@ class Catalogue:
         self._settings = settings
         self._downloader = downloader
         self._on_gpu = on_gpu
-        self._devices: Mapping[str, int] = settings.task_devices if on_gpu else {}
+        self._devices: Mapping[ModelTask, int] = settings.task_devices if on_gpu else {}
         self._max_batch_clip = settings.max_batch_clip or (16 if on_gpu else 4)
         self._max_batch_faces = settings.max_batch_faces or 16
         self._max_batch_detection = 4 if on_gpu else 1

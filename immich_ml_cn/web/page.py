@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from immich_ml_cn.service import Service
-from immich_ml_cn.settings import Settings
+from immich_ml_cn.settings import Settings, meanings
 
 from .forms import read_body
 from .middleware import Scope
@@ -93,7 +93,9 @@ class Page:
 
     async def settings(self, request: Request) -> Response:
         """Every setting as it was read at the start; secrets are null."""
-        return JSONResponse([asdict(setting) for setting in self._settings.in_force])
+        texts = meanings()
+        shown = ({**asdict(row), "meaning": texts.get(row.variable, "")} for row in self._settings.in_force)
+        return JSONResponse(list(shown))
 
     async def search(self, request: Request) -> Response:
         """``GET /search?query=``: the photos whose text fits, the best first; 404 where nothing is kept for it."""

@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped]
 from server import ROOT, RunningServer
 
 from immich_ml_cn import __version__
-from immich_ml_cn.settings import Settings
+from immich_ml_cn.settings import Settings, variables
 
 SERVICE = "immich-machine-learning"
 GRACE_S = Settings().shutdown_timeout_s
@@ -235,7 +235,7 @@ def test_kubernetes_probes_ask_for_the_ping() -> None:
 
 
 def test_kubernetes_sets_only_variables_that_exist() -> None:
-    known = {item.metadata["variable"] for item in Settings.__dataclass_fields__.values() if item.metadata}
+    known = {variable.name for variable in variables().values()}
     for path in ("kubernetes/base/machine-learning.yaml", "kubernetes/gpu/gpu.yaml"):
         deployment = kubernetes(path)["Deployment/immich-ml-cn"]
         (container,) = deployment["spec"]["template"]["spec"]["containers"]

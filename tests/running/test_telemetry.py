@@ -4,7 +4,7 @@ from pathlib import Path
 
 from server import OCR_TASK, ROOT, RunningServer
 
-from immich_ml_cn.settings import NO_TELEMETRY, switch_telemetry_off
+from immich_ml_cn.settings.environment import NO_TELEMETRY, switch_telemetry_off
 
 SAMPLE = ROOT / "docs" / "sample.jpg"
 

@@ -12,6 +12,7 @@ from immich_ml_cn.serving.catalogue import MAX_NAME_BYTES, MAX_PARALLEL_LINES, C
 from immich_ml_cn.serving.spec import Loaded
 from immich_ml_cn.serving.tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
 from immich_ml_cn.settings import Settings
+from immich_ml_cn.settings.aliases import parse_aliases
 from immich_ml_cn.sources import model_names
 from immich_ml_cn.sources.clip_names import (
     CHINESE_CLIP_DIMENSIONS,
@@ -20,7 +21,6 @@ from immich_ml_cn.sources.clip_names import (
     DIRECT_NAMES,
     LISTED_DIMENSIONS,
     clean_name,
-    parse_aliases,
 )
 from immich_ml_cn.store.downloader import Downloader
 

@@ -13,7 +13,8 @@ from torch_files import call, name, write_file
 
 from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.settings import Precision, Settings
-from immich_ml_cn.sources import Preference, checkpoint_names, checkpoint_sources
+from immich_ml_cn.settings.addresses import parse_preference
+from immich_ml_cn.sources import checkpoint_names, checkpoint_sources
 from immich_ml_cn.store import checkpoints, tower_check
 from immich_ml_cn.store.downloader import Downloader
 from immich_ml_cn.store.inventory import find
@@ -46,7 +47,7 @@ def settings(site: Site, tmp_path: Path) -> Settings:
     return Settings(
         cache_folder=tmp_path / "cache",
         hf_endpoint=site.base,
-        model_source=Preference.parse(f"huggingface,modelscope={site.base}"),
+        model_source=parse_preference(f"huggingface,modelscope={site.base}"),
     )
 
 

@@ -14,7 +14,8 @@ from serving_fakes import TIMEOUT_S, until
 from immich_ml_cn.errors import DamagedModel, Unavailable
 from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.settings import Settings
-from immich_ml_cn.sources import Preference, model_names
+from immich_ml_cn.settings.addresses import parse_preference
+from immich_ml_cn.sources import model_names
 from immich_ml_cn.store.downloader import MAX_CONCURRENT_DOWNLOADS, Downloader, fetch_options
 
 pytestmark = pytest.mark.anyio
@@ -171,7 +172,7 @@ def test_options_are_the_settings() -> None:
     options = fetch_options(
         replace(
             Settings(),
-            model_source=Preference.parse("modelscope"),
+            model_source=parse_preference("modelscope"),
             hf_endpoint="http://mirror",
             hf_token="hf_x",
             hf_hub_offline=True,

@@ -15,7 +15,7 @@ from server import ROOT
 
 from immich_ml_cn.errors import DamagedModel, Unavailable
 from immich_ml_cn.settings import Settings
-from immich_ml_cn.sources import Preference
+from immich_ml_cn.settings.addresses import parse_preference
 from immich_ml_cn.store.downloader import Downloader
 from immich_ml_cn.store.joint_graphs import split_joint
 
@@ -122,7 +122,7 @@ def downloader(site: Site, tmp_path: Path) -> Iterator[Downloader]:
     settings = Settings(
         cache_folder=tmp_path / "cache",
         hf_endpoint=site.base,
-        model_source=Preference.parse(f"modelscope={site.base},huggingface"),
+        model_source=parse_preference(f"modelscope={site.base},huggingface"),
     )
     downloader = Downloader(settings)
     yield downloader

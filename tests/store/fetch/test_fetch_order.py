@@ -9,6 +9,7 @@ import pytest
 from hub_server import Page, running
 from server import ROOT
 
+from immich_ml_cn.settings.addresses import parse_preference
 from immich_ml_cn.sources import BASES, Kind, Preference, RemoteFile, Source, sources_for
 from immich_ml_cn.store.fetch import FetchOptions, HostHealth, fetch_model
 
@@ -36,24 +37,24 @@ def source(kind: Kind, path: str) -> Source:
     ],
 )
 def test_what_a_person_writes(text: str, order: tuple[Kind, ...], bases: dict[Kind, str]) -> None:
-    assert Preference.parse(text) == Preference(order, bases)
+    assert parse_preference(text) == Preference(order, bases)
 
 
 @pytest.mark.parametrize("text", ["hugingface", "github=ftp://x", "modelscope=https://"])
 def test_what_nobody_can_mean(text: str) -> None:
     with pytest.raises(ValueError, match=r"one of auto|addresses of http or https"):
-        Preference.parse(text)
+        parse_preference(text)
 
 
 def test_a_mirror_replaces_only_the_beginning_of_an_address() -> None:
-    options = FetchOptions(Preference.parse("github=https://proxy.example/https://github.com"))
+    options = FetchOptions(parse_preference("github=https://proxy.example/https://github.com"))
 
     assert options.address(GH, f"{BASES[GH]}/a/b.zip") == "https://proxy.example/https://github.com/a/b.zip"
     assert options.address(MS, f"{BASES[MS]}/a") == f"{BASES[MS]}/a"
 
 
 def test_the_preference_wins_over_hf_endpoint() -> None:
-    chosen = FetchOptions(Preference.parse("https://one.example"), hf_endpoint="https://two.example/")
+    chosen = FetchOptions(parse_preference("https://one.example"), hf_endpoint="https://two.example/")
 
     assert chosen.base(HF) == "https://one.example"
     assert FetchOptions(hf_endpoint="https://two.example/").base(HF) == "https://two.example"
@@ -64,7 +65,7 @@ def test_named_sources_come_first_and_the_others_follow() -> None:
     assert [s.kind for s in HostHealth().order(sources, FetchOptions())] == [HF, GH, HF]
 
     for text, order in {"github": [GH, HF, HF], "modelscope": [HF, GH, HF]}.items():
-        options = FetchOptions(Preference.parse(text))
+        options = FetchOptions(parse_preference(text))
         assert [s.kind for s in HostHealth().order(sources, options)] == order
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from server import ROOT
 
-from immich_ml_cn.setting_values import PILLOWS_LIMIT
-from immich_ml_cn.settings import INERT, Settings, SettingsError, setting_fields
+from immich_ml_cn.settings import INERT, Settings, SettingsError, meanings, variables
+from immich_ml_cn.settings.values import PILLOWS_LIMIT
 from immich_ml_cn.sources import Kind, Preference
 from immich_ml_cn.sources.clip_names import DEFAULT_ALIASES
 
@@ -62,7 +62,8 @@ INERT_HERE = (
     *("ANN", "ANN_FP16_TURBO", "ANN_TUNING_LEVEL", "RKNN", "RKNN_THREADS"),
     *("ROCM_PRECISION", "TEST_FULL"),
 )
-FIELDS = {item.metadata["variable"]: item for item in setting_fields()}
+FIELDS = {variable.name: field for field, variable in variables().items()}
+"""Variable → field of `Settings`."""
 
 
 def read(**environ: str) -> Settings:
@@ -72,8 +73,8 @@ def read(**environ: str) -> Settings:
 @pytest.mark.parametrize("variable", IMMICHS_DEFAULTS)
 def test_every_variable_of_immich_has_immichs_default_or_says_why_not(variable: str) -> None:
     expected, reason = DEVIATIONS.get(variable, (IMMICHS_DEFAULTS[variable], ""))
-    assert getattr(Settings(), FIELDS[variable].name) == expected
-    assert reason in FIELDS[variable].metadata["meaning"]
+    assert getattr(Settings(), FIELDS[variable]) == expected
+    assert reason in meanings()[variable]
 
 
 @pytest.mark.parametrize("variable", [*(PREFIX + name for name in INERT_HERE), "IMMICH_ENV"])
@@ -159,7 +160,7 @@ GOOD = [
 
 @pytest.mark.parametrize(("variable", "value", "expected"), GOOD)
 def test_values(variable: str, value: str, expected: Any) -> None:
-    assert getattr(read(**{variable: value}), FIELDS[variable].name) == expected
+    assert getattr(read(**{variable: value}), FIELDS[variable]) == expected
 
 
 WRONG = [
@@ -294,7 +295,7 @@ def test_secrets_are_in_no_repr() -> None:
 def test_quotes_around_a_value_are_taken_off(quotes: str, variable: str, value: str, expected: Any) -> None:
     """`docker run --env-file` and templates of NAS systems leave them there."""
     settings = read(**{variable: quotes.format(value)})
-    assert getattr(settings, FIELDS[variable].name) == expected
+    assert getattr(settings, FIELDS[variable]) == expected
     assert settings.remarks == ()
 
 
@@ -350,7 +351,7 @@ def test_what_kubernetes_sets_for_a_service_is_no_misspelling() -> None:
 )
 def test_what_immich_accepts_but_nobody_means_is_a_remark(variable: str, value: str, taken: Any, remark: str) -> None:
     settings = read(**{variable: value})
-    assert getattr(settings, FIELDS[variable].name) == taken
+    assert getattr(settings, FIELDS[variable]) == taken
     (said,) = settings.remarks
     assert said.startswith(f"{variable} {remark}")
 
@@ -384,11 +385,11 @@ def test_every_setting_is_read_by_somebody() -> None:
     read_names = {
         node.attr
         for file in (ROOT / "immich_ml_cn").rglob("*.py")
-        if file.name != "settings.py"
+        if file.parent.name != "settings"
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute)
     }
-    unread = {item.name for item in setting_fields()} - read_names
+    unread = set(variables()) - read_names
     assert unread == set()
 
 
@@ -396,14 +397,13 @@ def test_the_english_document_names_every_variable_once() -> None:
     text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `([A-Z0-9_]+)` \|", text, re.MULTILINE)
     assert sorted(documented) == sorted([*FIELDS, *INERT])
-    for item in setting_fields():
-        assert all(f"`{alias}`" in text for alias in item.metadata["aliases"])
+    for variable in variables().values():
+        assert all(f"`{alias}`" in text for alias in variable.aliases)
 
 
 def test_every_meaning_is_a_sentence() -> None:
-    for variable, item in FIELDS.items():
-        assert item.metadata["meaning"].endswith("."), variable
-        assert item.metadata["shown"] is not None or isinstance(getattr(Settings(), item.name), str | int), variable
+    assert list(meanings()) == list(FIELDS)
+    assert all(meaning.endswith(".") for meaning in meanings().values())
 
 
 def test_what_is_in_force_says_where_each_value_comes_from() -> None:
