@@ -42,6 +42,11 @@ class Term:
         return runs(self.text)
 
     @property
+    def is_single_ideograph(self) -> bool:
+        """Whether it is one Chinese, Japanese or Korean character."""
+        return [(run.script, len(run.text)) for run in self.runs] == [(Script.CJK, 1)]
+
+    @property
     def written_forms(self) -> tuple[str, ...]:
         """How a photo may have it, for whoever compares letter by letter: as typed, simplified, traditional."""
         return tuple(dict.fromkeys((self.typed or self.text, self.text, traditional(self.text))))

@@ -65,7 +65,7 @@ class SearchGateway:
         """
         request = search_request.read(call, body)
         try:
-            if request is not None and request.query is not None and request.query.terms:
+            if request is not None and request.query is not None and _finds_text(request.call, request.query):
                 return await self._by_text(_Search(self._immich, caller, request), request.query)
             if request is not None and self._is_mixed(request):
                 return await self._mixed(_Search(self._immich, caller, request), body, content_type)
@@ -75,7 +75,7 @@ class SearchGateway:
         return await self._immich.post(_path(call), caller, rewritten or body, content_type)
 
     def _is_mixed(self, request: SearchRequest) -> bool:
-        return self._hybrid and request.call == "smart" and bool(request.words)
+        return self._hybrid and request.call == "smart" and request.query is None and bool(request.words)
 
     async def _by_text(self, search: "_Search", query: Query) -> Reply:
         """Photos that have all terms as text, and none of the excluded ones."""
@@ -170,6 +170,16 @@ class _Search:
 
     async def _ask(self, call: Call, document: dict[str, Json]) -> Page:
         return _read(await self._immich.post_json(_path(call), self.caller, document))
+
+
+def _finds_text(call: Call, query: Query) -> bool:
+    """Whether Immich's search in texts can answer a query.
+
+    It keeps pairs of ideographs and finds a single one only where it stands alone. The smart call finds it anywhere:
+    the vector of such a query, which comes from here, puts the photos with it first.
+    """
+    single = any(term.is_single_ideograph for term in (*query.terms, *query.excluded))
+    return bool(query.terms) and not (single and call == "smart")
 
 
 async def _with_extra(

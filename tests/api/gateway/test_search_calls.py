@@ -55,6 +55,23 @@ async def test_text_in_every_form_newest_first(immich: tuple[FakeImmich, Immich]
     assert found(await search(client, {"query": "ocr:menu -作废"})) == having("发票 menu", "menu")
 
 
+@pytest.mark.parametrize("hybrid", [False, True])
+@pytest.mark.parametrize("words", ["ocr:票", "文字：發票 -废", "red ocr:票"])
+async def test_a_single_character_is_left_to_the_smart_calls_vector(
+    immich: tuple[FakeImmich, Immich], words: str, hybrid: bool
+) -> None:
+    fake, client = immich
+    reply = await search(client, {"query": words, "page": 2, "size": 5}, hybrid=hybrid)
+    assert [(call, body) for call, _, body in fake.requests] == [("smart", {"query": words, "page": 2, "size": 5})]
+    assert found(reply) == [photo.id for photo in fake.found("smart", "anna", {"query": words})[5:10]]
+
+
+async def test_a_single_character_of_the_metadata_call_is_immichs_to_find(immich: tuple[FakeImmich, Immich]) -> None:
+    _, client = immich
+    gateway = SearchGateway(client, hybrid=True)
+    assert found(await gateway.search("metadata", ANNA, b'{"ocr": "\xe7\xa5\xa8"}', "application/json")) == []
+
+
 async def test_text_in_the_order_of_a_meaning(immich: tuple[FakeImmich, Immich]) -> None:
     fake, client = immich
     in_order = [photo.id for photo in fake.found("smart", "anna", {"query": "red", "ocr": "menu"})]
