@@ -1,6 +1,7 @@
 """The command line. What is heavy is imported inside the commands."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -28,7 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         language=settings.language,
         redact=logs.Redaction(settings),
     )
-    command: int = options.command(settings, options)
+    try:
+        command: int = options.command(settings, options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as head, has seen enough; what is left would fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return command
 
 

@@ -92,6 +92,13 @@ def test_an_unknown_command_is_exit_code_2() -> None:
     assert "Traceback" not in answer.stderr
 
 
+def test_whoever_stops_reading_sees_no_traceback(tmp_path: Path) -> None:
+    listing = f"{sys.executable} -m immich_ml_cn models list | true"
+    environ = {"PATH": os.environ["PATH"], "MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path)}
+    ran = subprocess.run(["bash", "-c", listing], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=60)
+    assert ran.stderr == ""
+
+
 def test_a_port_in_use_is_one_clear_line_and_exit_code_1() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -72,8 +72,12 @@ def _test(settings: Settings, options: argparse.Namespace) -> int:
         console.json([vars(outcome) for outcome in outcomes])
     for outcome in outcomes if not options.json else ():
         _print(console, outcome)
+    failed = any(outcome.error for outcome in outcomes)
+    if failed and not options.json:
+        console.print()
+        console.print(tr("What is missing, and what to do: immich-ml-cn doctor"))
     drawn = options.out is None or _draw(console, image, outcomes, options.out)
-    return int(not drawn or any(outcome.error for outcome in outcomes))
+    return int(not drawn or failed)
 
 
 # --- which models ---

@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 _MAIN = "main"
-NON_COMMERCIAL = "InsightFace: non-commercial research only"
+NON_COMMERCIAL = tr("InsightFace: non-commercial research only")
 _LICENCES = (("dfn", "Apple AMLR: research only"), ("nllb-clip", "CC-BY-NC-4.0"), ("SigLIP", "Apache-2.0"))
 
 

@@ -60,6 +60,8 @@ def test_what_fails_is_said_and_is_exit_code_1(tmp_path: Path, capsys: pytest.Ca
     assert "fetching is switched off" in faces["error"]
     assert text["error"] is None
     assert text["answer"]["ocr"]["text"][0] == "山间音乐会"
+    assert run(tmp_path, str(SAMPLE), "--task", "faces") == 1
+    assert "what to do: immich-ml-cn doctor" in capsys.readouterr().out
 
 
 def test_a_photo_that_is_not_there_is_one_line_and_exit_code_2(

@@ -216,6 +216,17 @@ def test_models_list_runs_as_it_stands() -> None:
     assert "★" in listed
 
 
+def test_without_the_internet_models_fetch_names_each_file_and_its_place(tmp_path: Path) -> None:
+    environ = {"PATH": os.environ["PATH"], "MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    lines = [line for block in BLOCKS for line in lines_of(block) if line.startswith("immich-ml-cn models fetch")]
+    assert len(lines) == 3
+    for line in lines:
+        command = [str(Path(sys.executable).with_name("immich-ml-cn")), *shlex.split(line)[1:]]
+        ran = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
+        assert ran.returncode == 1, ran.stderr
+        assert f" → {tmp_path}/" in ran.stdout + ran.stderr
+
+
 def test_the_settings_shown_can_be_used() -> None:
     for line in lines_of(block_with("MACHINE_LEARNING_CLIP_ALIASES=none")):
         name, _, value = line.partition("=")
@@ -229,6 +240,20 @@ def test_scripts_serve_explains_itself(argument: str, code: int) -> None:
     ran = subprocess.run([str(ROOT / "scripts" / "serve"), argument], capture_output=True, text=True, check=False)
     assert ran.returncode == code
     assert "scripts/serve [cpu|cuda|cuda12|openvino]" in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(("language", "remedy"), [("C", "is needed: PYTHON=/"), ("zh_CN.UTF-8", "用 PYTHON=/")])
+def test_without_a_python_that_can_be_used_scripts_serve_says_what_to_do(
+    tmp_path: Path, language: str, remedy: str
+) -> None:
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "LANG": language, "VENV": str(tmp_path / "venv")}
+    command = [str(ROOT / "scripts" / "environment"), "cpu"]
+    ran = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert remedy in ran.stderr
 
 
 def test_the_picture_shown_is_what_the_command_draws(tmp_path: Path) -> None:
