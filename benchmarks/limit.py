@@ -111,6 +111,9 @@ class _RecordingEngine:
         self.description = engine.description
         self.calls: list[AnyCall] = []
 
+    def import_library(self) -> None:
+        self._engine.import_library()
+
     def open(
         self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
     ) -> Session:

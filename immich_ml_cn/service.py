@@ -20,8 +20,11 @@ from .serving.cpu_pool import ByteBudget, CpuPool
 from .serving.image_decoder import ImageDecoder
 from .serving.lanes import Lane
 from .serving.pipeline import Pipeline
+from .serving.recent_models import RecentModels
 from .serving.registry import Registry
 from .serving.spec import ModelSpec
+from .serving.tasks import Tasks
+from .serving.warm_start import WarmStart
 from .settings import Settings
 from .sources.tasks import Component, ModelTask
 from .store.downloader import Downloader
@@ -62,6 +65,9 @@ class Service:
         self._budget = ByteBudget(settings.max_decoded_bytes)
         self._text_search: TextSearch | None = None
         self._lanes: tuple[Lane, ...] = ()
+        self._listening = asyncio.Event()
+        self._recent = RecentModels(settings.cache_folder) if settings.warm_start else None
+        self._saving: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -70,6 +76,10 @@ class Service:
             catalogue = self._start(stack)
             self._preloading = _background(stack, self._preload(catalogue), "preload")
             await asyncio.wait([self._preloading])
+            if self._recent is not None:
+                stack.push_async_callback(asyncio.to_thread, self._recent.save)
+                warm_start = WarmStart(self._engine, catalogue, self.registry, self._recent)
+                _background(stack, self._when_listening(warm_start), "warm start")
             yield
 
     def _start(self, stack: AsyncExitStack) -> Catalogue:
@@ -100,6 +110,7 @@ class Service:
             decoder=decoder,
             scaled_decoding=settings.clip_preprocessing == "fast",
             metrics=self.metrics,
+            answered=self._count,
         )
         upstream = self._upstream()
         self._text_search = self._search(catalogue, pool)
@@ -123,6 +134,21 @@ class Service:
         gateway = ImmichGateway(self._settings)
         stack.push_async_callback(gateway.close)
         return gateway
+
+    def listening(self) -> None:
+        """Tell it that the port is open: what would be left to the first request is done from now on."""
+        self._listening.set()
+
+    async def _when_listening(self, warm_start: WarmStart) -> None:
+        await self._listening.wait()
+        await warm_start.run()
+
+    def _count(self, tasks: Tasks) -> None:
+        """Count an answered request, and keep what it used for the next start."""
+        if self._recent is not None and self._recent.count(tasks):
+            saving = asyncio.create_task(asyncio.to_thread(self._recent.save))
+            self._saving.add(saving)
+            saving.add_done_callback(self._saving.discard)
 
     def stop_preloading(self) -> None:
         """Stop preloading; may be called by a signal handler, at any time."""

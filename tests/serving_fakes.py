@@ -62,6 +62,10 @@ class FakeEngine:
     def __init__(self, *, on_gpu: bool = False) -> None:
         self.on_gpu = on_gpu
         self.opened: list[tuple[LaneKind, int]] = []
+        self.imported = False
+
+    def import_library(self) -> None:
+        self.imported = True
 
     def open(
         self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False

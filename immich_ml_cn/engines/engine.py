@@ -30,6 +30,14 @@ class Engine(Protocol):
         """Device and versions for people, e.g. ``CPU, 8 threads (ONNX Runtime 1.32.0)``."""
         ...
 
+    def import_library(self) -> None:
+        """Import the library that runs the models, which `open` does otherwise.
+
+        Raises:
+            ImportError: it is not installed, or broken.
+        """
+        ...
+
     def open(
         self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
     ) -> Session:

@@ -60,6 +60,10 @@ class CpuEngine:
     def description(self) -> str:
         return f"CPU, {threads_for(self._settings, 'interactive')} threads (ONNX Runtime {runtime_version()})"
 
+    def import_library(self) -> None:
+        """See `Engine.import_library`."""
+        import onnxruntime  # noqa: F401
+
     def open(
         self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
     ) -> Session:
@@ -128,6 +132,9 @@ class CudaEngine:
         names = ", ".join(f"{number}: {_gpu_name(number)}" for number in self._settings.device_ids)
         versions = f"ONNX Runtime {onnxruntime.__version__}, CUDA {onnxruntime.cuda_version}, cuDNN {cudnn}"
         return f"GPU {names} ({versions})"
+
+    def import_library(self) -> None:
+        """See `Engine.import_library`: the self-test at the start has done it."""
 
     def open(
         self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False

@@ -97,6 +97,9 @@ class OpenVinoEngine:
         names = (f"{name.removeprefix('GPU.')}: {self._property(name, 'FULL_DEVICE_NAME')}" for name in self._names)
         return f"GPU {', '.join(names)}, {self.precision} ({runtime})"
 
+    def import_library(self) -> None:
+        """See `Engine.import_library`: it was imported when this was made."""
+
     def open(
         self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
     ) -> Session:

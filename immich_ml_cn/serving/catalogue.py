@@ -270,6 +270,7 @@ class Catalogue:
             max_batch=max_batch,
             build=build,
             fetch=partial(self._downloader.ensure, task, model, component),
+            is_here=partial(self._downloader.is_here, task, model, component),
             progress=partial(self._downloader.progress, task, model),
             quarantine=partial(self._downloader.quarantine, task, model, component),
             device=self._devices.get(task),

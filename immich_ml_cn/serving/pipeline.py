@@ -6,7 +6,7 @@ state.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -86,6 +86,7 @@ class Pipeline:
         decoder: ImageDecoder,
         scaled_decoding: bool = False,
         metrics: Metrics | None = None,
+        answered: Callable[[Tasks], None] | None = None,
     ) -> None:
         """
         Args:
@@ -97,6 +98,7 @@ class Pipeline:
             decoder: decodes the images.
             scaled_decoding: decode an image that only CLIP looks at no larger than it needs.
             metrics: where requests and the time of their parts are counted.
+            answered: told of each request's tasks once they are.
         """
         self._catalogue = catalogue
         self._registry = registry
@@ -106,6 +108,7 @@ class Pipeline:
         self._decoder = decoder
         self._scaled_decoding = scaled_decoding
         self._metrics = metrics or Metrics()
+        self._answered = answered
         self.last_hour = LastHour()
 
     async def serves(self, tasks: Tasks) -> bool:
@@ -138,9 +141,12 @@ class Pipeline:
             plan = await self._text_pool.run(self._catalogue.plan, tasks)
             models.update(plan.models())
             if image is None:
-                return await self._answer_text(plan, text)
-            answer = await self._answer_image(plan, image, upright=upright, max_side=max_side)
-            self.last_hour.count_photo(self._registry.waiting)
+                answer = await self._answer_text(plan, text)
+            else:
+                answer = await self._answer_image(plan, image, upright=upright, max_side=max_side)
+                self.last_hour.count_photo(self._registry.waiting)
+            if self._answered is not None:
+                self._answered(tasks)
             return answer
 
     @contextmanager

@@ -154,6 +154,21 @@ class Registry:
             if spec.warm_up is not None:
                 await spec.warm_up(loaded)
 
+    async def load_if_here(self, spec: ModelSpec[Any]) -> None:
+        """Load a model for whoever asks next, if all its files are here.
+
+        Nothing is fetched, and after a failure the next request tries again.
+        """
+        entry = self._entry(spec)
+        if spec.is_here is not None and not await asyncio.to_thread(spec.is_here):
+            return
+        if self._closed or entry.loaded is not None or entry.task is not None or entry.failure:
+            return
+        load = self._begin_load(entry, fetch=False)
+        await asyncio.wait([load])
+        if entry.loaded is None:
+            entry.failure, entry.retry_at = "", 0.0
+
     async def unload_idle(self, *, at_once: bool = False) -> int:
         """Unload the models without a lease that were not used for the time to live; their number.
 
@@ -221,6 +236,11 @@ class Registry:
         return True
 
     @property
+    def leases(self) -> int:
+        """How many models are lent, each as often as it is."""
+        return self._leases
+
+    @property
     def waiting(self) -> int:
         """How many items wait for a batch, of all models."""
         return sum(entry.loaded.batcher.waiting for entry in self._entries.values() if entry.loaded is not None)
@@ -281,8 +301,8 @@ class Registry:
             raise self._unavailable(entry)
         return await self._await_load(entry, entry.task or self._begin_load(entry))
 
-    def _begin_load(self, entry: _Entry[ModelT]) -> "asyncio.Task[Loaded[ModelT]]":
-        task = entry.task = asyncio.create_task(self._load(entry), name=f"load {entry.spec.key}")
+    def _begin_load(self, entry: _Entry[ModelT], *, fetch: bool = True) -> "asyncio.Task[Loaded[ModelT]]":
+        task = entry.task = asyncio.create_task(self._load(entry, fetch=fetch), name=f"load {entry.spec.key}")
         task.add_done_callback(_mark_retrieved)
         return task
 
@@ -306,10 +326,10 @@ class Registry:
         wait = entry.retry_at - self._clock()
         return Unavailable(entry.failure, retry_after=max(1, round(wait)))
 
-    async def _load(self, entry: _Entry[ModelT]) -> Loaded[ModelT]:
+    async def _load(self, entry: _Entry[ModelT], *, fetch: bool) -> Loaded[ModelT]:
         started = self._clock()
         try:
-            loaded = entry.loaded = await self._fetch_and_build(entry)
+            loaded = entry.loaded = await (self._fetch_and_build(entry) if fetch else self._build(entry))
         except Exception as error:
             entry.failure = self._failure(entry.spec, error)
             wait = _retry_delay(entry, error)

@@ -25,6 +25,7 @@ class ModelSpec(Generic[ModelT]):
         max_batch: the most items of one batch.
         build: opens the graph and makes the model; runs on the lane's loader thread.
         fetch: downloads what `build` needs into the cache; raises `Unavailable` when that cannot be done.
+        is_here: whether `fetch` has nothing to download; None where `build` needs nothing from the cache. Blocks.
         progress: how much of what `fetch` downloads has arrived, as an addition to a sentence; "" when nothing is being
             downloaded.
         quarantine: renames a damaged file, so that `fetch` downloads it again; False where it does not.
@@ -40,6 +41,7 @@ class ModelSpec(Generic[ModelT]):
     max_batch: int
     build: Callable[[OpenSession], ModelT]
     fetch: Callable[[], Awaitable[None]] | None = None
+    is_here: Callable[[], bool] | None = None
     progress: Callable[[], str] | None = None
     quarantine: Callable[[DamagedModel], bool] | None = None
     fallback: "ModelSpec[ModelT] | None" = None

@@ -59,7 +59,7 @@ class Downloader:
             Unavailable: they are not and cannot be had; the message says what was tried and what to do.
         """
         # Not on the fetching threads: what is here already must not wait for somebody's download.
-        if await asyncio.to_thread(self._is_here, task, model, component):
+        if await asyncio.to_thread(self.is_here, task, model, component):
             return
         outcome = "failed"
         try:
@@ -105,7 +105,8 @@ class Downloader:
         relative = sources.folder_for(task, model, component, revision=self._settings.model_revision)
         return self._settings.cache_folder / relative
 
-    def _is_here(self, task: str, model: str, component: str) -> bool:
+    def is_here(self, task: str, model: str, component: str) -> bool:
+        """Whether `ensure` has nothing to do."""
         return (self._folder(task, model, component) / component / "model.onnx").is_file()
 
     def ensure_now(self, task: str, model: str, component: str) -> None:
@@ -150,7 +151,7 @@ class Downloader:
                 folder,
                 self._precisions,
                 self._observers("clip", model),
-                lambda: self._is_here("clip", model, component),
+                lambda: self.is_here("clip", model, component),
             )
         except (fetch.Cancelled, fetch.DiskFailed):
             raise
@@ -229,7 +230,7 @@ class Downloader:
     def _split_joint(self, task: str, model: str, component: str, folder: Path) -> None:
         """Make the towers where what arrived is one graph with both."""
         with locked(folder, TransferMonitor(self._options, fetch.NullProgress(), self._cancelled)):
-            if not self._is_here(task, model, component):
+            if not self.is_here(task, model, component):
                 engine = checking_engine(self._settings)
 
                 def check(graph: Path) -> None:

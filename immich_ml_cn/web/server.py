@@ -64,7 +64,7 @@ def serve(settings: Settings, choose_engine: Callable[[Settings], Engine] = sele
             timeout_keep_alive=settings.http_keepalive_timeout_s,
             timeout_graceful_shutdown=settings.shutdown_timeout_s,
         ),
-        service.stop_preloading,
+        service,
         settings.shutdown_timeout_s,
     )
     fatal.server = server
@@ -131,23 +131,25 @@ def bind(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """Says when the port is open, and can be stopped before it is."""
 
-    def __init__(self, config: uvicorn.Config, stop_preloading: Callable[[], None], grace_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, grace_s: float) -> None:
         super().__init__(config)
         self.asked_to_stop = False
-        self._stop_preloading = stop_preloading
+        self._service = service
         self._grace_s = grace_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         _end_within(self._grace_s + CLOSING_S)
         self.asked_to_stop = True
-        self._stop_preloading()
+        self._service.stop_preloading()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in (sockets or ()) if self.started else ():
             host, port = listener.getsockname()[:2]
             logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+        if self.started:
+            self._service.listening()
 
 
 class _FatalErrors:

@@ -5,6 +5,7 @@ import io
 import json
 import random
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -41,6 +42,7 @@ from server import (
     http_request,
     node_form,
     predict_form,
+    wait_until,
 )
 
 SAMPLE = (ROOT / "docs" / "sample.jpg").read_bytes()
@@ -594,6 +596,35 @@ def test_a_client_that_never_finishes_does_not_hold_up_the_end_for_ever(cache: P
 
 
 # --- the start ---
+
+
+def test_what_the_last_run_used_is_loaded_before_it_is_asked_for_and_unloaded_as_usual(
+    cache: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(cache / "clip", tmp_path / "clip")
+    with RunningServer(tmp_path) as first, first.client() as client:
+        assert client.predict(TEXTUAL, text="海边的日落").status == 200
+        assert first.stop() == 0
+    short = {"MACHINE_LEARNING_MODEL_TTL": "1", "MACHINE_LEARNING_MODEL_TTL_POLL_S": "0.2"}
+    with RunningServer(tmp_path, **short) as second:
+        log = second.wait_for_log(f"unloaded clip/{CLIP}/textual")
+        assert log.index("listening on") < log.index(f"loaded clip/{CLIP}/textual")
+        assert f"loaded clip/{CLIP}/visual" not in log
+    with RunningServer(tmp_path, MACHINE_LEARNING_WARM_START="false") as cold:
+        with cold.client() as client:
+            client.get("/ping")
+        time.sleep(1)
+        assert "loading" not in cold.log
+        assert not maps_library(cold, "onnxruntime")
+
+
+def test_libraries_are_imported_once_the_port_is_open(tmp_path: Path) -> None:
+    with RunningServer(tmp_path) as server:
+        wait_until(lambda: maps_library(server, "onnxruntime") and maps_library(server, "cv2"))
+
+
+def maps_library(server: RunningServer, name: str) -> bool:
+    return f"/{name}/" in Path(f"/proc/{server.process.pid}/maps").read_text()
 
 
 def test_preloaded_models_are_there_before_the_port_opens(cache: Path) -> None:

@@ -48,6 +48,16 @@ class Builder:
 
 
 @dataclass
+class FetchCounter:
+    """Brings nothing, and counts how often it was asked to."""
+
+    count: int = 0
+
+    async def __call__(self) -> None:
+        self.count += 1
+
+
+@dataclass
 class Setup:
     registry: Registry
     engine: FakeEngine
@@ -474,6 +484,37 @@ class TestUnloading:
             await h.registry.preload(spec(build, "first", warm_up=warm_up))
             await double(h.registry, spec(build, "second", warm_up=warm_up))
         assert [model.batches for model in build.models] == [[[7]], [[1]]]
+
+    async def test_what_is_here_is_loaded_for_whoever_asks_next_and_unloaded_as_usual(self) -> None:
+        fetched, built = FetchCounter(), Builder()
+        spec = ModelSpec("m", "bulk", 1, built, fetch=fetched, is_here=lambda: True)
+        async with setup(ttl_s=5) as its:
+            await its.registry.load_if_here(spec)
+            assert its.registry.states() == {"m": "ready"}
+            await its.registry.load_if_here(spec)
+            async with its.registry.lease(spec):
+                pass
+            assert (built.builds, fetched.count) == (1, 0)
+            its.clock.now += 6
+            assert await its.registry.unload_idle() == 1
+
+    async def test_what_is_not_here_is_left_to_a_request(self) -> None:
+        fetched, built = FetchCounter(), Builder()
+        spec = ModelSpec("m", "bulk", 1, built, fetch=fetched, is_here=lambda: False)
+        async with setup() as its:
+            await its.registry.load_if_here(spec)
+            assert its.registry.states() == {}
+            async with its.registry.lease(spec):
+                assert fetched.count == 1
+
+    async def test_what_is_here_and_cannot_be_loaded_is_tried_again_at_once_by_a_request(self) -> None:
+        fetched, built = FetchCounter(), Builder([LoadError("damaged")])
+        spec = ModelSpec("m", "bulk", 1, built, fetch=fetched, is_here=lambda: True)
+        async with setup() as its:
+            await its.registry.load_if_here(spec)
+            assert (its.registry.details(), fetched.count) == ({}, 0)
+            async with its.registry.lease(spec):
+                assert fetched.count == 1
 
     async def test_a_preloaded_model_that_came_late_stays_too(self) -> None:
         build = Builder([LoadError("not yet")])

@@ -47,6 +47,8 @@ class GatedEngine:
     def __init__(self, session: GatedSession) -> None:
         self.session = session
 
+    def import_library(self) -> None: ...
+
     def open(
         self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
     ) -> GatedSession:

@@ -1,0 +1,71 @@
+"""What the first request would wait for, done after the start while nobody asks: imports, and the models used last."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Final
+
+from immich_ml_cn.engines import Engine
+from immich_ml_cn.errors import UnknownModel
+
+from .catalogue import Catalogue
+from .recent_models import RecentModels
+from .registry import Registry
+from .tasks import Tasks
+
+logger = logging.getLogger(__name__)
+
+MODULES: Final = tuple(f"immich_ml_cn.models.{name}" for name in ("clip", "faces", "ocr"))
+"""What models are built with; each brings libraries along."""
+
+IDLE_POLL_S: Final = 0.2
+
+TIME_LIMIT_S: Final = 60.0
+"""Seconds after which nothing more is loaded: whoever was served meanwhile has loaded what is needed."""
+
+
+class WarmStart:
+    """Imports libraries and loads models, one after the other, each only while no request is being answered."""
+
+    def __init__(self, engine: Engine, catalogue: Catalogue, registry: Registry, recent: RecentModels) -> None:
+        self._engine = engine
+        self._catalogue = catalogue
+        self._registry = registry
+        self._recent = recent
+
+    async def run(self) -> None:
+        """Do it all, or as much as there is time for."""
+        recent = await asyncio.to_thread(self._recent.take)
+        try:
+            async with asyncio.timeout(TIME_LIMIT_S):
+                await self._import_libraries()
+                for tasks in recent:
+                    await self._load(tasks)
+        except TimeoutError:
+            logger.debug("what is left waits for the first requests")
+        await asyncio.to_thread(self._recent.save)
+
+    async def _import_libraries(self) -> None:
+        imports: list[Callable[[], object]] = [partial(import_module, name) for name in MODULES]
+        for import_one in (self._engine.import_library, *imports):
+            await self._idle()
+            try:
+                await asyncio.to_thread(import_one)
+            except ImportError as error:  # whoever needs it says so
+                logger.debug("%s", error)
+
+    async def _load(self, tasks: Tasks) -> None:
+        try:
+            plan = await asyncio.to_thread(self._catalogue.plan, tasks)
+        except UnknownModel as error:
+            logger.debug("%s", error)
+            return
+        for spec in plan.specs():
+            await self._idle()
+            await self._registry.load_if_here(spec)
+
+    async def _idle(self) -> None:
+        while self._registry.leases:  # noqa: ASYNC110 - whoever holds a lease need not know
+            await asyncio.sleep(IDLE_POLL_S)
