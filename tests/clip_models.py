@@ -117,16 +117,16 @@ class Graph:
         raw = self.op("Mul", raw, self.constant(7.5))
         for name in outputs:
             if name == "embedding":
-                length = self.op("ReduceL2", raw, axes=[1], keepdims=1)
+                length = self.op("Sqrt", self.op("ReduceSum", self.op("Mul", raw, raw), self.constant([1], np.int64)))
                 self.op("Div", raw, length, name=name)
             else:
                 self.op("Identity", raw, name=name)
         return list(outputs)
 
-    def save(self, path: Path, inputs: list[Any], outputs: list[str], batch: int | str) -> Path:
+    def save(self, path: Path, inputs: list[Any], outputs: list[str], batch: int | str, opset: int = 17) -> Path:
         infos = [helper.make_tensor_value_info(o, TensorProto.FLOAT, [batch, DIMENSION]) for o in outputs]
         graph = helper.make_graph(self.nodes, "tower", inputs, infos, self.constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
         path.parent.mkdir(parents=True, exist_ok=True)
         onnx.save(model, str(path))
         return path
@@ -177,6 +177,22 @@ def save_openclip_text(
     pooled = graph.op("Squeeze", graph.op("GatherElements", x, index, axis=1), graph.constant([1], np.int64))
     names = graph.finish(pooled, outputs)
     return graph.save(path, [_input("text", "int32", batch, length or context)], names, batch)
+
+
+def save_fused_openclip_text(path: Path, *, vocabulary: int, context: int = 77, batch: int | str = "batch") -> Path:
+    """OpenCLIP's text tower as Immich's exporter writes it of late: ``text`` int32 [batch, context], attention as one
+    causal operator, the hidden state at the largest id taken by a product with a row of the identity."""
+    graph = Graph(seed=5)
+    x = graph.op("Gather", graph.table(vocabulary, WIDTH), "text")
+    x = graph.op("Add", x, graph.table(context, WIDTH))
+    query, key, value = (graph.op("MatMul", x, graph.weight(WIDTH, WIDTH)) for _ in range(3))
+    attention = graph.op("Attention", query, key, value, is_causal=1, q_num_heads=2, kv_num_heads=2)
+    last = graph.op("ArgMax", "text", axis=-1, keepdims=0)
+    row = graph.op("Gather", graph.constant(np.eye(context)), last, axis=0)
+    row = graph.op("Unsqueeze", row, graph.constant([1], np.int64))
+    pooled = graph.op("Add", graph.op("MatMul", row, x), graph.op("MatMul", row, attention))
+    names = graph.finish(graph.op("Squeeze", pooled, graph.constant([1], np.int64)), ("embedding",))
+    return graph.save(path, [_input("text", "int32", batch, context)], names, batch, opset=23)
 
 
 def save_chinese_text(

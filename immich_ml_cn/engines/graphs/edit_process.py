@@ -1,4 +1,4 @@
-"""The functions of `edits`, run in a child process for large graphs.
+"""The functions of `edits` and `text_length`, run in a child process for large graphs.
 
 While the onnx package reads and writes hundreds of MB, no other thread of Python runs: `/ping` waited for 0.3 s. And
 what it needs for that would stay in this process's heap.
@@ -11,13 +11,14 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any, Final, cast
 
 from immich_ml_cn.engines import child_process
 from immich_ml_cn.errors import DamagedModel, Unavailable
 from immich_ml_cn.messages import tr
 
-from . import edits
+from . import edits, text_length
 from .edits import GraphFacts
 from .files import EditedGraph, graph_bytes
 
@@ -40,6 +41,11 @@ def with_batch_axis(path: Path) -> EditedGraph:
 def with_best_path(path: Path) -> EditedGraph:
     """See `edits.with_best_path`, which is called when the graph is needed."""
     return _edited("with_best_path", path)
+
+
+def with_any_length(path: Path) -> EditedGraph:
+    """See `text_length.with_any_length`, which is called when the graph is needed."""
+    return _edited("with_any_length", path)
 
 
 def outputs_of(path: Path) -> tuple[str, ...]:
@@ -74,8 +80,12 @@ def main() -> None:
 
 
 def _edited(name: str, path: Path) -> EditedGraph:
-    version = hashlib.sha256(Path(edits.__file__).read_bytes()).hexdigest()
+    version = hashlib.sha256(Path(str(_home_of(name).__file__)).read_bytes()).hexdigest()
     return EditedGraph(path, name.removeprefix("with_").replace("_", "-"), version, lambda: _call(name, path)[1])
+
+
+def _home_of(name: str) -> ModuleType:
+    return text_length if hasattr(text_length, name) and not hasattr(edits, name) else edits
 
 
 def _call(name: str, path: Path, *arguments: str) -> tuple[Any, bytes]:
@@ -121,7 +131,7 @@ def _read_up_to(stream: IO[bytes], count: int) -> bytes:
 
 def _apply(name: str, path: Path, *arguments: str) -> tuple[Any, bytes]:
     """Call a function in this process."""
-    result = getattr(edits, name)(path, *arguments)
+    result = getattr(_home_of(name), name)(path, *arguments)
     if isinstance(result, bytes):
         return None, result
     return (asdict(result) if isinstance(result, GraphFacts) else result), b""

@@ -1,6 +1,6 @@
 """Edits of ONNX graphs, in memory: the file on disk is only ever read.
 
-The only importer of `onnx`, on first use. `edit_process` calls these in a child process for large graphs.
+`onnx` is imported on first use. `edit_process` calls these in a child process for large graphs.
 """
 
 from collections.abc import Iterator, Sequence, Set
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from immich_ml_cn.errors import DamagedModel
+from .model_files import constants_of, ends_of, load_model, note, serialised
 
 FEATURES = "features"
 """Name of the output with a CLIP tower's embedding before its normalisation."""
@@ -49,8 +49,8 @@ def inspect(path: Path) -> GraphFacts:
         DamagedModel: the file is no ONNX graph.
         OSError: it cannot be read.
     """
-    graph = _load(path, weights=False).graph
-    fixed_batch = any(_leading_dimension(value) == 1 for value in _ends(graph))
+    graph = load_model(path, weights=False).graph
+    fixed_batch = any(_leading_dimension(value) == 1 for value in ends_of(graph))
     return GraphFacts(fixed_batch, _normalises_input(graph))
 
 
@@ -73,16 +73,16 @@ def with_batch_axis(path: Path) -> bytes:
         ValueError: with its weights it is too large for one buffer (2 GiB).
         OSError: it cannot be read.
     """
-    model = _load(path, weights=True)
+    model = load_model(path, weights=True)
     graph = model.graph
-    for value in _ends(graph):
+    for value in ends_of(graph):
         dimensions = value.type.tensor_type.shape.dim
         if dimensions:
             dimensions[0].dim_param = _BATCH
     del graph.value_info[:]
     _free_reshapes(graph)
-    _note(model, NORMALISES_INPUT, _normalises_input(graph))
-    return _serialised(model, path)
+    note(model, NORMALISES_INPUT, _normalises_input(graph))
+    return serialised(model, path)
 
 
 def outputs_of(path: Path) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def outputs_of(path: Path) -> tuple[str, ...]:
         DamagedModel: the file is no ONNX graph.
         OSError: it cannot be read.
     """
-    return tuple(value.name for value in _load(path, weights=False).graph.output)
+    return tuple(value.name for value in load_model(path, weights=False).graph.output)
 
 
 def part_for(path: Path, output: str) -> bytes:
@@ -112,7 +112,7 @@ def part_for(path: Path, output: str) -> bytes:
         ValueError: there is no such output, or the part is too large for one buffer (2 GiB).
         OSError: it cannot be read.
     """
-    model = _load(path, weights=True)
+    model = load_model(path, weights=True)
     graph = model.graph
     if output not in {value.name for value in graph.output}:
         raise ValueError(f"{path} has no output {output!r}")
@@ -129,7 +129,7 @@ def part_for(path: Path, output: str) -> bytes:
     _expose_features(graph)
     del graph.value_info[:]
     del graph.quantization_annotation[:]
-    return _serialised(model, path)
+    return serialised(model, path)
 
 
 def with_best_path(path: Path) -> bytes:
@@ -149,7 +149,7 @@ def with_best_path(path: Path) -> bytes:
     """
     from onnx import TensorProto, helper
 
-    model = _load(path, weights=False)
+    model = load_model(path, weights=False)
     graph = model.graph
     if any(weight.data_location == TensorProto.EXTERNAL for weight in graph.initializer):
         raise ValueError(f"{path} has weights outside")
@@ -162,7 +162,7 @@ def with_best_path(path: Path) -> bytes:
     graph.node.append(helper.make_node("TopK", [output.name, count], [BEST_PROBABILITY, BEST_INDEX], axis=2))
     shape = [*(dim.dim_param or dim.dim_value or None for dim in dims[:2]), 2]
     if dims[2].dim_value:
-        _note(model, CLASSES, dims[2].dim_value)
+        note(model, CLASSES, dims[2].dim_value)
     del graph.output[:]
     graph.output.extend(
         [
@@ -170,7 +170,7 @@ def with_best_path(path: Path) -> bytes:
             helper.make_tensor_value_info(BEST_PROBABILITY, TensorProto.FLOAT, shape),
         ]
     )
-    return _serialised(model, path)
+    return serialised(model, path)
 
 
 def _expose_features(graph: Any) -> None:
@@ -187,40 +187,11 @@ def _expose_features(graph: Any) -> None:
     features.name = FEATURES
 
 
-def _load(path: Path, *, weights: bool) -> Any:
-    import onnx
-
-    # Opened here, so that a file that cannot be read stays an OSError and all else means a file that is no graph.
-    with path.open("rb") as file:
-        try:
-            model = onnx.load(file, load_external_data=False)
-        except Exception as error:  # protobuf's DecodeError, whose home depends on its version
-            raise DamagedModel(path, "it is not an ONNX graph") from error
-    if not model.graph.node:
-        raise DamagedModel(path, "it is not an ONNX graph")
-    if weights:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    return model
-
-
 def _normalises_input(graph: Any) -> bool:
     names = [node.name for node in graph.node[:8]]
     return any(name.startswith(("Sub", "_minus")) for name in names) and any(
         name.startswith(("Mul", "_mul")) for name in names
     )
-
-
-def _note(model: Any, key: str, value: object) -> None:
-    entry = model.metadata_props.add()
-    entry.key, entry.value = key, str(value)
-
-
-def _serialised(model: Any, path: Path) -> bytes:
-    try:
-        edited: bytes = model.SerializeToString()
-    except Exception as error:  # protobuf's EncodeError, ValueError or MemoryError, by version
-        raise ValueError(f"{path} cannot be edited in memory: {error}") from error
-    return edited
 
 
 def _read_by(node: Any) -> Iterator[str]:
@@ -239,13 +210,6 @@ def _keep(values: Any, names: Set[str]) -> None:
             del values[index]
 
 
-def _ends(graph: Any) -> Iterator[Any]:
-    """The graph's inputs and outputs, without the weights that old exporters list as inputs."""
-    weights = {tensor.name for tensor in graph.initializer}
-    yield from (value for value in graph.input if value.name not in weights)
-    yield from graph.output
-
-
 def _leading_dimension(value: Any) -> int | None:
     dimensions = value.type.tensor_type.shape.dim
     return dimensions[0].dim_value if dimensions and dimensions[0].HasField("dim_value") else None
@@ -254,7 +218,7 @@ def _leading_dimension(value: Any) -> int | None:
 def _free_reshapes(graph: Any) -> None:
     from onnx import numpy_helper
 
-    constants = _constants(graph)
+    constants = constants_of(graph)
     batched = {value.name for value in graph.input} - set(constants)
     for node in graph.node:
         if node.op_type in _SHAPE_READERS or batched.isdisjoint(node.input):
@@ -265,16 +229,6 @@ def _free_reshapes(graph: Any) -> None:
         target = numpy_helper.to_array(constants[node.input[1]]).tolist()
         if target and target[0] == 1:
             _reshape_to(graph, node, [0, *target[1:]])
-
-
-def _constants(graph: Any) -> dict[str, Any]:
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    constants[node.output[0]] = attribute.t
-    return constants
 
 
 def _reshape_to(graph: Any, node: Any, target: Sequence[int]) -> None:

@@ -4,7 +4,7 @@ An ONNX file is a protobuf message of a few fields. The graph, which holds the w
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -28,28 +28,49 @@ def read_metadata(graph: Path | bytes) -> dict[str, str]:
 
 
 def _read(file: BinaryIO) -> dict[str, str]:
-    entries = [dict(_fields(io.BytesIO(entry), None)) for _, entry in _fields(file, _METADATA_FIELD)]
+    end = file.seek(0, io.SEEK_END)
+    entries = [_entry(data) for _, data in fields(file, (_METADATA_FIELD,), 0, end)]
     return {entry.get(1, b"").decode(): entry.get(2, b"").decode() for entry in entries}
 
 
-def _fields(file: BinaryIO, wanted: int | None) -> Iterator[tuple[int, bytes]]:
-    """Number and content of a message's fields that have a length; of all those, or only of the number wanted."""
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    while file.tell() < size:
+def _entry(data: bytes) -> dict[int, bytes]:
+    return dict(fields(io.BytesIO(data), (1, 2), 0, len(data)))
+
+
+def fields(file: BinaryIO, wanted: Container[int], start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Number and content of a message's fields of these numbers that have a length, up to 16 MB.
+
+    Args:
+        start, end: where the message is in the file.
+
+    Raises:
+        ValueError: it is no message, or is cut short.
+    """
+    for number, place, size in spans(file, start, end):
+        if number in wanted and size <= _LONGEST:
+            file.seek(place)
+            yield number, file.read(size)
+
+
+def spans(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Number, place and size of a message's fields that have a length; see `fields`."""
+    place = start
+    while place < end:
+        file.seek(place)
         number, kind = divmod(_varint(file), 8)
         if kind == _VARINT:
             _varint(file)
+            place = file.tell()
             continue
         if kind not in (_LENGTH, _EIGHT_BYTES, _FOUR_BYTES) or number == 0:
             raise ValueError("not an ONNX graph")
-        length = _varint(file) if kind == _LENGTH else 8 if kind == _EIGHT_BYTES else 4
-        if length > size - file.tell():
+        size = _varint(file) if kind == _LENGTH else 8 if kind == _EIGHT_BYTES else 4
+        found = file.tell()
+        if size > end - found:
             raise ValueError("an ONNX graph that is cut short")
-        if kind == _LENGTH and wanted in (None, number) and length <= _LONGEST:
-            yield number, file.read(length)
-        else:
-            file.seek(length, io.SEEK_CUR)
+        place = found + size
+        if kind == _LENGTH:
+            yield number, found, size
 
 
 def _varint(file: BinaryIO) -> int:

@@ -1,5 +1,6 @@
 """CLIP's text tower: query → embedding."""
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from immich_ml_cn.engines.graphs import edit_process, text_length
+from immich_ml_cn.engines.graphs.files import graph_bytes
 from immich_ml_cn.engines.session import OpenSession, Session, TensorInfo
 from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.messages import tr
@@ -17,8 +20,13 @@ from .tokenizer import HuggingFaceTokenizer, Tokenizer
 from .tower import Embedding, Tower, refusal
 from .wordpiece import CONTEXT_LENGTH, WordPieceTokenizer
 
+logger = logging.getLogger(__name__)
+
 _BUCKET = 8
 _MASK = "attention_mask"
+
+_PROBES = ("a dog", "a photo of a white dog that runs along the beach behind the waves at sunset in summer")
+_PROBE_TOLERANCE = 1e-5
 
 _CHARACTERS_PER_TOKEN = 64
 """More than the longest token of any vocabulary here has, on average over a whole text."""
@@ -58,7 +66,7 @@ class TextualEncoder:
                     configured=tokenizer.context_length,
                 )
             )
-        masked = self._mask is not None or tokenizer.masks_padding
+        masked = self._mask is not None or tokenizer.masks_padding or text_length.MAX_LENGTH in session.metadata
         self.trims_padding = length is None and masked
 
     @property
@@ -91,7 +99,19 @@ class TextualEncoder:
         Raises:
             InferenceFailed: an embedding is zero or not finite.
         """
-        length = max(map(len, items)) if self.trims_padding else self.tokenizer.context_length
+        return self._embed(items, max(map(len, items)) if self.trims_padding else self.tokenizer.context_length)
+
+    def ignores_padding(self) -> bool:
+        """Whether texts of two lengths have the same embedding with padding as without. Runs the session."""
+        for text in _PROBES:
+            item = self.tokenize(text)
+            (alone,), (padded,) = self.infer([item]), self._embed([item], self.tokenizer.context_length)
+            if float(alone.vector @ padded.vector) < 1 - _PROBE_TOLERANCE:
+                return False
+        return True
+
+    def _embed(self, items: Sequence[Tokens], length: int) -> list[Embedding]:
+        """Embed texts, each padded to `length` tokens."""
         ids = np.full((len(items), length), self.tokenizer.pad_id, np.int64)
         mask = np.zeros_like(ids)
         for row, item in enumerate(items):
@@ -120,7 +140,23 @@ def load_textual(
     """
     if tokenizer is None:
         tokenizer = read_tokenizer(folder)
-    return TextualEncoder(open_session(model_file), tokenizer)
+    encoder = _load_freed(model_file, open_session, tokenizer)
+    return encoder or TextualEncoder(open_session(model_file), tokenizer)
+
+
+def _load_freed(model_file: Path, open_session: OpenSession, tokenizer: Tokenizer) -> TextualEncoder | None:
+    """The tower freed of its fixed length, None where it has none, or where that would change an embedding."""
+    try:
+        if graph_bytes(model_file) > text_length.MAX_BYTES or not text_length.looks_fixed(model_file):
+            return None
+        session = open_session(edit_process.with_any_length(model_file))
+        if session.metadata.get(text_length.MAX_LENGTH) != str(tokenizer.context_length):
+            return None
+        encoder = TextualEncoder(session, tokenizer)
+        return encoder if encoder.ignores_padding() else None
+    except Exception as error:  # whatever is wrong with the file, opening it as it is says so
+        logger.debug("%s keeps its length: %s", model_file, error)
+        return None
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

@@ -1,5 +1,7 @@
 """The text tower, on random-weight graphs of every signature in the field."""
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from clip_models import (
 )
 from numpy.typing import NDArray
 
+from immich_ml_cn.engines.graphs.files import EditedGraph, Graph
 from immich_ml_cn.engines.session import Model
 from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.models.clip import Embedding, TextualEncoder, Tokens, WordPieceTokenizer, load_textual
@@ -172,6 +175,53 @@ def test_padding_and_mask_as_fed(tmp_path: Path) -> None:
     assert session.fed["input_ids"].tolist() == [item.ids.tolist() + [1] * rest]
     assert session.fed["attention_mask"].tolist() == [[1] * len(item) + [0] * rest]
     assert {array.dtype for array in session.fed.values()} == {np.dtype(np.int32)}
+
+
+def test_a_fixed_length_is_cut_to_the_text(tmp_path: Path) -> None:
+    """OpenCLIP: a token sees only those before it, and the embedding is that of the largest, so that padding does
+    nothing."""
+    vocabulary = save_tokenizer(tmp_path)
+    path = save_openclip_text(tmp_path / "model.onnx", vocabulary=vocabulary, batch=1)
+    opened: list[OrtSession] = []
+    encoder = load_textual(tmp_path, path, partial(_remember, opened))
+    item = encoder.tokenize("a photo")
+    (embedding,) = encoder.infer([item])
+    (freed,) = opened
+    assert freed.fed["text"].shape == (1, len(item))
+    assert encoder.bucket(item) == 1
+    row = np.full((1, 77), encoder.tokenizer.pad_id, np.int32)
+    row[0, : len(item)] = item.ids
+    assert cosine(embedding.vector, OrtSession(path).run({"text": row})[0][0]) > 0.999999
+
+
+def test_a_length_stays_where_padding_changes_the_embedding(tmp_path: Path) -> None:
+    """As it does a little where the scale of int8 is taken over all tokens."""
+
+    class Shaken(OrtSession):
+        def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+            (embeddings,) = super().run(feeds)
+            return [embeddings + 0.01 * feeds["text"].shape[1] * np.eye(1, embeddings.shape[1], dtype=np.float32)]
+
+    vocabulary = save_tokenizer(tmp_path)
+    path = save_openclip_text(tmp_path / "model.onnx", vocabulary=vocabulary)
+
+    def open_session(graph: Graph) -> OrtSession:
+        return Shaken(graph) if isinstance(graph, EditedGraph) else OrtSession(graph)
+
+    encoder = load_textual(tmp_path, path, open_session)
+    assert not encoder.trims_padding
+
+
+def test_a_length_that_the_configuration_contradicts_is_not_cut(tmp_path: Path) -> None:
+    vocabulary = save_tokenizer(tmp_path, length=64)
+    path = save_openclip_text(tmp_path / "model.onnx", vocabulary=vocabulary)
+    with pytest.raises(Unavailable, match="takes 77 tokens, its configuration says 64"):
+        load_textual(tmp_path, path, OrtSession)
+
+
+def _remember(opened: list[OrtSession], graph: Graph) -> OrtSession:
+    opened.append(OrtSession(graph))
+    return opened[-1]
 
 
 def test_nllb_heeds_the_language(tmp_path: Path) -> None:
