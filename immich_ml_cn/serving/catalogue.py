@@ -4,7 +4,6 @@ Known names come from `sources`; a model that lies in the cache in Immich's layo
 even when nobody offers it for download. The model code itself is imported when a model is built, not before.
 """
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,8 +21,9 @@ from immich_ml_cn.sources.clip_names import CHINESE_CLIP_PIXELS, DIRECT_NAMES, L
 from immich_ml_cn.sources.tasks import Component, ModelTask
 from immich_ml_cn.store.downloader import Downloader
 
+from . import warm_ups
 from .plan import FacePlan, OcrPlan, Plan, TextReader, TextualPlan, VisualPlan
-from .spec import Loaded, ModelSpec, ModelT
+from .spec import ModelSpec, ModelT
 from .tasks import FaceTask, OcrTask, Tasks
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ class Catalogue:
             return clip.load_visual(folder, self._tower(folder, Component.VISUAL), open_session, transform, fast=fast)
 
         spec = self._spec(ModelTask.CLIP, model, Component.VISUAL, build, self._max_batch_clip)
-        return replace(spec, dimension=LISTED_DIMENSIONS.get(asked), parallel=True)
+        warm_up = warm_ups.encode_picture
+        return replace(spec, dimension=LISTED_DIMENSIONS.get(asked), parallel=True, warm_up=warm_up)
 
     def textual(self, name: str) -> "ModelSpec[TextualEncoder]":
         """The text tower of a CLIP model."""
@@ -130,7 +131,8 @@ class Catalogue:
             return clip.load_textual(folder, self._tower(folder, Component.TEXTUAL), open_session, tokenizer)
 
         spec = self._spec(ModelTask.CLIP, model, Component.TEXTUAL, build, self._max_batch_clip)
-        return replace(spec, lane="interactive", dimension=LISTED_DIMENSIONS.get(asked))
+        warm_up = warm_ups.encode_text
+        return replace(spec, lane="interactive", dimension=LISTED_DIMENSIONS.get(asked), warm_up=warm_up)
 
     def _clip_model(self, name: str) -> tuple[str, str]:
         """The cleaned name that was asked for, and the model that answers to it."""
@@ -156,7 +158,8 @@ class Catalogue:
 
             return load_detector(path, open_session)
 
-        return self._spec(ModelTask.FACES, model, Component.DETECTION, build, self._max_batch_detection)
+        spec = self._spec(ModelTask.FACES, model, Component.DETECTION, build, self._max_batch_detection)
+        return replace(spec, warm_up=warm_ups.detect_faces)
 
     def face_recognizer(self, name: str) -> "ModelSpec[FaceRecognizer]":
         """ArcFace of an InsightFace pack."""
@@ -182,17 +185,8 @@ class Catalogue:
 
             return load_detector(path, open_session)
 
-        async def warm_up(detector: "Loaded[TextDetector]") -> None:
-            """At the size it will be used with: the first run of a shape takes longest."""
-            from PIL import Image
-
-            from immich_ml_cn.models.images import Picture
-
-            picture = Picture.of(Image.new("RGB", (side, side)))
-            await detector.batcher.submit(await asyncio.to_thread(detector.model.prepare, picture, side))
-
         spec = self._ocr(name, Component.DETECTION, build, self._max_batch_detection)
-        return replace(spec, warm_up=warm_up)
+        return replace(spec, warm_up=warm_ups.detect_text(side))
 
     def text_recognizer(self, name: str) -> "ModelSpec[TextRecognizer]":
         """PP-OCR's line recogniser."""
@@ -202,7 +196,8 @@ class Catalogue:
 
             return load_recognizer(path, open_session)
 
-        return self._ocr(name, Component.RECOGNITION, build, self._max_batch_ocr, parallel=True)
+        spec = self._ocr(name, Component.RECOGNITION, build, self._max_batch_ocr, parallel=True)
+        return replace(spec, warm_up=warm_ups.read_lines)
 
     def text_orientation(self) -> "ModelSpec[TextOrientation]":
         """PP-OCR's classifier of upside-down lines, which the rapidocr package carries."""
@@ -222,6 +217,7 @@ class Catalogue:
             build=build,
             device=self._devices.get(ModelTask.OCR),
             parallel=True,
+            warm_up=warm_ups.turn_lines,
         )
 
     def _ocr(

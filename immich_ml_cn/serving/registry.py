@@ -155,7 +155,7 @@ class Registry:
                 await spec.warm_up(loaded)
 
     async def load_if_here(self, spec: ModelSpec[Any]) -> None:
-        """Load a model for whoever asks next, if all its files are here.
+        """Load a model for whoever asks next, if all its files are here, and warm it up unless somebody does.
 
         Nothing is fetched, and after a failure the next request tries again.
         """
@@ -168,6 +168,12 @@ class Registry:
         await asyncio.wait([load])
         if entry.loaded is None:
             entry.failure, entry.retry_at = "", 0.0
+        elif spec.warm_up is not None and not self._leases:
+            with self._leased(entry):
+                try:
+                    await spec.warm_up(entry.loaded)
+                except Exception as error:  # a request is told
+                    logger.debug("%s failed its first run: %s", spec.key, error)
 
     async def unload_idle(self, *, at_once: bool = False) -> int:
         """Unload the models without a lease that were not used for the time to live; their number.

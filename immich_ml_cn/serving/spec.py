@@ -30,7 +30,7 @@ class ModelSpec(Generic[ModelT]):
             downloaded.
         quarantine: renames a damaged file, so that `fetch` downloads it again; False where it does not.
         fallback: answers while `fetch` fails; the model itself is tried again with growing pauses.
-        warm_up: runs the model once after it was preloaded.
+        warm_up: runs the model once after it was loaded before anybody asked.
         device: the one GPU that runs it, None for all.
         dimension: length that the embeddings must have, None where any will do.
         parallel: its items are many and small, and a CPU runs them in parallel rather than as one batch.

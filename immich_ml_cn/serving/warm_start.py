@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 from immich_ml_cn.engines import Engine
 from immich_ml_cn.errors import UnknownModel
@@ -13,6 +13,7 @@ from immich_ml_cn.errors import UnknownModel
 from .catalogue import Catalogue
 from .recent_models import RecentModels
 from .registry import Registry
+from .spec import ModelSpec
 from .tasks import Tasks
 
 logger = logging.getLogger(__name__)
@@ -41,8 +42,9 @@ class WarmStart:
         try:
             async with asyncio.timeout(TIME_LIMIT_S):
                 await self._import_libraries()
-                for tasks in recent:
-                    await self._load(tasks)
+                for spec in await asyncio.to_thread(self._specs, recent):
+                    await self._idle()
+                    await self._registry.load_if_here(spec)
         except TimeoutError:
             logger.debug("what is left waits for the first requests")
         await asyncio.to_thread(self._recent.save)
@@ -56,15 +58,15 @@ class WarmStart:
             except ImportError as error:  # whoever needs it says so
                 logger.debug("%s", error)
 
-    async def _load(self, tasks: Tasks) -> None:
-        try:
-            plan = await asyncio.to_thread(self._catalogue.plan, tasks)
-        except UnknownModel as error:
-            logger.debug("%s", error)
-            return
-        for spec in plan.specs():
-            await self._idle()
-            await self._registry.load_if_here(spec)
+    def _specs(self, recent: Iterable[Tasks]) -> list[ModelSpec[Any]]:
+        """The models that tasks need: those first that a person waits for, then those of the most used."""
+        specs: list[ModelSpec[Any]] = []
+        for tasks in recent:
+            try:
+                specs += self._catalogue.plan(tasks).specs()
+            except UnknownModel as error:
+                logger.debug("%s", error)
+        return sorted(specs, key=lambda spec: spec.lane != "interactive")
 
     async def _idle(self) -> None:
         while self._registry.leases:  # noqa: ASYNC110 - whoever holds a lease need not know

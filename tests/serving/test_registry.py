@@ -498,6 +498,16 @@ class TestUnloading:
             its.clock.now += 6
             assert await its.registry.unload_idle() == 1
 
+    async def test_what_is_here_is_warmed_up_and_stays_where_that_fails(self) -> None:
+        async def warm_up(loaded: Loaded[Doubler]) -> None:
+            await loaded.batcher.submit(-1)
+
+        built = Builder()
+        async with setup() as its:
+            await its.registry.load_if_here(ModelSpec("m", "bulk", 1, built, warm_up=warm_up))
+            assert built.models[0].batches == [[-1]]
+            assert (its.registry.states(), its.registry.leases) == ({"m": "ready"}, 0)
+
     async def test_what_is_not_here_is_left_to_a_request(self) -> None:
         fetched, built = FetchCounter(), Builder()
         spec = ModelSpec("m", "bulk", 1, built, fetch=fetched, is_here=lambda: False)
