@@ -28,7 +28,7 @@ def write_markdown(path: Path, measured: Measurements, about: Mapping[str, Any],
     parts += [*_section(measured, "Text queries", ("p50", "p95"), "clip-text")]
     for title, quantities in (
         ("HTTP", ("http",)),
-        ("Start, and the first search", ("start", "first")),
+        ("Start, and the first request", ("start", "first")),
         ("After a pause", ("pause",)),
         ("Memory", ("memory", "processes")),
     ):

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -50,6 +51,8 @@ TEXT_TURNS = 5
 BESIDE = "usual settings, in turns with others"
 IMPORT_CLIENTS = 8
 UNLOAD_AFTER_S = 15
+LATER_S = 4.0
+ASKED_LATER = f"{OURS}, asked {LATER_S:g} s after the start"
 PREVIEW_BYTES = 300_000
 INT8_SETTING = {"MACHINE_LEARNING_CLIP_PRECISION": "int8"}
 FAST_SETTING = {"MACHINE_LEARNING_CLIP_PREPROCESSING": "fast"}
@@ -242,16 +245,19 @@ class Bench:
                 self.measured.add(Key("http", HTTP, "net"), 1000 * (used - work))
 
     def start(self) -> None:
-        """Seconds from the start of the process to the first /ping, and of the first search, with warm files."""
-        task = self._local(self.tasks[TEXT_SHORT])
+        """Seconds from the start of the process to the first /ping, and of the first request of each kind, asked at
+        once and after a while; with warm files."""
+        ways = ((OURS, {}, 0.0), (NOT_PACKED, NO_PACKING, 0.0), (ASKED_LATER, {}, LATER_S))
         for number in range(self.plan.starts + 1):
-            for series, packing in ((OURS, {}), (NOT_PACKED, NO_PACKING)):
-                with OurServer(self.cache, environ={**self.environ, **packing}) as server:
-                    begun = time.perf_counter()
-                    server.answer(task, 0)
-                    if number:  # the first one warms the page cache
-                        self.measured.add(Key("start", "", series), server.started_in_s)
-                        self.measured.add(Key("first", TEXT_SHORT, series), time.perf_counter() - begun)
+            for task in (self._local(self.tasks[name]) for name in (TEXT_SHORT, CLIP_VISUAL, OCR_SPARSE)):
+                for series, packing, wait_s in ways:
+                    with OurServer(self.cache, environ={**self.environ, **packing}) as server:
+                        time.sleep(wait_s)
+                        begun = time.perf_counter()
+                        server.answer(task, 0)
+                        if number:  # the first one warms the page cache, and is what the next ones load
+                            self.measured.add(Key("start", "", series), server.started_in_s)
+                            self.measured.add(Key("first", task.name, series), time.perf_counter() - begun)
         self.say("start measured")
 
     def pause(self) -> None:
@@ -274,13 +280,15 @@ class Bench:
                         self.measured.add(Key("pause", task.name, server.name), seconds_after_pause(server, task))
 
     def memory(self) -> None:
-        """Resident memory idle, with everything loaded and used, and after everything was unloaded."""
+        """Resident memory idle without models, with everything loaded and used, and after everything was unloaded."""
+        with TemporaryDirectory() as empty, OurServer(Path(empty), environ=self.environ) as server:
+            assert server.pid is not None
+            time.sleep(LATER_S)
+            self.measured.add(Key("memory", "", "idle"), resident_mb(server.pid))
+            self.measured.add(Key("processes", "", "idle"), process_count(server.pid))
         ttl = {"MACHINE_LEARNING_MODEL_TTL": str(UNLOAD_AFTER_S), "MACHINE_LEARNING_MODEL_TTL_POLL_S": "1"}
         with OurServer(self.cache, environ={**self.environ, **ttl}) as server:
             assert server.pid is not None
-            time.sleep(1)
-            self.measured.add(Key("memory", "", "idle"), resident_mb(server.pid))
-            self.measured.add(Key("processes", "", "idle"), process_count(server.pid))
             self.say("memory: loading everything")
             server.measure(self._local(self.tasks[ALL]), 4, 8)
             server.measure(self._local(self.tasks[TEXT_SHORT]), 1, 4)
