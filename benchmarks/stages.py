@@ -247,6 +247,7 @@ class Bench:
     def start(self) -> None:
         """Seconds from the start of the process to the first /ping, and of the first request of each kind, asked at
         once and after a while; with warm files."""
+        ways: tuple[tuple[str, Mapping[str, str], float], ...]
         ways = ((OURS, {}, 0.0), (NOT_PACKED, NO_PACKING, 0.0), (ASKED_LATER, {}, LATER_S))
         for number in range(self.plan.starts + 1):
             for task in (self._local(self.tasks[name]) for name in (TEXT_SHORT, CLIP_VISUAL, OCR_SPARSE)):
