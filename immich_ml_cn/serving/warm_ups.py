@@ -8,15 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from PIL import Image
-
-from immich_ml_cn.models.images import Picture
+from numpy.typing import NDArray
 
 from .spec import Loaded
 
 if TYPE_CHECKING:
     from immich_ml_cn.models.clip import TextualEncoder, VisualEncoder
     from immich_ml_cn.models.faces import FaceDetector
+    from immich_ml_cn.models.images import Picture
     from immich_ml_cn.models.ocr import TextDetector, TextOrientation, TextRecognizer
 
 PICTURE_SIDE: Final = 640
@@ -59,9 +58,13 @@ async def turn_lines(loaded: "Loaded[TextOrientation]") -> None:
     await loaded.batcher.submit_all([loaded.model.prepare(_black_line()) for _ in range(LINES)])
 
 
-def _black(side: int) -> Picture:
+def _black(side: int) -> "Picture":
+    from PIL import Image
+
+    from immich_ml_cn.models.images import Picture
+
     return Picture.of(Image.new("RGB", (side, side)))
 
 
-def _black_line() -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+def _black_line() -> NDArray[np.uint8]:
     return np.zeros((*LINE_SIZE, 3), np.uint8)
