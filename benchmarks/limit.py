@@ -114,6 +114,9 @@ class _RecordingEngine:
     def import_library(self) -> None:
         self._engine.import_library()
 
+    def release_memory(self) -> None:
+        self._engine.release_memory()
+
     def open(
         self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
     ) -> Session:

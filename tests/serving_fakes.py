@@ -63,9 +63,13 @@ class FakeEngine:
         self.on_gpu = on_gpu
         self.opened: list[tuple[LaneKind, int]] = []
         self.imported = False
+        self.releases = 0
 
     def import_library(self) -> None:
         self.imported = True
+
+    def release_memory(self) -> None:
+        self.releases += 1
 
     def open(
         self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False

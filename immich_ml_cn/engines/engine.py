@@ -38,6 +38,10 @@ class Engine(Protocol):
         """
         ...
 
+    def release_memory(self) -> None:
+        """Return to the system what runs and closed sessions have left; takes milliseconds and more."""
+        ...
+
     def open(
         self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
     ) -> Session:

@@ -13,12 +13,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from immich_ml_cn import memory
 from immich_ml_cn.errors import DamagedModel
 from immich_ml_cn.messages import tr
 from immich_ml_cn.settings import Settings
 
 from .child_process import end_first_when_memory_is_short
 from .cores import threads_for
+from .cpu_arena import CpuArena
 from .edited_graphs import EditedGraphs
 from .engine import LoadError
 from .graphs.files import Graph, graph_bytes, graph_name
@@ -55,6 +57,8 @@ class CpuEngine:
         """
         self._settings = settings
         self._prepacked = prepacked
+        self._arena: CpuArena | None = None
+        self._arena_lock = threading.Lock()
 
     @property
     def description(self) -> str:
@@ -88,14 +92,25 @@ class CpuEngine:
         return _sessions(partial(self._session, graph), threads, parallel=parallel and _is_copied(graph))
 
     def _session(self, graph: Graph, threads: int) -> "OnnxSession":
-        import onnxruntime
-
-        return _open(onnxruntime, graph, _session_options(self._settings, threads), [self.provider])
+        return self._open(graph, _session_options(self._settings, threads))
 
     def _packed_session(self, graph: Path, threads: int) -> "OnnxSession":
+        return self._open(graph, _packed_options(self._settings, threads))
+
+    def _open(self, graph: Graph, options: Any) -> "OnnxSession":
         import onnxruntime
 
-        return _open(onnxruntime, graph, _packed_options(self._settings, threads), [self.provider])
+        if options.enable_cpu_mem_arena:
+            with self._arena_lock:
+                self._arena = self._arena or CpuArena(onnxruntime)
+            self._arena.share(options)
+        return _open(onnxruntime, graph, options, [self.provider])
+
+    def release_memory(self) -> None:
+        """See `Engine.release_memory`."""
+        if self._arena is not None:
+            self._arena.shrink()
+        memory.release()
 
 
 class CheckingEngine(CpuEngine):
@@ -105,12 +120,10 @@ class CheckingEngine(CpuEngine):
         super().__init__(settings)
 
     def _session(self, graph: Graph, threads: int) -> "OnnxSession":
-        import onnxruntime
-
         options = _packed_options(self._settings, threads)
         options.enable_cpu_mem_arena = False
         options.add_session_config_entry("session.disable_prepacking", "1")
-        return _open(onnxruntime, graph, options, [self.provider])
+        return self._open(graph, options)
 
 
 class CudaEngine:
@@ -135,6 +148,10 @@ class CudaEngine:
 
     def import_library(self) -> None:
         """See `Engine.import_library`: the self-test at the start has done it."""
+
+    def release_memory(self) -> None:
+        """See `Engine.release_memory`."""
+        memory.release()
 
     def open(
         self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False

@@ -100,6 +100,10 @@ class OpenVinoEngine:
     def import_library(self) -> None:
         """See `Engine.import_library`: it was imported when this was made."""
 
+    def release_memory(self) -> None:
+        """See `Engine.release_memory`."""
+        memory.release()
+
     def open(
         self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
     ) -> Session:

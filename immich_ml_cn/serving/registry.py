@@ -200,7 +200,7 @@ class Registry:
     async def trim_memory(self) -> bool:
         """Return free memory to the system, once after each busy period: `IDLE_BEFORE_TRIM_S` after the last lease.
 
-        The heap keeps what the runs of loaded models needed: hundreds of MB.
+        The heap and the engine keep what the runs of loaded models needed: hundreds of MB.
 
         Returns:
             True if it was done.
@@ -208,7 +208,7 @@ class Registry:
         if self._trimmed or self._leases or self._clock() - self._last_lease < IDLE_BEFORE_TRIM_S:
             return False
         self._trimmed = True
-        await asyncio.to_thread(memory.release)
+        await asyncio.to_thread(self._engine.release_memory)
         return True
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
@@ -275,7 +275,7 @@ class Registry:
         if unloads:
             await asyncio.wait(unloads, timeout=MAX_UNLOAD_WAIT_S)
         logger.warning("memory is short: unloaded %d models that nobody used", sum(task.done() for task in unloads))
-        await asyncio.to_thread(memory.release)
+        await asyncio.to_thread(self._engine.release_memory)
 
     def _entry(self, spec: ModelSpec[ModelT]) -> _Entry[ModelT]:
         return self._entries.setdefault(spec.key, _Entry(spec))
@@ -424,7 +424,7 @@ class Registry:
         await batcher.close()
         replicas = batcher.take_replicas()
         while replicas:
-            await replicas[-1].lane.load(_drop_last_replica, replicas)
+            await replicas[-1].lane.load(_drop_last_replica, replicas, self._engine)
         logger.info("unloaded %s, %d MB resident", entry.spec.key, memory.resident_bytes() >> 20)
 
     def __repr__(self) -> str:
@@ -476,10 +476,10 @@ def _build_model(spec: ModelSpec[ModelT], open_session: OpenSession) -> ModelT:
     return model
 
 
-def _drop_last_replica(replicas: list[Replica[Any, Any]]) -> None:
+def _drop_last_replica(replicas: list[Replica[Any, Any]], engine: Engine) -> None:
     """Free one replica's session on the lane's own thread: freeing hundreds of MB takes a while."""
     replicas.pop()
-    memory.release()
+    engine.release_memory()
 
 
 def _mark_retrieved(task: "asyncio.Task[Loaded[Model[Any, Any]]]") -> None:

@@ -487,3 +487,46 @@ def test_a_containers_quota_bounds_the_cores(tmp_path: Path, content: str, expec
     quota.write_text(content)
     unbounded = usable_cores(tmp_path / "missing")
     assert usable_cores(quota) == min(unbounded, expected or unbounded)
+
+
+RUN_AND_RELEASE = """
+import sys
+from pathlib import Path
+import numpy as np
+from immich_ml_cn import memory, sources
+from immich_ml_cn.engines import CpuEngine
+from immich_ml_cn.settings import Settings
+from immich_ml_cn.sources.tasks import Component, ModelTask
+
+def anonymous_mb():
+    told = Path("/proc/self/smaps_rollup").read_text()
+    return int(told.partition("Pss_Anon:")[2].split()[0]) / 1024
+
+assert memory.use_one_heap()
+engine = CpuEngine(Settings(intra_op_threads=1, model_arena=sys.argv[1] == "arena"))
+detector = sources.bundled(ModelTask.OCR, "PP-OCRv6_small", Component.DETECTION)
+sessions = [engine.open(detector, "bulk", 0) for _ in range(2)]
+engine.release_memory()
+opened = anonymous_mb()
+for session in sessions:
+    session.run({session.inputs[0].name: np.zeros((1, 3, 736, 1024), np.float32)})
+used = anonymous_mb()
+engine.release_memory()
+print(used - opened, anonymous_mb() - opened)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_sessions_on_the_cpu_share_memory_for_their_runs_and_return_it(tmp_path: Path) -> None:
+    """A run of the text detector takes 120 MB and more, of which two sessions would keep twice as much."""
+
+    def kept_mb(arena: str) -> tuple[float, float]:
+        command = [sys.executable, "-c", RUN_AND_RELEASE, arena]
+        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=120)
+        used, released = map(float, done.stdout.split())
+        return used, released
+
+    used, released = kept_mb("arena")
+    assert 60 < used < 220
+    assert released < 15
+    assert kept_mb("none")[1] < 15

@@ -606,6 +606,7 @@ class TestTidying:
                 assert await h.registry.trim_memory()
                 h.clock.now += IDLE_BEFORE_TRIM_S
                 assert not await h.registry.trim_memory()
+            assert h.engine.releases == 2
 
     async def test_not_while_somebody_holds_a_model(self) -> None:
         async with setup() as h:

@@ -49,6 +49,8 @@ class GatedEngine:
 
     def import_library(self) -> None: ...
 
+    def release_memory(self) -> None: ...
+
     def open(
         self, graph: Graph, kind: LaneKind, device_id: int, *, parallel: bool = False, pinned: bool = False
     ) -> GatedSession:
