@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .crops import box_sizes, is_vertical
-from .skew import page_skew, rotated
+from .skew import page_angle, rotated
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def upright_boxes(boxes: NDArray[Any], *, upside_down: bool = False, texts: Sequ
     """
     widths, heights = box_sizes(boxes)
     vertical, horizontal = is_vertical(widths, heights), is_vertical(heights, widths)
-    points = rotated(boxes, -page_skew(boxes))
+    points = rotated(boxes, -page_angle(boxes))
     if upside_down:
         points = -points
     if vertical.any() and not horizontal.any():

@@ -165,9 +165,10 @@ class Page:
         if self.upside_down or len(lying) <= FEW_LINES + self._large_count:
             # Not of two characters: those that look alike on their backs, 田中, would tell the wrong thing.
             yield from self._find_direction([line for line in lying if self._lengths[line] > NARROW_RATIO])
-        if self._stands_as_a_whole:
+        # Narrow boxes count here: they have been read both ways.
+        if 2 * self._lengths[standing].sum() > self._lengths.sum():
             lone = np.flatnonzero(self._lone).tolist()
-            longest = int(np.argmax(self._lengths))
+            longest = max(standing, key=lambda line: float(self._lengths[line]))
             yield from self._ask((line, self.upright[longest]) for line in lone)
             for line in lone:
                 self.turns[line] = self.upright[line] = self.upright[longest]

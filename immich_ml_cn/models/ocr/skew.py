@@ -35,6 +35,20 @@ def page_skew(boxes: NDArray[Any]) -> float:
     return float(_wrapped(mean + _weighted_median(_wrapped(angles - mean), weights)))
 
 
+def page_angle(boxes: NDArray[Any]) -> float:
+    """By how much a page is turned, in radians, as `page_skew` says but for whole quarters.
+
+    About 45 degrees it takes but one box more to see the same page a quarter further. What counts is what was seen
+    when the corners were put in order.
+
+    Args:
+        boxes: (N, 4, 2), pixels, corners top-left, top-right, bottom-right, bottom-left in the directions of the page.
+    """
+    skew = page_skew(boxes)
+    x, y = (boxes[:, 1] - boxes[:, 0]).sum(axis=0)
+    return skew + _QUARTER * round((float(np.arctan2(y, x)) - skew) / _QUARTER)
+
+
 def rotated(points: NDArray[Any], angle: float) -> NDArray[np.float64]:
     """Points (…, 2) turned by so many radians about the origin, clockwise in a picture."""
     sine, cosine = np.sin(angle), np.cos(angle)

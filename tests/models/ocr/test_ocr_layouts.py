@@ -51,6 +51,19 @@ def test_a_page_on_its_side_is_read_from_its_own_top(page: Layout, angle: float)
     assert order(page, boxes, upside_down) == [item.text for item in page.items]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_page_at_45_degrees_is_read_line_by_line(seed: int) -> None:
+    """Where some of its lines lie a little less steep and others a little more, and a few turn out to be no text."""
+    random = np.random.default_rng(seed)
+    page = Layout("book", "")
+    page.lines([f"line {number} of the page" for number in range(9)], 50, 50)
+    turns = np.radians(45 + random.uniform(-2, 2, 9))
+    boxes = np.array([rotated(box, turn) for box, turn in zip(page.boxes(), turns, strict=True)])
+    corners = order_corners(boxes.round().astype(np.float32))
+    kept = np.sort(random.choice(9, 5, replace=False))
+    np.testing.assert_array_equal(kept[reading_order(corners[kept])], kept)
+
+
 def test_columns_of_numbers_are_a_table() -> None:
     """Dates and telephone numbers fill their columns, as running text does."""
     page = Layout("tables", "")

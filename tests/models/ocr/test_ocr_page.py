@@ -157,6 +157,15 @@ def test_lone_characters_of_a_page_on_its_side_lie_as_the_page_does() -> None:
     assert play(page, [0.01, 0.01, 0.4], Recogniser(lines)).texts == ("The quick", "brown", "42")
 
 
+def test_short_words_of_a_page_on_its_side_lie_as_the_page_does() -> None:
+    """None is so long that it surely stands: two characters that are as wide as high, and words of three."""
+    page = boxes((500, 50, 40, 56), (500, 200, 40, 90), (400, 50, 40, 90), (400, 200, 40, 90))
+    lines = [{ON_ITS_LEFT: (word, 0.99)} for word in ("橙汁", "89.20", "纯牛奶", "50.00")]
+    answer = play(page, [0.9, 0.01, 0.01, 0.01], Recogniser(lines))
+    assert answer.texts == ("橙汁", "89.20", "纯牛奶", "50.00")
+    assert first_corners(answer)[0] == [540, 50]
+
+
 def test_a_narrow_character_among_horizontal_lines_stands_upright() -> None:
     page = boxes((50, 50, 300, 40), (400, 50, 20, 40))
     lines = [{UPRIGHT: ("Gate", 0.99)}, {UPRIGHT: ("1", 0.99), ON_ITS_LEFT: ("一", 0.98)}]

@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from immich_ml_cn.models.ocr.boxes import order_corners
-from immich_ml_cn.models.ocr.skew import page_skew, rotated
+from immich_ml_cn.models.ocr.skew import page_angle, page_skew, rotated
 
 ANGLES = range(0, 360, 2)
 
@@ -56,3 +56,13 @@ def test_vertical_and_horizontal_lines_agree_and_outliers_do_not_count() -> None
 def test_lone_characters_have_no_skew() -> None:
     assert page_skew(rotated(rectangle(40, 40)[None], 0.3)) == pytest.approx(0, abs=1e-6)
     assert page_skew(np.zeros((0, 4, 2))) == 0
+
+
+@pytest.mark.parametrize("angle", [-45, -44, 0, 10, 44, 45, 46])
+def test_each_line_of_a_page_says_how_its_page_is_turned(angle: float) -> None:
+    """At 45 degrees too, where the skew of one line is a quarter off that of the next."""
+    wobble = np.random.default_rng(0).uniform(-3, 3, 12)
+    lines = [rotated(rectangle(500, 30, y=60 * line), np.radians(angle + turn)) for line, turn in enumerate(wobble)]
+    page = order_corners(np.array(lines))
+    assert [np.degrees(page_angle(line[None]) - page_angle(page)) for line in page] == pytest.approx([0] * 12, abs=6)
+    assert np.degrees(page_angle(page) - page_skew(page)) == pytest.approx(0) or abs(angle) == 45
