@@ -246,10 +246,14 @@ class Page:
 def _says_more(large: Reading, parts: Sequence[Reading]) -> bool:
     """Whether a large character is what was read there, and not the lines that lie inside its box.
 
-    Where a line says the same, its box is the better one: it stands as the text does.
+    Where a line says the same, its box is the better one: it stands as the text does. Lines that the large reading
+    contains are pieces of it, cut at a gap or with a character twice.
     """
-    if [text for text, _ in parts] == [large[0]]:
+    texts = [text for text, _ in parts]
+    if texts == [large[0]]:
         return False
+    if len(texts) > 1 and all(text in large[0] for text in texts):
+        return True
     return len(large[0]) >= sum(len(text) for text, _ in parts) and all(large[1] >= score for _, score in parts)
 
 

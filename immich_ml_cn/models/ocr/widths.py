@@ -19,6 +19,8 @@ _WIDTHS: Final = (
 )
 # Full-width signs between half-width letters or digits, and currency signs before half-width digits.
 _INSIDE_A_WORD: Final = re.compile("(?<=[0-9A-Za-z])[＃％＆＋－．／：＝＠＿～](?=[0-9A-Za-z])|[￠￡￥￦](?=[0-9])")
+# Katakana's middle dot, as wide as a character, between half-width letters or digits: a number plate's.
+_DOT_INSIDE_A_WORD: Final = re.compile("(?<=[0-9A-Za-z])・(?=[0-9A-Za-z])")
 
 
 def usual_classes(alphabet: Sequence[str]) -> NDArray[np.int64]:
@@ -38,7 +40,7 @@ def in_one_width(text: str) -> str:
     for unusual, usual in _WIDTHS:
         if usual.search(text):
             text = unusual.sub(_in_usual_form, text)
-    return _INSIDE_A_WORD.sub(_in_usual_form, text)
+    return _DOT_INSIDE_A_WORD.sub("·", _INSIDE_A_WORD.sub(_in_usual_form, text))
 
 
 def _in_usual_form(found: re.Match[str]) -> str:

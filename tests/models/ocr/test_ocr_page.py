@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from immich_ml_cn.models.ocr.crops import crop_line
 from immich_ml_cn.models.ocr.page import read_page, step
-from immich_ml_cn.models.results import NO_BOXES, ReadText, TextBoxes
+from immich_ml_cn.models.results import ReadText, TextBoxes
 
 Reading = tuple[str, float]
 UPRIGHT, ON_ITS_LEFT, UPSIDE_DOWN = 0, 1, 2
@@ -42,15 +42,22 @@ class Recogniser:
 
 
 def play(
-    boxes: NDArray[np.float32], probabilities: Sequence[float], recogniser: Recogniser, min_score: float = 0.5
+    boxes: NDArray[np.float32],
+    probabilities: Sequence[float],
+    recogniser: Recogniser,
+    min_score: float = 0.5,
+    *,
+    large_count: int = 0,
 ) -> ReadText:
     image = np.zeros((1000, 1000, 3), np.uint8)
     for number, box in enumerate(boxes):
         x, y = box[0].astype(int)
         image[y, x] = 255, number, 0
-    found = TextBoxes(boxes, np.linspace(0.5, 1, len(boxes), dtype=np.float32))
+    scores = np.linspace(0.5, 1, len(boxes), dtype=np.float32)
+    count = len(boxes) - large_count
+    found, large = TextBoxes(boxes[:count], scores[:count]), TextBoxes(boxes[count:], scores[count:])
     crops = [crop_line(image, box) for box in boxes]
-    page = read_page(found, NO_BOXES, crops, probabilities, min_score)
+    page = read_page(found, large, crops, probabilities, min_score)
     wanted = step(page)
     while not isinstance(wanted, ReadText):
         wanted = step(page, [recogniser(crop) for crop in wanted])
@@ -185,6 +192,15 @@ def test_a_doubtful_line_is_read_again_with_a_margin(again: float, expected: flo
 
     answer = play(rows(1), [0.3], Doubting([]))
     assert (answer.texts, answer.scores) == (("64",), (expected,))
+
+
+@pytest.mark.parametrize(
+    ("large", "expected"), [("沪C·00644", ("沪C·00644",)), ("C00644", ("沪C·0", "00644")), ("7", ("沪C·0", "00644"))]
+)
+def test_pieces_of_a_large_line_give_way_to_the_whole(large: str, expected: tuple[str, ...]) -> None:
+    page = boxes((100, 100, 300, 120), (350, 100, 400, 120), (90, 90, 700, 140))
+    lines = [{UPRIGHT: reading} for reading in (("沪C·0", 0.97), ("00644", 0.9999), (large, 0.95))]
+    assert play(page, [0.01] * 3, Recogniser(lines), large_count=1).texts == expected
 
 
 def test_symbols_and_unsure_lines_are_left_out() -> None:
