@@ -64,12 +64,19 @@ def extent(items: Sequence[Item], margin: float = 60) -> tuple[int, int]:
 
 def rotated(picture: Picture, angle: float, around: Sequence[int] = (190, 190, 190)) -> Picture:
     """Turned clockwise by so many degrees, on a larger picture."""
+    turn, size = rotation(picture, angle)
+    return _uint8(cv2.warpAffine(picture, turn, size, flags=cv2.INTER_CUBIC, borderValue=list(around)))
+
+
+def rotation(picture: Picture, angle: float) -> tuple[NDArray[np.float64], tuple[int, int]]:
+    """The transform, (2, 3), of a picture's points that turns it clockwise by so many degrees, and the width and height
+    of the picture that then holds it."""
     height, width = picture.shape[:2]
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), -angle, 1)
     cosine, sine = abs(turn[0, 0]), abs(turn[0, 1])
     wide, high = round(width * cosine + height * sine), round(width * sine + height * cosine)
     turn[:, 2] += [(wide - width) / 2, (high - height) / 2]
-    return _uint8(cv2.warpAffine(picture, turn, (wide, high), flags=cv2.INTER_CUBIC, borderValue=list(around)))
+    return np.asarray(turn, np.float64), (wide, high)
 
 
 def in_perspective(picture: Picture, strength: float, random: np.random.Generator) -> Picture:

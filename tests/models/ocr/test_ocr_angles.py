@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from ocr_pipeline import OcrModels, read_picture
 from PIL import Image
 
+from benchmarks.ocr.drawing import rotation
+
 Picture = NDArray[np.uint8]
 
 EVERY = [pytest.param(angle, marks=() if angle % 20 == 4 else pytest.mark.slow) for angle in range(0, 360, 2)]
@@ -22,13 +24,9 @@ def picture(name: str) -> Picture:
 
 def turned(image: Picture, angle: float) -> tuple[Picture, NDArray[np.float64]]:
     """A picture turned clockwise by so many degrees on a larger one, and the transform, (2, 3), of its points."""
-    height, width = image.shape[:2]
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), -angle, 1)
-    cosine, sine = abs(turn[0, 0]), abs(turn[0, 1])
-    wide, high = round(width * cosine + height * sine), round(width * sine + height * cosine)
-    turn[:, 2] += [(wide - width) / 2, (high - height) / 2]
-    pixels = cv2.warpAffine(image, turn, (wide, high), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(pixels, np.uint8), np.asarray(turn, np.float64)
+    turn, size = rotation(image, angle)
+    pixels = cv2.warpAffine(image, turn, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(pixels, np.uint8), turn
 
 
 def check(image: Picture, angle: int, lines: list[str], first_corners: list[tuple[int, int]], size: int) -> None:
