@@ -183,6 +183,19 @@ def text_above_two_columns(page: Layout) -> None:
     page.lines(texts.english_lines(110, 8, 31), 560, y + 40, 24)
 
 
+@_page("columns")
+def two_ragged_columns_in_english_at_the_same_heights(page: Layout) -> None:
+    page.lines(texts.english_lines(3, 9, 24), 60, 60, 26, 1.45)
+    page.lines(texts.english_lines(70, 9, 24), 520, 60, 26, 1.45)
+
+
+@_page("columns")
+def three_narrow_columns_in_english_below_their_headings(page: Layout) -> None:
+    for column, heading in enumerate(("Garden", "Rivers", "Roads")):
+        page.add(heading, 60 + 420 * column, 40, 40)
+        page.lines(texts.english_lines(40 * column, 7, 22), 60 + 420 * column, 120, 28)
+
+
 # --- books ---
 
 
@@ -303,6 +316,12 @@ def close_rows_of_three_cells(page: Layout) -> None:
 def a_calendar_of_events(page: Layout) -> None:
     rows = [(f"{3 + n}月{2 * n + 5}日", f"{texts.chinese(25 * n, 5 + n % 4)}讲座") for n in range(7)]
     _table(page, rows, (60, 300), pitch=1.9)
+
+
+@_page("tables")
+def a_list_of_words(page: Layout) -> None:
+    pairs = ("apple", "pomme"), ("umbrella", "parapluie"), ("tin opener", "ouvre-boîte"), ("light bulb", "ampoule")
+    _table(page, [*pairs, ("bridge", "pont"), ("harbour", "port"), ("railway", "chemin de fer")], (60, 400), pitch=1.5)
 
 
 # --- receipts: row by row ---

@@ -4,7 +4,7 @@ documents", ICPR 1984) with guards.
 A page is cut at a gutter, an empty strip from top to bottom between two columns, and each column is read to its end.
 But tables, receipts and forms have empty strips too, and are read row by row. So a gutter counts only between two
 columns of running text: long lines, one close below the other, side by side. Where such lines stand at the same heights
-on both sides, as in a table, they have to fill their column as well.
+on both sides, as in a table, they have to fill their column as well, or be broken amid sentences.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,14 @@ from .layout import Box, Line, median, text_lines
 MIN_GUTTER = 0.25
 MIN_LINE_LENGTH = 3.5
 MIN_FULL_LINE_LENGTH = 4.0
+MIN_SENTENCE_LENGTH = 6.0
 MAX_PITCH = 1.75
 MAX_JUMP = 2.5
 # Of lines.
 MIN_LINES = 2
 MIN_TOGETHER = 6
 MIN_FILLED = 0.7
+MIN_CONTINUED = 0.5
 MAX_NUMERIC = 0.3
 
 
@@ -131,7 +133,7 @@ def _are_columns(left: Sequence[Line], right: Sequence[Line]) -> bool:
         return False
     if _share_beside(fewer, more, 0.2) < 0.6:
         return True
-    return all(_is_filled(lines) for lines in (left, right))
+    return all(_is_filled(lines) or _is_continued(lines) for lines in (left, right))
 
 
 def _typical_length(lines: Sequence[Line]) -> float:
@@ -158,9 +160,24 @@ def _is_numeric(lines: Sequence[Line]) -> bool:
 
 def _is_filled(lines: Sequence[Line]) -> bool:
     """Whether long lines reach from one edge of their column to the other, as running text does."""
-    left, right = min(line[0].left for line in lines), max(line[-1].right for line in lines)
-    full = [line for line in lines if _width(line) >= 0.85 * (right - left) and len(line) == 1]
+    full = [line for line in _reaching(lines, 0.85) if len(line) == 1]
     return len(full) >= MIN_FILLED * len(lines) and _typical_length(lines) >= MIN_FULL_LINE_LENGTH
+
+
+def _is_continued(lines: Sequence[Line]) -> bool:
+    """Whether these are long lines that go on from one another, as words do that end where the next has no place."""
+    continued = [line for line in lines if line[0].continues]
+    return (
+        len(continued) >= MIN_CONTINUED * len(lines)
+        and len(_reaching(lines, 0.6)) >= MIN_FILLED * len(lines)
+        and _typical_length(lines) >= MIN_SENTENCE_LENGTH
+    )
+
+
+def _reaching(lines: Sequence[Line], share: float) -> list[Line]:
+    """The lines that are at least so long, as a share of their column's width."""
+    left, right = min(line[0].left for line in lines), max(line[-1].right for line in lines)
+    return [line for line in lines if _width(line) >= share * (right - left)]
 
 
 def _width(line: Line) -> float:

@@ -20,6 +20,7 @@ class Box:
         vertical: its text stands upright, from top to bottom.
         square: a lone character, or two.
         numeric: most of its text is digits, as far as it is known.
+        continues: its text begins with a small letter, likewise: it goes on from the line above.
     """
 
     index: int
@@ -31,6 +32,7 @@ class Box:
     vertical: bool
     square: bool
     numeric: bool = False
+    continues: bool = False
 
     @property
     def x(self) -> float:
@@ -68,11 +70,12 @@ def upright_boxes(boxes: NDArray[Any], *, upside_down: bool = False, texts: Sequ
         vertical, horizontal = horizontal, vertical
     extents = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1).tolist()
     thicknesses = np.minimum(widths, heights).tolist()
+    texts = texts or [""] * len(boxes)
     kinds = zip(vertical.tolist(), (~(vertical | horizontal)).tolist(), strict=True)
-    rows = zip(extents, thicknesses, kinds, strict=True)
+    rows = zip(extents, thicknesses, kinds, texts, strict=True)
     return [
-        Box(index, left, top, right, bottom, thickness, stands, square, texts is not None and _is_numeric(texts[index]))
-        for index, ((left, top, right, bottom), thickness, (stands, square)) in enumerate(rows)
+        Box(index, *extent, thickness, *kind, numeric=_is_numeric(text), continues=text[:1].islower())
+        for index, (extent, thickness, kind, text) in enumerate(rows)
     ]
 
 
@@ -95,7 +98,7 @@ def grouped(boxes: Iterable[Box], position: Callable[[Box], float]) -> list[list
 
 
 def _is_numeric(text: str) -> bool:
-    return 2 * sum(character.isdigit() for character in text) >= len(text)
+    return 0 < len(text) <= 2 * sum(character.isdigit() for character in text)
 
 
 def median(values: Sequence[float]) -> float:
