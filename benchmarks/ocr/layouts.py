@@ -214,6 +214,13 @@ def an_open_book_with_page_numbers(page: Layout) -> None:
 
 
 @_page("books")
+def an_open_book_with_page_numbers_far_below(page: Layout) -> None:
+    for number, x in ((12, 80), (13, 620)):
+        page.lines(texts.chinese_lines(150 * (number - 12), 10, 9), x, 80, 40, 1.7)
+        page.add(str(number), x + 170, 840, 30)
+
+
+@_page("books")
 def a_chapter_begins_on_the_right_page(page: Layout) -> None:
     page.lines(texts.chinese_lines(20, 12, 15), 60, 60, 26, 1.7)
     page.add("第二章归途", 720, 100, 48)

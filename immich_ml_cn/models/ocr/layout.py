@@ -74,8 +74,8 @@ def upright_boxes(boxes: NDArray[Any], *, upside_down: bool = False, texts: Sequ
     kinds = zip(vertical.tolist(), (~(vertical | horizontal)).tolist(), strict=True)
     rows = zip(extents, thicknesses, kinds, texts, strict=True)
     return [
-        Box(index, *extent, thickness, *kind, numeric=_is_numeric(text), continues=text[:1].islower())
-        for index, (extent, thickness, kind, text) in enumerate(rows)
+        Box(index, left, top, right, bottom, thickness, stands, square, _is_numeric(text), continues=text[:1].islower())
+        for index, ((left, top, right, bottom), thickness, (stands, square), text) in enumerate(rows)
     ]
 
 
