@@ -159,9 +159,9 @@ class Registry:
 
         Nothing is fetched, and after a failure the next request tries again.
         """
-        entry = self._entry(spec)
         if spec.is_here is not None and not await asyncio.to_thread(spec.is_here):
             return
+        entry = self._entry(spec)
         if self._closed or entry.loaded is not None or entry.task is not None or entry.failure:
             return
         load = self._begin_load(entry, fetch=False)

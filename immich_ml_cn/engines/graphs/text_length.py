@@ -132,7 +132,8 @@ class _LengthEdit:
                 if self._size in _integers(tensor):
                     raise ValueError(f"{node.op_type} of {name} is not understood")
                 if self._size in tensor.dims:
-                    node.input[index] = cut.setdefault(name, "") or self._cut(cut, name, tensor)
+                    cut[name] = cut.get(name) or self._cut(name, tensor)
+                    node.input[index] = cut[name]
 
     def insert(self) -> None:
         """Put the new nodes before the old ones, which read from them; nodes of constants stand before both."""
@@ -141,7 +142,7 @@ class _LengthEdit:
         constants = [node for node in old if node.op_type == "Constant"]
         self._graph.node.extend([*constants, *self._nodes, *(node for node in old if node.op_type != "Constant")])
 
-    def _cut(self, cut: dict[str, str], name: str, tensor: Any) -> str:
+    def _cut(self, name: str, tensor: Any) -> str:
         from onnx import helper
 
         for axis in (axis for axis, size in enumerate(tensor.dims) if size == self._size):

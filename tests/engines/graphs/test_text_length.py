@@ -122,6 +122,18 @@ def changed(tmp_path: Path, name: str, change: Any) -> Path:
     return path
 
 
+def share_the_mask(graph: Any) -> None:
+    """One mask for all layers, as some exporters and optimisers write it."""
+    masks = {tensor.name for tensor in graph.initializer if list(tensor.dims[-2:]) == [CONTEXT, CONTEXT]}
+    assert len(masks) == 2
+    for node in graph.node:
+        node.input[:] = [min(masks) if name in masks else name for name in node.input]
+
+
+def test_a_mask_of_several_layers(tmp_path: Path) -> None:
+    assert_freed(changed(tmp_path, "dynamo.onnx", share_the_mask))
+
+
 def see_later_tokens(graph: Any) -> None:
     """SigLIP's text tower has no causal mask."""
     for tensor in graph.initializer:
