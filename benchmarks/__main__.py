@@ -1,4 +1,5 @@
-"""`scripts/bench`: our server, or the one at `--url`, against the bare sessions; writes JSON, Markdown and plots."""
+"""`scripts/bench`: our server, or the one at `--url`, against the bare sessions, or with `--vs` against another server
+of Immich's protocol; writes JSON, Markdown and plots."""
 
 import argparse
 import datetime
@@ -15,18 +16,23 @@ from typing import Any
 
 import immich_ml_cn
 
-from . import models, plots, report
+from . import comparison, models, openclip, plots, report
+from .comparison import Comparison, Start
+from .comparison_rows import OTHER, comparison_table
+from .limit import BareSessions
 from .machine import describe
 from .measurements import Measurements
 from .requests import Names
-from .server import OurServer, Server
+from .server import LocalServer, OurServer, Server
 from .stages import FAST_SETTING, Bench, Plan
-from .targets import ALL, CLIP_VISUAL, FACES, FAST, OCR_DENSE, OCR_SPARSE, TEXT_LONG, TEXT_SHORT
+from .targets import ALL, CLIP_VISUAL, FACES, FAST, OCR_DENSE, OCR_SPARSE, OURS, TEXT_LONG, TEXT_SHORT
 
 IMAGE_TASKS = (CLIP_VISUAL, FACES, OCR_DENSE, OCR_SPARSE, ALL)
 STAGES = ("throughput", "fast", "text", "http", "start", "pause", "memory", "int8", "scaling", "against")
 SHAPES = "shapes"
 """For GPUs: on a CPU it takes half an hour, so that it runs only where it is asked for."""
+COMPARED = RUNNING, STARTING = "running", "starting"
+"""The stages of a comparison with another server: while both run, and from their starts on."""
 NEED_OURS = ("fast", "http", "start", "pause", "memory", "int8", SHAPES)
 
 FULL = Plan(
@@ -48,10 +54,14 @@ QUICK = Plan(
     shapes=8,
 )
 
+_VS_COMMAND = """compare with the server that this command starts: its first requests and its memory as well. It is told
+address, port and models' folder by Immich's variables."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the stages asked for; the exit code."""
     options = _parser().parse_args(arguments)
+    options.only = options.only or (COMPARED if _compares(options) else STAGES)
     say = _narrator()
     plan = _plan(options)
     about = {
@@ -61,18 +71,51 @@ def main(arguments: Sequence[str]) -> int:
         "machine": describe(),
         "options": asdict(plan),
     }
-    models.fill(options.models, int8="int8" in options.only, say=say)
     measured = Measurements()
     failures: list[str] = []
-    device = _measure(options, plan, measured, say, failures)
+    if _compares(options):
+        device = _compare(options, plan, measured, say)
+    else:
+        device = _measure(options, plan, measured, say, failures)
     folder: Path = options.out
     folder.mkdir(parents=True, exist_ok=True)
     about = {**about, "device": device, "failures": failures}
     report.write_json(folder / "results.json", measured, about)
-    report.write_markdown(folder / "results.md", measured, about, plots.draw(folder, measured))
-    print(report.targets_table(measured))
+    summary = comparison_table(measured) if _compares(options) else report.targets_table(measured)
+    report.write_markdown(folder / "results.md", measured, about, summary, plots.draw(folder, measured))
+    print(summary)
     say(f"written to {folder}")
     return 1 if failures else 0
+
+
+def _compare(options: argparse.Namespace, plan: Plan, measured: Measurements, say: Callable[[str], None]) -> str:
+    """Measure our server and another one; what was measured, for people."""
+    comparison.fill(options.models, say)
+    names = Names(options.clip or openclip.NAME, options.faces, options.ocr or comparison.READER, models.TINY)
+    tasks = comparison.tasks_for(names)
+    compared = Comparison(options.models, tasks, measured, say, rounds=plan.rounds, seconds=plan.seconds)
+    if not options.url:
+        say("packing the weights, as our server does in its own time")
+        BareSessions.record(options.models, list(tasks.values()), dict(options.set))
+    if RUNNING in options.only:
+        with ExitStack() as stack:
+            servers = [_ours(options)(options.models), _other(options)(options.models)]
+            compared.running([stack.enter_context(server) for server in servers], options.tasks)
+    if STARTING in options.only and options.vs_command and not options.url:
+        compared.starting([_ours(options), _other(options)])
+    return f"CPU, beside {options.vs or options.vs_command}"
+
+
+def _ours(options: argparse.Namespace) -> Start:
+    if options.url:
+        return lambda cache: Server(OURS, options.url)
+    return lambda cache: OurServer(cache, environ=dict(options.set))
+
+
+def _other(options: argparse.Namespace) -> Start:
+    if options.vs:
+        return lambda cache: Server(OTHER, options.vs)
+    return lambda cache: LocalServer(OTHER, shlex.split(options.vs_command), cache)
 
 
 def _measure(
@@ -83,7 +126,8 @@ def _measure(
     failures: list[str],
 ) -> str:
     """Run the stages; what ran the bare sessions. A stage that fails is noted and does not keep the others."""
-    names = Names(options.clip, options.faces, options.ocr, models.TINY)
+    models.fill(options.models, int8="int8" in options.only, say=say)
+    names = Names(options.clip or models.CLIP, options.faces, options.ocr or models.OCR, models.TINY)
     bench = Bench(plan, options.models, names, [], measured, say, dict(options.set), _needed(options))
 
     def attempt(stage: str, run: Callable[[], None]) -> None:
@@ -107,7 +151,7 @@ def _measure(
     for stage, run in alone.items():
         attempt(stage, run)
     with ExitStack() as stack:
-        bench.servers = [stack.enter_context(server) for server in _servers(options)]
+        bench.servers = [stack.enter_context(_ours(options)(options.models))]
         if "fast" in options.only and not options.url:
             bench.fast = stack.enter_context(_fast_server(options))
         attempt("throughput", lambda: bench.throughput(options.tasks))
@@ -128,13 +172,12 @@ def _needed(options: argparse.Namespace) -> list[str]:
     return [name for name in (*IMAGE_TASKS, TEXT_SHORT, TEXT_LONG) if name in wanted]
 
 
-def _servers(options: argparse.Namespace) -> list[Server]:
-    first = Server("ours", options.url) if options.url else OurServer(options.models, environ=dict(options.set))
-    return [first, Server("theirs", options.vs)] if options.vs else [first]
-
-
 def _fast_server(options: argparse.Namespace) -> Server:
     return OurServer(options.models, name=FAST, environ={**dict(options.set), **FAST_SETTING})
+
+
+def _compares(options: argparse.Namespace) -> bool:
+    return bool(options.vs or options.vs_command)
 
 
 def _plan(options: argparse.Namespace) -> Plan:
@@ -152,21 +195,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="about two minutes, to see that everything works")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder for the results (%(default)s)")
-    stages: dict[str, Any] = {"nargs": "+", "choices": (*STAGES, SHAPES), "default": list(STAGES), "metavar": "STAGE"}
-    parser.add_argument("--only", **stages, help=f"of {STAGES}, which are the default, and {SHAPES}")
+    stages: dict[str, Any] = {"nargs": "+", "choices": (*STAGES, SHAPES, *COMPARED), "metavar": "STAGE"}
+    parser.add_argument("--only", **stages, help=f"of {STAGES} and {SHAPES}, or of {COMPARED} with --vs")
     parser.add_argument("--tasks", nargs="+", choices=IMAGE_TASKS, default=list(IMAGE_TASKS), metavar="TASK")
     parser.add_argument("--clients", nargs="+", type=int, help="numbers of clients, for every task")
     parser.add_argument("--rounds", type=int, help="how often each figure is measured")
     parser.add_argument("--seconds", type=float, help="about how long one measurement takes")
     parser.add_argument("--models", type=Path, default=models.default_cache(), help="models' folder (%(default)s)")
     parser.add_argument("--url", help=f"measure this server instead of starting ours; leaves out {NEED_OURS}")
-    parser.add_argument("--vs", metavar="URL", help="measure a second server in the same rounds")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--vs", metavar="URL", help="compare with this server, which has the same models")
+    other.add_argument("--vs-command", metavar="COMMAND", help=_VS_COMMAND)
     pair: dict[str, Any] = {"nargs": "+", "type": _pair, "default": [], "metavar": "NAME=VALUE"}
     parser.add_argument("--set", **pair, help="settings of our server and of the bare sessions")
     parser.add_argument("--against", **pair, help="measure the bare sessions with these settings too: another engine")
-    parser.add_argument("--clip", default=models.CLIP, help="what the servers call the CLIP model (%(default)s)")
+    parser.add_argument(
+        "--clip", help=f"what the servers call the CLIP model ({models.CLIP}, with --vs {openclip.NAME})"
+    )
     parser.add_argument("--faces", default=models.FACES, help="what they call the face pack (%(default)s)")
-    parser.add_argument("--ocr", default=models.OCR, help="what they call the OCR model (%(default)s)")
+    parser.add_argument("--ocr", help=f"what they call the OCR model ({models.OCR}, with --vs {comparison.READER})")
     return parser
 
 

@@ -24,12 +24,15 @@ class Stream:
         clients: how many at once.
         count: requests of all clients together; None: as many as it takes until the other streams have finished.
         pause_s: seconds a client waits before each request.
+        interval_s: seconds from one request to the next of all clients, whatever the answers take; there must be
+            clients enough. A request's time counts from when it was due.
     """
 
     requests: tuple[bytes, ...]
     clients: int
     count: int | None
     pause_s: float = 0.0
+    interval_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -131,10 +134,11 @@ async def _stream(host: str, port: int, stream: Stream, finished: asyncio.Event)
     async def work(numbers: Iterator[int]) -> None:
         client = _Client(host, port)
         for number in numbers:
+            due = started + number * stream.interval_s if stream.interval_s else time.perf_counter() + stream.pause_s
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
             if finished.is_set():
                 break
-            await asyncio.sleep(stream.pause_s)
-            begun = time.perf_counter()
+            begun = due if stream.interval_s else time.perf_counter()
             status = await client.send(stream.requests[number % len(stream.requests)])
             if status == 200:
                 latencies.append(time.perf_counter() - begun)

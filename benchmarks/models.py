@@ -60,8 +60,17 @@ def fill(cache: Path, *, int8: bool, say: Callable[[str], None]) -> None:
             build(path)
 
 
-def build_visual(path: Path, *, layers: int = 12, width: int = 768, size: int = 224, patch: int = 16) -> None:
-    """CLIP's ViT-B-16 image tower: ``image`` float32 [batch, 3, size, size] → [batch, 512]."""
+def build_visual(
+    path: Path,
+    *,
+    layers: int = 12,
+    width: int = 768,
+    size: int = 224,
+    patch: int = 16,
+    batch: int | str = "batch",
+    output: str = "unnorm_image_features",
+) -> None:
+    """CLIP's ViT-B-16 image tower: ``image`` float32 [batch, 3, size, size] → `output` [batch, 512]."""
     graph = Graph(seed=1)
     weights = graph.random(width, 3, patch, patch, scale=(3 * patch * patch) ** -0.5)
     x = graph.op("Conv", "image", weights, kernel_shape=[patch, patch], strides=[patch, patch])
@@ -73,11 +82,11 @@ def build_visual(path: Path, *, layers: int = 12, width: int = 768, size: int = 
     x = graph.op("Add", x, graph.random((size // patch) ** 2 + 1, width, scale=0.5))
     x = graph.layer_norm(x, width)
     for _ in range(layers):
-        x = graph.op("Add", x, _attention(graph, graph.layer_norm(x, width), width))
-        x = graph.op("Add", x, _feed_forward(graph, graph.layer_norm(x, width), width, quick=True))
+        x = graph.op("Add", x, attention(graph, graph.layer_norm(x, width), width))
+        x = graph.op("Add", x, feed_forward(graph, graph.layer_norm(x, width), width, quick=True))
     pooled = graph.op("Gather", x, graph.constant(0, np.int64), axis=1)
-    _project(graph, graph.layer_norm(pooled, width), width, "unnorm_image_features")
-    graph.save(path, [tensor("image", ["batch", 3, size, size])], {"unnorm_image_features": ["batch", DIMENSION]})
+    project(graph, graph.layer_norm(pooled, width), width, output)
+    graph.save(path, [tensor("image", [batch, 3, size, size])], {output: [batch, DIMENSION]})
 
 
 def build_textual(path: Path, *, layers: int = 12, width: int = 768, vocabulary: int = 21128) -> None:
@@ -90,10 +99,10 @@ def build_textual(path: Path, *, layers: int = 12, width: int = 768, vocabulary:
     x = graph.op("Gather", graph.random(vocabulary, width, scale=1.0), "text")
     x = graph.layer_norm(graph.op("Add", x, positions), width)
     for _ in range(layers):
-        x = graph.layer_norm(graph.op("Add", x, _attention(graph, x, width, mask)), width)
-        x = graph.layer_norm(graph.op("Add", x, _feed_forward(graph, x, width, quick=False)), width)
+        x = graph.layer_norm(graph.op("Add", x, attention(graph, x, width, mask)), width)
+        x = graph.layer_norm(graph.op("Add", x, feed_forward(graph, x, width, quick=False)), width)
     pooled = graph.op("Gather", x, graph.constant(0, np.int64), axis=1)
-    _project(graph, pooled, width, "unnorm_text_features")
+    project(graph, pooled, width, "unnorm_text_features")
     source = tensor("text", ["batch", "length"], TensorProto.INT64)
     graph.save(path, [source], {"unnorm_text_features": ["batch", DIMENSION]})
 
@@ -102,7 +111,7 @@ def build_tiny(path: Path) -> None:
     """An image tower of next to no work, with its preprocessing file."""
     graph = Graph(seed=3)
     pooled = graph.op("ReduceMean", "image", axes=[2, 3], keepdims=0)
-    _project(graph, pooled, 3, "embedding")
+    project(graph, pooled, 3, "embedding")
     graph.save(path, [tensor("image", ["batch", 3, 32, 32])], {"embedding": ["batch", DIMENSION]})
     (path.parent / "preprocess_cfg.json").write_text(_TINY_CONFIG, encoding="utf-8")
 
@@ -153,8 +162,8 @@ def quantise(source: Path, path: Path) -> None:
     part.replace(path)
 
 
-def _attention(graph: Graph, x: str, width: int, mask: str = "") -> str:
-    """Self-attention of heads of 64; `mask` (N, 1, 1, L) is added to the scores."""
+def attention(graph: Graph, x: str, width: int, mask: str = "") -> str:
+    """Self-attention of heads of 64; `mask`, which spreads to (N, heads, L, L), is added to the scores."""
     query, key, value = (_heads(graph, graph.linear(x, width, width), width) for _ in range(3))
     scores = graph.op("MatMul", query, graph.op("Transpose", key, perm=[0, 1, 3, 2]))
     scores = graph.op("Mul", scores, graph.constant(0.125))
@@ -170,7 +179,7 @@ def _heads(graph: Graph, x: str, width: int) -> str:
     return graph.op("Transpose", split, perm=[0, 2, 1, 3])
 
 
-def _feed_forward(graph: Graph, x: str, width: int, *, quick: bool) -> str:
+def feed_forward(graph: Graph, x: str, width: int, *, quick: bool) -> str:
     """Four times the width and back, with QuickGELU (CLIP) or GELU (BERT) between."""
     hidden = graph.linear(x, width, 4 * width)
     if quick:
@@ -181,7 +190,8 @@ def _feed_forward(graph: Graph, x: str, width: int, *, quick: bool) -> str:
     return graph.linear(graph.op("Mul", hidden, gate), 4 * width, width)
 
 
-def _project(graph: Graph, x: str, width: int, name: str) -> None:
+def project(graph: Graph, x: str, width: int, name: str) -> None:
+    """(N, width) → the embedding, unnormalised."""
     graph.op("MatMul", x, graph.random(width, DIMENSION, scale=width**-0.5), name=name)
 
 

@@ -19,9 +19,11 @@ def write_json(path: Path, measured: Measurements, about: Mapping[str, Any]) -> 
     path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_markdown(path: Path, measured: Measurements, about: Mapping[str, Any], plots: Sequence[Path]) -> None:
-    """The tables, with the plots below them."""
-    parts = [_about(about), "## Targets", targets_table(measured)]
+def write_markdown(
+    path: Path, measured: Measurements, about: Mapping[str, Any], summary: str, plots: Sequence[Path]
+) -> None:
+    """The summary, all tables, and the plots below them."""
+    parts = [_about(about), "## Summary", summary]
     for task in TASKS:
         if any(measured.keys("rate", task)):
             parts += [f"## {task}", rates_table(measured, task)]

@@ -3,12 +3,13 @@
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping
-from contextlib import closing
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -39,10 +40,12 @@ class Server:
     ) -> None:
         """Nothing to stop: it is not ours."""
 
-    def stream(self, task: Task, clients: int, count: int | None, pause_s: float = 0.0) -> Stream:
+    def stream(
+        self, task: Task, clients: int, count: int | None, *, pause_s: float = 0.0, interval_s: float = 0.0
+    ) -> Stream:
         """Clients that send a task's requests to this server."""
         requests = tuple(post(f"{self.host}:{self.port}", self._path, body) for body in task.bodies())
-        return Stream(requests, clients, count, pause_s)
+        return Stream(requests, clients, count, pause_s, interval_s)
 
     def drive(self, *streams: Stream) -> Report:
         """Run streams side by side.
@@ -95,25 +98,31 @@ class Server:
             connection.close()
 
 
-class OurServer(Server):
-    """`python -m immich_ml_cn` with nothing in its environment but what is given, stopped at the end of a `with`."""
+class LocalServer(Server):
+    """A server that is started here, with nothing in its environment but what is given; stopped at the end of a `with`.
+
+    It is told what to do by Immich's own variables.
+    """
 
     def __init__(
         self,
+        name: str,
+        command: Sequence[str],
         cache: Path,
         *,
-        name: str = "ours",
         cores: Collection[int] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         """
         Args:
+            command: starts it, in the root of this repository.
             cache: the models' folder.
             cores: the numbers of the CPU cores it may use, None for all of ours.
             environ: added to its environment.
         """
         port = _free_port()
         super().__init__(name, f"http://127.0.0.1:{port}")
+        self._command = command
         self._cores = cores
         self._environ = {
             **{key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ},
@@ -122,7 +131,6 @@ class OurServer(Server):
             "IMMICH_PORT": str(port),
             "IMMICH_LOG_LEVEL": "warn",
             "MACHINE_LEARNING_CACHE_FOLDER": str(cache),
-            "MACHINE_LEARNING_PROVIDER": "cpu",
             "MACHINE_LEARNING_MODEL_TTL": "0",
             "HF_HUB_OFFLINE": "1",
             **(environ or {}),
@@ -132,13 +140,13 @@ class OurServer(Server):
     def __enter__(self) -> Self:
         """Start it and wait for /ping; `started_in_s` is the time from the process's start to there."""
         begun = time.perf_counter()
-        self._process = subprocess.Popen([sys.executable, "-m", "immich_ml_cn"], cwd=ROOT, env=self._environ)
+        self._process = subprocess.Popen(self._command, cwd=ROOT, env=self._environ, start_new_session=True)
         if self._cores is not None:
             os.sched_setaffinity(self._process.pid, self._cores)
         while not self.is_up():
             if self._process.poll() is not None or time.perf_counter() - begun > 120:
                 self.stop()
-                raise RuntimeError("our server did not start")
+                raise RuntimeError(f"{self.name} did not start: {' '.join(self._command)}")
             time.sleep(0.005)
         self.started_in_s = time.perf_counter() - begun
         self.pid = self._process.pid
@@ -150,13 +158,32 @@ class OurServer(Server):
         self.stop()
 
     def stop(self) -> None:
-        """End the process and wait for it."""
-        self._process.terminate()
+        """End the process and those that it has started, and wait for it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGTERM)
         try:
             self._process.wait(40)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+
+class OurServer(LocalServer):
+    """`python -m immich_ml_cn` on the CPU."""
+
+    def __init__(
+        self,
+        cache: Path,
+        *,
+        name: str = "ours",
+        cores: Collection[int] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """See `LocalServer`."""
+        command = [sys.executable, "-m", "immich_ml_cn"]
+        super().__init__(
+            name, command, cache, cores=cores, environ={"MACHINE_LEARNING_PROVIDER": "cpu", **(environ or {})}
+        )
 
 
 def cpu_seconds(pid: int) -> float:
@@ -177,6 +204,11 @@ def loaded_mb(pid: int) -> tuple[float, float]:
     told = Path(f"/proc/{pid}/smaps_rollup").read_text()
     whole, anonymous = (int(told.partition(f"\n{name}:")[2].split()[0]) for name in ("Pss", "Pss_Anon"))
     return whole * 1024 / 1e6, anonymous * 1024 / 1e6
+
+
+def tree_mb(pid: int) -> float:
+    """Resident memory of a process and its children in MB, a page of several of them counted once."""
+    return loaded_mb(pid)[0] + sum(map(tree_mb, _children(pid)))
 
 
 def process_count(pid: int) -> int:

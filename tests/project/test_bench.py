@@ -145,3 +145,10 @@ def test_an_endless_stream_ends_with_the_others_and_failures_are_counted(port: i
     imported, probed = drive("127.0.0.1", port, import_jobs, probe).outcomes
     assert len(imported.latencies_s) > 0
     assert (len(probed.latencies_s), probed.failures) == (3, {503: 3})
+
+
+def test_requests_of_an_interval_do_not_wait_for_answers(port: int) -> None:
+    stream = Stream((b"a",), clients=4, count=5, interval_s=0.05)
+    (outcome,) = drive("127.0.0.1", port, stream).outcomes
+    assert len(outcome.latencies_s) == 5
+    assert outcome.elapsed_s >= 4 * 0.05
