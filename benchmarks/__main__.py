@@ -7,7 +7,6 @@ import shlex
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -17,6 +16,7 @@ from typing import Any
 import immich_ml_cn
 
 from . import comparison, models, openclip, plots, report
+from .attempts import Attempts
 from .comparison import Comparison, Start
 from .comparison_rows import OTHER, comparison_table
 from .limit import BareSessions
@@ -31,8 +31,8 @@ IMAGE_TASKS = (CLIP_VISUAL, FACES, OCR_DENSE, OCR_SPARSE, ALL)
 STAGES = ("throughput", "fast", "text", "http", "start", "pause", "memory", "int8", "scaling", "against")
 SHAPES = "shapes"
 """For GPUs: on a CPU it takes half an hour, so that it runs only where it is asked for."""
-COMPARED = RUNNING, STARTING = "running", "starting"
-"""The stages of a comparison with another server: while both run, and from their starts on."""
+COMPARED = ("throughput", "text", "start", "memory")
+"""The stages of a comparison with another server."""
 NEED_OURS = ("fast", "http", "start", "pause", "memory", "int8", SHAPES)
 
 FULL = Plan(
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     measured = Measurements()
     failures: list[str] = []
     if _compares(options):
-        device = _compare(options, plan, measured, say)
+        device = _compare(options, plan, measured, say, failures)
     else:
         device = _measure(options, plan, measured, say, failures)
     folder: Path = options.out
@@ -88,7 +88,13 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if failures else 0
 
 
-def _compare(options: argparse.Namespace, plan: Plan, measured: Measurements, say: Callable[[str], None]) -> str:
+def _compare(
+    options: argparse.Namespace,
+    plan: Plan,
+    measured: Measurements,
+    say: Callable[[str], None],
+    failures: list[str],
+) -> str:
     """Measure our server and another one; what was measured, for people."""
     comparison.fill(options.models, say)
     names = Names(options.clip or openclip.NAME, options.faces, options.ocr or comparison.READER, models.TINY)
@@ -97,12 +103,17 @@ def _compare(options: argparse.Namespace, plan: Plan, measured: Measurements, sa
     if not options.url:
         say("packing the weights, as our server does in its own time")
         BareSessions.record(options.models, list(tasks.values()), dict(options.set))
-    if RUNNING in options.only:
+    attempt = Attempts(options.only, say, failures)
+    starts = [_ours(options), _other(options)]
+    if not {"throughput", "text"}.isdisjoint(options.only):
         with ExitStack() as stack:
-            servers = [_ours(options)(options.models), _other(options)(options.models)]
-            compared.running([stack.enter_context(server) for server in servers], options.tasks)
-    if STARTING in options.only and options.vs_command and not options.url:
-        compared.starting([_ours(options), _other(options)])
+            servers = [stack.enter_context(start(options.models)) for start in starts]
+            compared.warm(servers)
+            attempt("throughput", lambda: compared.throughput(servers, options.tasks))
+            attempt("text", lambda: compared.text(servers))
+    if options.vs_command and not options.url:
+        attempt("start", lambda: compared.start(starts))
+        attempt("memory", lambda: compared.memory(starts))
     return f"CPU, beside {options.vs or options.vs_command}"
 
 
@@ -125,20 +136,12 @@ def _measure(
     say: Callable[[str], None],
     failures: list[str],
 ) -> str:
-    """Run the stages; what ran the bare sessions. A stage that fails is noted and does not keep the others."""
+    """Run the stages; what ran the bare sessions."""
     models.fill(options.models, int8="int8" in options.only, say=say)
     names = Names(options.clip or models.CLIP, options.faces, options.ocr or models.OCR, models.TINY)
     bench = Bench(plan, options.models, names, [], measured, say, dict(options.set), _needed(options))
 
-    def attempt(stage: str, run: Callable[[], None]) -> None:
-        if stage not in options.only or (options.url and stage in NEED_OURS):
-            return
-        try:
-            run()
-        except Exception as error:
-            failures.append(f"{stage} failed: {type(error).__name__}: {error}")
-            say(f"{failures[-1]}\n{traceback.format_exc()}")
-
+    attempt = Attempts([stage for stage in options.only if not (options.url and stage in NEED_OURS)], say, failures)
     # Alone on the machine first; then with the servers that stay for the rest.
     alone = {
         "start": bench.start,
@@ -195,8 +198,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="about two minutes, to see that everything works")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder for the results (%(default)s)")
-    stages: dict[str, Any] = {"nargs": "+", "choices": (*STAGES, SHAPES, *COMPARED), "metavar": "STAGE"}
-    parser.add_argument("--only", **stages, help=f"of {STAGES} and {SHAPES}, or of {COMPARED} with --vs")
+    stages: dict[str, Any] = {"nargs": "+", "choices": (*STAGES, SHAPES), "metavar": "STAGE"}
+    parser.add_argument("--only", **stages, help=f"of {STAGES} and {SHAPES}; with --vs of {COMPARED}")
     parser.add_argument("--tasks", nargs="+", choices=IMAGE_TASKS, default=list(IMAGE_TASKS), metavar="TASK")
     parser.add_argument("--clients", nargs="+", type=int, help="numbers of clients, for every task")
     parser.add_argument("--rounds", type=int, help="how often each figure is measured")

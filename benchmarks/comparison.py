@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -64,41 +64,50 @@ class Comparison:
         self._rounds = rounds
         self._seconds = seconds
 
-    def running(self, servers: Sequence[Server], chosen: Sequence[str]) -> None:
-        """Rates, and the time that a search takes, of servers that have been running for a while.
-
-        Args:
-            servers: both, running.
-            chosen: the tasks whose rates are measured.
-        """
+    def warm(self, servers: Sequence[Server]) -> None:
+        """Let both load every model and see every input once."""
         for server in servers:
             self._say(f"warming {server.name}")
             for task in self._tasks.values():
                 for number in range(len(task.inputs)):
                     server.answer(task, number)
-        for number in range(self._rounds):
+
+    def throughput(self, servers: Sequence[Server], chosen: Sequence[str]) -> None:
+        """Requests per second of the chosen tasks."""
+        for number in self._rounds_of("requests per second"):
             for name in chosen:
-                self._say(f"round {number + 1} of {self._rounds}: {name}")
                 for clients in CLIENTS[name]:
                     for server in _in_turns(servers, number):
                         self._rate(server, name, clients)
-            self._say(f"round {number + 1} of {self._rounds}: text queries")
+
+    def text(self, servers: Sequence[Server]) -> None:
+        """The time that a search takes, idle and beside an import, and what the import gets done beside it."""
+        for number in self._rounds_of("text queries"):
             for server in _in_turns(servers, number):
                 self._idle_text(server)
             for server in _in_turns(servers, number):
                 self._text_beside_import(server)
 
-    def starting(self, starts: Sequence[Start]) -> None:
-        """The first answers after a start, and the memory once every model has worked."""
-        for number in range(self._rounds):
-            self._say(f"round {number + 1} of {self._rounds}: first requests, memory")
+    def start(self, starts: Sequence[Start]) -> None:
+        """The first answers after a start, and after the first one on a folder of models."""
+        for number in self._rounds_of("first requests"):
             for start in _in_turns(starts, number):
                 for name in (CLIP_VISUAL, OCR_SPARSE, TEXT_SHORT):
                     self._first_answer(start, self._cache, name, name)
                 with tempfile.TemporaryDirectory(dir=self._cache.parent) as folder:
                     fresh = _fresh_copy(self._cache, Path(folder) / "cache")
                     self._first_answer(start, fresh, CLIP_VISUAL, FIRST_EVER)
+
+    def memory(self, starts: Sequence[Start]) -> None:
+        """Resident memory once every model has worked."""
+        for number in self._rounds_of("memory"):
+            for start in _in_turns(starts, number):
                 self._memory(start)
+
+    def _rounds_of(self, what: str) -> Iterator[int]:
+        for number in range(self._rounds):
+            self._say(f"round {number + 1} of {self._rounds}: {what}")
+            yield number
 
     def _rate(self, server: Server, name: str, clients: int) -> None:
         task = self._tasks[name]

@@ -144,6 +144,8 @@ async def _stream(host: str, port: int, stream: Stream, finished: asyncio.Event)
                 latencies.append(time.perf_counter() - begun)
             else:
                 failures[status] = failures.get(status, 0) + 1
+            if stream.interval_s:
+                client.close()  # Immich's service closes a connection that is idle for two seconds
         client.close()
 
     await asyncio.gather(*(work(numbers) for _ in range(stream.clients)))

@@ -69,7 +69,10 @@ def answer(connection: socket.socket) -> None:
 def test_two_running_servers_are_compared(url: str, tmp_path: Path) -> None:
     measured = Measurements()
     compared = Comparison(tmp_path, TASKS, measured, lambda text: None, rounds=1, seconds=0.01)
-    compared.running([Server(OURS, url), Server(OTHER, url)], [CLIP_VISUAL])
+    servers = [Server(OURS, url), Server(OTHER, url)]
+    compared.warm(servers)
+    compared.throughput(servers, [CLIP_VISUAL])
+    compared.text(servers)
     found = {row.what for row in rows() if row.ratio(measured) is not None}
     assert {"clip-visual, 8 clients", "text query, idle, p95"} < found
     assert "resident after all models have worked" not in found
