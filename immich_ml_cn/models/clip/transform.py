@@ -17,6 +17,7 @@ from immich_ml_cn.messages import tr
 from immich_ml_cn.models.images import Picture
 
 from .config import read_json
+from .resizing import resized
 
 ResizeMode: TypeAlias = Literal["shortest", "longest", "squash"]
 
@@ -92,8 +93,9 @@ class ImageTransform:
         return image.crop(_centre(image.size, self.size))
 
     def _resized(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
-        gap = _REDUCING_GAP if self.fast and image.mode in _REDUCIBLE else None
-        return image.resize(size, self.interpolation, reducing_gap=gap)
+        if self.fast and image.mode in _REDUCIBLE:
+            return image.resize(size, self.interpolation, reducing_gap=_REDUCING_GAP)
+        return resized(image, size, self.interpolation)
 
     def _normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         tensor = pixels.transpose(2, 0, 1).astype(np.float32, order="C")  # (3, H, W)
