@@ -6,7 +6,7 @@ from search_libraries import Indices, Kind, Library, Vectors, embedded_text, mad
 
 from immich_ml_cn.search.embeddings import Embeddings, record
 from immich_ml_cn.search.steering import Statistics, Steered, lift, most, places, query_vector, steer
-from immich_ml_cn.search.steering.quadratic import least_vector
+from immich_ml_cn.search.steering.quadratic import Constraints, nearest
 
 COUNTS = (1, 5, 10, 20, 32)
 AMPLE_S = 60.0
@@ -190,25 +190,32 @@ def test_no_more_are_lifted_than_fit(usual: Indexed) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_least_vector_meets_the_conditions_of_optimality(seed: int) -> None:
+def test_the_nearest_point_meets_the_conditions_of_optimality(seed: int) -> None:
     """Karush, Kuhn and Tucker's: feasible, a positive combination of constraints, and of those in force only."""
     random = np.random.default_rng(seed)
-    count, dimension = int(random.integers(1, 60)), 80
-    rows, bounds = random.normal(size=(count, dimension)), random.normal(size=count)
-    vector, active = least_vector(rows, bounds)
-    slack = rows @ vector - bounds
+    count, dimension = int(random.integers(1, 60)), int(random.integers(40, 80))
+    origin, start = random.normal(size=(2, dimension))
+    constraints = Constraints(random.normal(size=(count, dimension)), random.normal(size=count))
+    point = nearest(origin, constraints)
+    slack = constraints.rows @ point - constraints.bounds
     assert slack.min() > -0.02
-    assert np.abs(slack[active]).max(initial=0) < 0.02
-    combination, *_ = np.linalg.lstsq(rows[active].T, vector, rcond=None)
-    np.testing.assert_allclose(rows[active].T @ combination, vector, atol=1e-8)
+    in_force = constraints.rows[slack < 1e-9]
+    combination, *_ = np.linalg.lstsq(in_force.T, point - origin, rcond=None)
+    np.testing.assert_allclose(in_force.T @ combination, point - origin, atol=1e-8)
     assert combination.min(initial=0) > -1e-8
-    again, same = least_vector(rows, bounds, active)
-    np.testing.assert_allclose(again, vector, atol=1e-6)
-    np.testing.assert_array_equal(same, active)
+    np.testing.assert_allclose(nearest(origin, constraints, start), point, atol=1e-6)
 
 
-def test_constraints_that_cannot_hold_leave_a_finite_vector() -> None:
+def test_more_constraints_than_dimensions_are_met_if_they_can_be() -> None:
+    random = np.random.default_rng(0)
+    rows, inside = random.normal(size=(500, 20)), random.normal(size=20)
+    point = nearest(np.zeros(20), Constraints(rows, rows @ inside - 0.1))
+    assert (rows @ (point - inside)).min() > -0.11
+    assert np.linalg.norm(point) <= np.linalg.norm(inside)
+
+
+def test_constraints_that_cannot_hold_leave_a_finite_point() -> None:
     rows = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
-    vector, _ = least_vector(rows, np.array([1.0, 1.0, 1.0]))
-    assert np.isfinite(vector).all()
-    assert vector[1] == pytest.approx(1, abs=0.01)
+    point = nearest(np.zeros(2), Constraints(rows, np.array([1.0, 1.0, 1.0])))
+    assert np.isfinite(point).all()
+    assert point[1] == pytest.approx(1, abs=0.01)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .photos import Photos
-from .quadratic import Matrix, least_vector
+from .quadratic import Constraints, Matrix, nearest
 from .statistics import Statistics
 
 KEPT: Final = 100
@@ -121,11 +121,11 @@ class _Lift:
                 self._scores[ruled_out] - self._edge + self._step / 10,
             ]
         ).astype(np.float64)
-        weights, _ = least_vector(rows, bounds)
-        return self._statistics.direction(weights)
+        nothing = np.zeros(self._photos.dimension)
+        return self._statistics.direction(nearest(nothing, Constraints(rows, bounds)))
 
     def _whitened(self, indices: NDArray[np.intp]) -> Matrix:
-        return self._statistics.whiten(self._photos.rows(indices).astype(np.float64))
+        return self._statistics.whiten(self._photos.rows(indices))
 
     def _judged(self, change: Matrix, scores: NDArray[np.float32]) -> Lifted | None:
         top = np.argsort(-scores)[: len(self._matches) + len(self._own)]

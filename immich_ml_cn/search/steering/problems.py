@@ -1,18 +1,19 @@
 """Two ways to ask for a direction that ranks given photos above others."""
 
-from typing import Final, Protocol
+from abc import ABC, abstractmethod
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .quadratic import Matrix, least_vector
+from .quadratic import Constraints, Matrix, nearest
 from .statistics import Statistics
 
 MARGIN: Final = 0.005
 """Cosine by which wanted photos are to stand above others, before the direction is normalised."""
 
-GAP: Final = 0.2
-"""The same where photos are whitened and the wanted ones have 1."""
+GAP: Final = 0.05
+"""The same where the wanted photos have 1, and photos have a variance of one in the directions that are sought."""
 
 STEP: Final = 0.2
 """Share of the margin by which a wanted photo is to stand above the next."""
@@ -21,86 +22,113 @@ SAME: Final = 1e-3
 """Squared distance below which two photos count as one: neither can stand above the other."""
 
 
-class Problem(Protocol):
-    """Directions (d,) that rank wanted photos above others."""
+class Problem(ABC):
+    """Directions that rank wanted photos above others; `point` is what is solved for, a direction and perhaps more."""
 
-    start: Matrix
-    """The direction as long as no others are known."""
+    def __init__(self, wanted: Matrix, origin: Matrix) -> None:
+        """
+        Args:
+            wanted: float64 (k, d), the best first.
+            origin: float64 (D,), the point to stay near to.
+        """
+        self._wanted = wanted
+        self._origin = origin
+        self.start = origin
 
-    def solve(
-        self, others: Matrix, active: NDArray[np.bool_] | None, *, in_order: bool
-    ) -> tuple[Matrix, NDArray[np.bool_]]:
-        """The direction that keeps the wanted photos above `others` (n, d), and which others it leans on, (n,).
+    @abstractmethod
+    def direction(self, point: Matrix) -> Matrix:
+        """The direction (d,) in a point."""
+
+    def prepared(self, others: NDArray[np.float32]) -> Matrix:
+        """Embeddings (n, d) as `solve` takes them, which is done once for each."""
+        return others.astype(np.float64)
+
+    def solve(self, others: Matrix, point: Matrix, *, in_order: bool = False) -> Matrix:
+        """The point that keeps the wanted photos above `others`, prepared (n, d).
 
         Args:
-            active: which of the others are expected to matter.
+            point: where to begin.
             in_order: the wanted photos are to follow each other in their order, too.
         """
-        ...
+        constraints = self._above() + self._below(others)
+        if in_order:
+            constraints += self._follow(_steps(self._wanted))
+        return nearest(self._origin, constraints, point)
+
+    @abstractmethod
+    def _above(self) -> Constraints:
+        """The wanted photos stand high."""
+
+    @abstractmethod
+    def _below(self, others: Matrix) -> Constraints:
+        """Others (n, d) do not."""
+
+    @abstractmethod
+    def _follow(self, steps: Matrix) -> Constraints:
+        """Differences of wanted photos (n, d) are differences in their place, too."""
 
 
-class Nearest:
+class Nearest(Problem):
     """The direction nearest to the wanted photos' own: approximate indexes follow it well.
 
     Least ``|q - a|² + (t - u)²`` such that the wanted photos have at least t plus a margin and the others at most t.
     """
 
-    def __init__(self, wanted: Matrix, anchor: Matrix) -> None:
+    def __init__(self, wanted: NDArray[np.float32], anchor: Matrix) -> None:
         """
         Args:
-            wanted: float64 (k, d).
+            wanted: float32 (k, d).
             anchor: float64 (d,) of unit length, the direction to stay near to.
         """
-        self._wanted = wanted
-        self._near = np.append(anchor, float(np.mean(wanted @ anchor)) - MARGIN)
-        self.start = anchor
+        origin = np.append(anchor, float(np.mean(wanted @ anchor)) - MARGIN)
+        super().__init__(wanted.astype(np.float64), origin)
 
-    def solve(
-        self, others: Matrix, active: NDArray[np.bool_] | None, *, in_order: bool
-    ) -> tuple[Matrix, NDArray[np.bool_]]:
+    def direction(self, point: Matrix) -> Matrix:
         """See `Problem`."""
-        steps = _steps(self._wanted) if in_order else self._wanted[:0]
-        rows = np.vstack([_beside(self._wanted, -1.0), _beside(steps, 0.0), _beside(-others, 1.0)])
-        bounds = np.r_[np.full(len(self._wanted), MARGIN), np.full(len(steps), STEP * MARGIN), np.zeros(len(others))]
-        change, active = _solve(rows, bounds - rows @ self._near, active, len(others))
-        return (self._near + change)[:-1], active
+        return point[:-1]
+
+    def _above(self) -> Constraints:
+        return Constraints(_beside(self._wanted, -1.0), np.full(len(self._wanted), MARGIN))
+
+    def _below(self, others: Matrix) -> Constraints:
+        return Constraints(_beside(-others, 1.0), np.zeros(len(others)))
+
+    def _follow(self, steps: Matrix) -> Constraints:
+        return Constraints(_beside(steps, 0.0), np.full(len(steps), STEP * MARGIN))
 
 
-class Whitened:
+class Whitened(Problem):
     """The direction of least power over all photos at which the wanted ones have 1, the others at most 1 less a gap.
 
     Without others it is the linear discriminant, known from signal processing as the MVDR beamformer.
     """
 
-    def __init__(self, wanted: Matrix, statistics: Statistics, pull: Matrix | None = None) -> None:
+    def __init__(self, wanted: NDArray[np.float32], statistics: Statistics, pull: Matrix | None = None) -> None:
         """
         Args:
-            wanted: float64 (k, d).
+            wanted: float32 (k, d).
             pull: float64 (d,), a whitened direction to stay near to.
         """
+        super().__init__(statistics.whiten(wanted), np.zeros(wanted.shape[1]) if pull is None else pull)
         self._statistics = statistics
-        self._wanted = statistics.whiten(wanted)
-        self._near = np.zeros(wanted.shape[1]) if pull is None else pull
-        self.start, _ = self.solve(wanted[:0], None, in_order=False)
+        self.start = nearest(self._origin, self._above())
 
-    def solve(
-        self, others: Matrix, active: NDArray[np.bool_] | None, *, in_order: bool
-    ) -> tuple[Matrix, NDArray[np.bool_]]:
+    def direction(self, point: Matrix) -> Matrix:
         """See `Problem`."""
-        steps = _steps(self._wanted) if in_order else self._wanted[:0]
-        rows = np.vstack([self._wanted, steps, -self._statistics.whiten(others)])
-        bounds = np.r_[np.ones(len(self._wanted)), np.full(len(steps), STEP * GAP), np.full(len(others), GAP - 1.0)]
-        change, active = _solve(rows, bounds - rows @ self._near, active, len(others))
-        return self._statistics.direction(self._near + change), active
+        return self._statistics.direction(point)
 
+    def prepared(self, others: NDArray[np.float32]) -> Matrix:
+        """See `Problem`."""
+        return self._statistics.whiten(others)
 
-def _solve(
-    rows: Matrix, bounds: Matrix, active: NDArray[np.bool_] | None, others: int
-) -> tuple[Matrix, NDArray[np.bool_]]:
-    """The least change, and which of the last `others` rows it leans on; those before them are expected to matter."""
-    guess = None if active is None else np.r_[np.ones(len(rows) - others, bool), active]
-    change, in_force = least_vector(rows, bounds, guess)
-    return change, in_force[len(rows) - others :]
+    def _above(self) -> Constraints:
+        return Constraints(self._wanted, np.ones(len(self._wanted)))
+
+    def _below(self, others: Matrix) -> Constraints:
+        return Constraints(-others, np.full(len(others), GAP - 1.0))
+
+    def _follow(self, steps: Matrix) -> Constraints:
+        return Constraints(steps, np.full(len(steps), STEP * GAP))
 
 
 def _steps(wanted: Matrix) -> Matrix:

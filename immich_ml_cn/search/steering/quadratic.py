@@ -1,5 +1,6 @@
-"""The least vector that satisfies linear inequalities."""
+"""The point nearest to a given one that satisfies linear inequalities."""
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -8,57 +9,81 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 
 SOFTNESS: Final = 1e-4
-"""Share of the constraints' mean squared length that is added to the dual's diagonal: what cannot hold is missed by
-little instead of driving the others off."""
+"""Share of the constraints' mean squared length by which one is missed for each unit that it has to push: what cannot
+hold is missed by little instead of driving the others off."""
 
-PIVOTS: Final = 60
-"""Exchanges after which the solution so far is taken."""
+STEPS: Final = 30
+"""After which the point so far is taken."""
 
-PATIENCE: Final = 3
-"""Exchanges of whole blocks without an improvement, before single ones are exchanged."""
+HALVINGS: Final = 30
+"""Of the interval in which a step's length is sought."""
+
+WHOLE: Final = 1 - 1e-6
+"""Of a step, from which it counts as not shortened."""
 
 
-def least_vector(
-    constraints: Matrix, bounds: Matrix, active: NDArray[np.bool_] | None = None
-) -> tuple[Matrix, NDArray[np.bool_]]:
-    """The vector w of least length with ``constraints @ w >= bounds``, and which constraints hold it.
+@dataclass(frozen=True, eq=False)
+class Constraints:
+    """``rows @ point >= bounds``: float64 (n, d) and (n,)."""
 
-    The dual, ``min a'Ga/2 - b'a`` over ``a >= 0`` with ``G = AA'``, is solved by block principal pivoting (Portugal,
-    Júdice and Vicente 1994; Kim and Park 2011): each step is one linear system of the constraints in force.
+    rows: Matrix
+    bounds: Matrix
+
+    def __add__(self, other: "Constraints") -> "Constraints":
+        return Constraints(np.vstack([self.rows, other.rows]), np.r_[self.bounds, other.bounds])
+
+
+def nearest(origin: Matrix, constraints: Constraints, start: Matrix | None = None) -> Matrix:
+    """The point nearest to `origin` that satisfies the constraints.
+
+    What a constraint is missed by counts with its square, heavily: the function to be minimised is quadratic but for
+    the constraints that come and go. Newton's method with an exact line search ends after some ten steps, however many
+    constraints there are (Keerthi and DeCoste 2005, of support vector machines).
 
     Args:
-        constraints: float64 (n, d).
-        bounds: float64 (n,).
-        active: bool (n,), a guess of the constraints that will be in force, such as those of a like problem.
-
-    Returns:
-        float64 (d,) and bool (n,).
+        origin: float64 (d,).
+        start: float64 (d,), where to begin: the solution for fewer constraints, say.
     """
-    gram = constraints @ constraints.T
-    gram[np.diag_indices_from(gram)] += SOFTNESS * np.mean(np.diagonal(gram)) + 1e-12
-    active = np.ones(len(bounds), bool) if active is None else active.copy()
-    fewest, patience = len(bounds) + 1, PATIENCE
-    for _ in range(PIVOTS):
-        dual, slack = _at(gram, bounds, active)
-        wrong = np.where(active, dual < -1e-10, slack < -1e-10)
-        count = int(np.count_nonzero(wrong))
-        if count == 0:
+    rows, softness = constraints.rows, SOFTNESS * float(np.mean(np.square(constraints.rows).sum(1)))
+    change = np.zeros(len(origin)) if start is None else start - origin
+    bounds = constraints.bounds - rows @ origin
+    missing = bounds - rows @ change
+    for _ in range(STEPS):
+        missed = missing > 0
+        step = _ridge(rows[missed], bounds[missed], softness) - change
+        gain = rows @ step
+        length = _length(change, step, missing, gain, softness)
+        change, missing = change + length * step, missing - length * gain
+        if length > WHOLE and np.array_equal(missing > 0, missed):
             break
-        if count < fewest:
-            fewest, patience = count, PATIENCE
-        elif patience > 0:
-            patience -= 1
-        else:
-            wrong[: np.flatnonzero(wrong)[-1]] = False
-        active ^= wrong
-    dual, _ = _at(gram, bounds, active)
-    return constraints.T @ np.maximum(dual, 0.0), active
+    return origin + change
 
 
-def _at(gram: Matrix, bounds: Matrix, active: NDArray[np.bool_]) -> tuple[Matrix, Matrix]:
-    """The dual's variables with exactly the active ones free, and by how much each constraint is exceeded."""
-    dual = np.zeros(len(bounds))
-    rows = np.flatnonzero(active)
-    if len(rows):
-        dual[rows] = np.linalg.solve(gram[np.ix_(rows, rows)], bounds[rows])
-    return dual, gram[:, rows] @ dual[rows] - bounds
+def _ridge(rows: Matrix, values: Matrix, softness: float) -> Matrix:
+    """The least of ``|x|² + |rows @ x - values|² / softness``."""
+    if len(rows) < rows.shape[1]:
+        dual: Matrix = _solve(rows @ rows.T, softness, values) @ rows
+        return dual
+    return _solve(rows.T @ rows, softness, values @ rows)
+
+
+def _solve(gram: Matrix, softness: float, values: Matrix) -> Matrix:
+    gram[np.diag_indices_from(gram)] += softness
+    return np.linalg.solve(gram, values).astype(np.float64, copy=False)
+
+
+def _length(change: Matrix, step: Matrix, missing: Matrix, gain: Matrix, softness: float) -> float:
+    """Of the step, 1 at most: where the function is least on the way."""
+    slope, curvature = float(change @ step), float(step @ step)
+
+    def rises(length: float) -> bool:
+        left = np.maximum(missing - length * gain, 0.0)
+        return slope + length * curvature > float(gain @ left) / softness
+
+    if not rises(WHOLE):
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if rises(middle) else (middle, high)
+    return low

@@ -8,13 +8,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .cutting import Found, Task, cut
+from .cutting import Found, Search, Task
 from .photos import Photos
 from .problems import Nearest, Whitened
 from .quadratic import Matrix
 from .statistics import Statistics
 
-CLOSE: Final = 0.75
+CLOSE: Final = 0.85
 """Cosine with the wanted photos' own direction below which approximate indexes lose a vector anyway."""
 
 FOLLOWED: Final = 0.9
@@ -92,18 +92,18 @@ def steer(
         free[hidden] = True
     task = Task(photos, wanted, free, lambda: clock() - started > time_limit_s)
     early = replace(task, over=lambda: clock() - started > NEAR_SHARE * time_limit_s)
+    vectors = photos.rows(wanted)
     anchor = _anchor(photos, wanted, rest)
-    near = Nearest(photos.rows(wanted).astype(np.float64), anchor)
-    first = photos.scores(anchor[None])[0]
-    found = cut(early, near, first, goes_on=lambda direction: _cosine(direction, anchor) > CLOSE)
+    search = Search(early, Nearest(vectors, anchor))
+    found = search.run(lambda direction: _cosine(direction, anchor) > CLOSE)
     follows = not len(rest) or _cosine(found.direction, anchor) > FOLLOWED
     if (found.is_clean and follows) or task.over():
-        return _finished(task, _in_order(task, near, found, anchor), "near")
-    pull = _pull(statistics().whiten(photos.rows(rest).astype(np.float64))) if len(rest) else None
-    whitened = Whitened(photos.rows(wanted).astype(np.float64), statistics(), pull)
-    other = cut(task, whitened, photos.scores(whitened.start[None])[0])
+        return _finished(task, _in_order(task, search, found, anchor), "near")
+    pull = _pull(statistics().whiten(photos.rows(rest))) if len(rest) else None
+    search = Search(task, Whitened(vectors, statistics(), pull))
+    other = search.run()
     if other.is_clean or other.intruders < found.intruders:
-        return _finished(task, _in_order(task, whitened, other, other.direction), "whitened")
+        return _finished(task, _in_order(task, search, other, other.direction), "whitened")
     return _finished(task, found, "near")
 
 
@@ -120,11 +120,11 @@ def _pull(rest: Matrix) -> Matrix:
     return PULL_WHITENED * mean / float(mean @ mean)
 
 
-def _in_order(task: Task, problem: Nearest | Whitened, found: Found, near_to: Matrix) -> Found:
+def _in_order(task: Task, search: Search, found: Found, near_to: Matrix) -> Found:
     """The direction that also has the wanted photos in their order, where that costs nothing else."""
     if len(task.wanted) < 2 or not found.is_clean or task.over() or _is_in_order(task, found.direction):
         return found
-    ordered = cut(task, problem, task.photos.scores(problem.start[None])[0], in_order=True)
+    ordered = search.in_order()
     least = LESS_CLOSE * _cosine(found.direction, near_to)
     return ordered if ordered.is_clean and _cosine(ordered.direction, near_to) >= least else found
 

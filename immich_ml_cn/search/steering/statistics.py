@@ -44,10 +44,9 @@ class Statistics:
         covariance[np.diag_indices_from(covariance)] += RIDGE * variance
         return cls(mean, np.linalg.inv(np.linalg.cholesky(covariance)), count)
 
-    def whiten(self, rows: Matrix) -> Matrix:
+    def whiten(self, rows: NDArray[np.float32]) -> Matrix:
         """Photos (n, d) as points of unit variance in every direction (n, d)."""
-        whitened: Matrix = (rows - self.mean) @ self.whitening.T
-        return whitened
+        return ((rows - self.mean.astype(np.float32)) @ self.whitening.astype(np.float32).T).astype(np.float64)
 
     def direction(self, weights: Matrix) -> Matrix:
         """The query vector (d,) that ranks photos as `weights` (d,) rank whitened ones."""
