@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import numpy as np
 ROOT: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from search_libraries import Kind, Library, embedded_text, made_up  # noqa: E402 - of tests/
+from search_libraries import Kind, Library, Vectors, embedded_text, made_up  # noqa: E402 - of tests/
 
 from immich_ml_cn.search.folder import Folder  # noqa: E402
 from immich_ml_cn.search.query import for_text  # noqa: E402
@@ -133,10 +134,10 @@ def measure(count: int, dimension: int, draws: int, limit_s: float) -> None:
         written = json.loads(answer.stdout.splitlines()[-1])
         print(f"{count} photos of {dimension} numbers, {os.cpu_count()} cores: ", end="")
         print(f"written in {written['ms_per_photo']:.2f} ms of CPU and {written['bytes_per_photo']:.0f} bytes a photo")
-        before = anonymous_mb()
-        searcher = Searcher(Folder(Path(folder), MANY), threads=min(2, os.cpu_count() or 1), time_limit_s=limit_s)
-        _measure_words(searcher, dimension, draws)
-        print(f"memory beside the mapped file: {anonymous_mb() - before:.0f} MB more, at the most {peak_mb():.0f}")
+        with Memory() as memory:
+            searcher = Searcher(Folder(Path(folder), MANY), threads=min(2, os.cpu_count() or 1), time_limit_s=limit_s)
+            _measure_words(searcher, dimension, draws)
+        print(f"memory beside the mapped file: {memory.added:.0f} MB more at the most")
         _measure_lift(searcher, count, dimension, draws)
 
 
@@ -163,33 +164,54 @@ def _search(searcher: Searcher, word: str, dimension: int) -> Measured:
 def _measure_lift(searcher: Searcher, photos: int, dimension: int, draws: int) -> None:
     library = made_up(photos, dimension)
     random = np.random.default_rng(2)
-    print("matches | kind | lifted | CLIP's best 100 kept, least | s, longest")
-    for kind in (Kind.RANDOM, Kind.TOPIC):
-        for word, _, matches in [row for row in words(dimension, draws) if row[1] is kind and row[2] in (1, 5)][
-            ::draws
-        ]:
-            text = embedded_text(library, int(library.topics[random.integers(photos)]), random)
-            started = time.perf_counter()
-            found = searcher.find(MODEL, dimension, for_text(f'"{word}"'), misread=False)
-            lifted = searcher.lift(found, text)
-            seconds = time.perf_counter() - started
-            count, kept = (lifted.count, lifted.kept) if lifted else (0, 1.0)
-            print(f"{matches} | {kind} | {count} | {kept:.0%} | {seconds:.3f}")
+    print("matches | kind | lifted, least | CLIP's best 100 kept, least | s, longest")
+    drawn = list(words(dimension, draws))
+    for start in range(0, len(drawn), draws):
+        _, kind, count = drawn[start]
+        if count > 5:
+            continue
+        texts = [embedded_text(library, int(library.topics[random.integers(photos)]), random) for _ in range(draws)]
+        rows = [_lift(searcher, drawn[start + draw][0], text) for draw, text in enumerate(texts)]
+        lifted, kept, seconds = (np.array(column) for column in zip(*rows, strict=True))
+        print(f"{count} | {kind} | {lifted.min()} | {kept.min():.1%} | {seconds.max():.3f}", flush=True)
 
 
-def anonymous_mb() -> float:
-    """Memory of this process that is no file's."""
-    return _status("RssAnon")
+def _lift(searcher: Searcher, word: str, text: Vectors) -> tuple[int, float, float]:
+    """How many photos are lifted, the share of CLIP's best that stays, and the seconds that it took."""
+    started = time.perf_counter()
+    found = searcher.find(MODEL, len(text), for_text(f'"{word}"'), misread=False)
+    lifted = searcher.lift(found, text)
+    seconds = time.perf_counter() - started
+    return (lifted.count, lifted.kept, seconds) if lifted else (0, 1.0, seconds)
 
 
-def peak_mb() -> float:
-    """The most memory that this process had, files included."""
-    return _status("VmHWM")
+class Memory:
+    """The most memory that is no file's which this process has while it is looked at, in MB."""
+
+    def __enter__(self) -> "Memory":
+        self._before = self.most = _anonymous_mb()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @property
+    def added(self) -> float:
+        """MB more than there were at the beginning."""
+        return self.most - self._before
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.005):
+            self.most = max(self.most, _anonymous_mb())
 
 
-def _status(name: str) -> float:
+def _anonymous_mb() -> float:
     text = Path("/proc/self/status").read_text()
-    return int(text.partition(f"{name}:")[2].split()[0]) / 1024
+    return int(text.partition("RssAnon:")[2].split()[0]) / 1024
 
 
 if __name__ == "__main__":

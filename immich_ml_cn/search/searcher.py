@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from .embeddings import Embeddings
 from .folder import Folder
@@ -60,6 +61,7 @@ class Searcher:
             time_limit_s: seconds in which a vector is sought; then the best so far is taken.
             clock: monotonic seconds.
         """
+        threadpool_limits(1, "blas")  # OpenBLAS's spin for each other: 25 times slower beside models that use all cores
         self._folder = folder
         self._reader = Reader(folder, threads)
         self._time_limit_s = time_limit_s
