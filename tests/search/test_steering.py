@@ -78,6 +78,18 @@ def test_the_vector_stays_near_to_matches_that_are_alike(indexed_library: Indexe
     assert steered.vector @ mean / np.linalg.norm(mean) > 0.75
 
 
+@pytest.mark.parametrize("kind", [Kind.TOPIC, Kind.BURST])
+def test_the_photos_most_like_a_few_matches_come_next(indexed_library: Indexed, kind: Kind) -> None:
+    """They lead an index that is a graph to the matches."""
+    vectors = indexed_library.library.vectors
+    matches = indexed_library.library.with_text(kind, 5, np.random.default_rng(13))
+    order = ranked(vectors, indexed_library.steer(matches).vector)
+    others = np.setdiff1d(order, matches)
+    alike = {int(photo) for match in matches for photo in others[np.argsort(-(vectors[others] @ vectors[match]))[:2]]}
+    assert set(order[:5]) == set(matches)
+    assert set(order[5 : 5 + len(alike)]) == alike
+
+
 @pytest.mark.parametrize("kind", Kind)
 def test_a_few_matches_follow_each_other_in_their_own_order(indexed_library: Indexed, kind: Kind) -> None:
     matches = indexed_library.library.with_text(kind, 5, np.random.default_rng(9))

@@ -1,7 +1,7 @@
 """Cutting planes: the photos that still rank too high are found in the index itself, and ruled out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -31,20 +31,29 @@ class Task:
         wanted: indices (k,), the best first.
         free: bool (N,), photos that may stand anywhere: the wanted ones, and others whose place does not matter.
         over: whether the time is up.
+        company: indices of photos that are to come next.
     """
 
     photos: Photos
     wanted: NDArray[np.intp]
     free: NDArray[np.bool_]
     over: Callable[[], bool]
+    company: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """A direction (d,), and how many photos still stand above the lowest of the wanted ones."""
+    """A direction.
+
+    Attributes:
+        direction: float64 (d,).
+        intruders: photos that still stand above the lowest of the wanted ones.
+        strays: those that do above the lowest of their company.
+    """
 
     direction: Matrix
     intruders: int
+    strays: int = 0
 
     @property
     def is_clean(self) -> bool:
@@ -60,6 +69,7 @@ class Search:
         self._problem = problem
         self._others = np.zeros((0, task.photos.dimension))
         self._known = task.free.copy()
+        self._known[task.company] = True
         self._point = problem.start
 
     def run(self, goes_on: Callable[[Matrix], bool] = lambda direction: True) -> Found:
@@ -71,12 +81,12 @@ class Search:
         best, scores = self._judged()
         found = best
         for number in range(PASSES):
-            if found.is_clean or self._task.over() or not goes_on(found.direction):
+            if not found.intruders + found.strays or self._task.over() or not goes_on(found.direction):
                 break
             self._rule_out(scores, FIRST if number == 0 else AT_ONCE)
             self._point = self._problem.solve(self._others, self._point)
             found, scores = self._judged()
-            if found.intruders < best.intruders:
+            if (found.intruders, found.strays) < (best.intruders, best.strays):
                 best = found
         return best
 
@@ -89,8 +99,11 @@ class Search:
         """The direction, and how every photo scores, float32 (N,)."""
         direction = self._problem.direction(self._point)
         scores = self._task.photos.scores(direction[None])[0]
-        edge = float(scores[self._task.wanted].min()) - CLEAR * float(np.linalg.norm(direction))
-        return Found(direction, int(np.count_nonzero((scores >= edge) & ~self._task.free))), scores
+        clear = CLEAR * float(np.linalg.norm(direction))
+        expected = self._task.free.copy()
+        intruders = _above(scores, self._task.wanted, expected, clear)
+        expected[self._task.company] = True
+        return Found(direction, intruders, _above(scores, self._task.company, expected, clear)), scores
 
     def _rule_out(self, scores: NDArray[np.float32], count: int) -> None:
         """The highest ranked photos that are not ruled out yet."""
@@ -99,3 +112,8 @@ class Search:
             highest = np.argpartition(np.where(self._known, np.inf, -scores), count - 1)[:count]
             self._known[highest] = True
             self._others = np.vstack([self._others, self._problem.prepared(self._task.photos.rows(highest))])
+
+
+def _above(scores: NDArray[np.float32], photos: NDArray[np.intp], expected: NDArray[np.bool_], clear: float) -> int:
+    """How many photos that are not expected to stand above the lowest of some."""
+    return int(np.count_nonzero((scores >= scores[photos].min() - clear) & ~expected)) if len(photos) else 0

@@ -72,29 +72,47 @@ class Nearest(Problem):
     """The direction nearest to the wanted photos' own: approximate indexes follow it well.
 
     Least ``|q - a|² + (t - u)²`` such that the wanted photos have at least t plus a margin and the others at most t.
+    Their company has at most t as well, and at least a level of its own plus a margin, which the others have at most.
     """
 
-    def __init__(self, wanted: NDArray[np.float32], anchor: Matrix) -> None:
+    def __init__(self, wanted: NDArray[np.float32], anchor: Matrix, company: NDArray[np.float32] | None = None) -> None:
         """
         Args:
             wanted: float32 (k, d).
             anchor: float64 (d,) of unit length, the direction to stay near to.
+            company: float32 (n, d), photos that are to stand between the wanted ones and the others.
         """
-        origin = np.append(anchor, float(np.mean(wanted @ anchor)) - MARGIN)
-        super().__init__(wanted.astype(np.float64), origin)
+        groups = [wanted] if company is None or not len(company) else [wanted, company]
+        self._groups = [group.astype(np.float64) for group in groups]
+        levels = [float(np.mean(group @ anchor)) - MARGIN for group in self._groups]
+        super().__init__(self._groups[0], np.r_[anchor, levels])
 
     def direction(self, point: Matrix) -> Matrix:
         """See `Problem`."""
-        return point[:-1]
+        return point[: -len(self._groups)]
 
     def _above(self) -> Constraints:
-        return Constraints(_beside(self._wanted, -1.0), np.full(len(self._wanted), MARGIN))
+        constraints = self._from(0, self._groups[0])
+        for level, group in enumerate(self._groups[1:]):
+            constraints += self._to(level, group) + self._from(level + 1, group)
+        return constraints
 
     def _below(self, others: Matrix) -> Constraints:
-        return Constraints(_beside(-others, 1.0), np.zeros(len(others)))
+        return self._to(len(self._groups) - 1, others)
 
     def _follow(self, steps: Matrix) -> Constraints:
-        return Constraints(_beside(steps, 0.0), np.full(len(steps), STEP * MARGIN))
+        return Constraints(np.column_stack([steps, self._levels(len(steps))]), np.full(len(steps), STEP * MARGIN))
+
+    def _from(self, level: int, rows: Matrix) -> Constraints:
+        return Constraints(np.column_stack([rows, self._levels(len(rows), level, -1.0)]), np.full(len(rows), MARGIN))
+
+    def _to(self, level: int, rows: Matrix) -> Constraints:
+        return Constraints(np.column_stack([-rows, self._levels(len(rows), level, 1.0)]), np.zeros(len(rows)))
+
+    def _levels(self, count: int, level: int = 0, sign: float = 0.0) -> Matrix:
+        columns = np.zeros((count, len(self._groups)))
+        columns[:, level] = sign
+        return columns
 
 
 class Whitened(Problem):
@@ -136,7 +154,3 @@ def _steps(wanted: Matrix) -> Matrix:
     steps = wanted[:-1] - wanted[1:]
     kept: Matrix = steps[np.einsum("nd,nd->n", steps, steps) > SAME]
     return kept
-
-
-def _beside(rows: Matrix, value: float) -> Matrix:
-    return np.column_stack([rows, np.full(len(rows), value)])

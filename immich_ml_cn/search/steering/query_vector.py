@@ -27,6 +27,12 @@ NEAR_SHARE: Final = 0.4
 LESS_CLOSE: Final = 0.98
 """Share of that cosine that the matches' own order may leave."""
 
+ACCOMPANIED: Final = 13
+"""Wanted photos that have company, at most."""
+
+COMPANY: Final = 2
+"""Photos that are to stand behind the wanted ones for each of them."""
+
 PULL_NEAR: Final = 2.0
 """Weight of the matches without a place of their own in the direction to stay near to; those with one have 1."""
 
@@ -91,20 +97,45 @@ def steer(
     if hidden is not None:
         free[hidden] = True
     task = Task(photos, wanted, free, lambda: clock() - started > time_limit_s)
-    early = replace(task, over=lambda: clock() - started > NEAR_SHARE * time_limit_s)
     vectors = photos.rows(wanted)
     anchor = _anchor(photos, wanted, rest)
-    search = Search(early, Nearest(vectors, anchor))
-    found = search.run(lambda direction: _cosine(direction, anchor) > CLOSE)
+    near, found = _near(task, vectors, anchor, lambda: clock() - started > NEAR_SHARE * time_limit_s)
     follows = not len(rest) or _cosine(found.direction, anchor) > FOLLOWED
     if (found.is_clean and follows) or task.over():
-        return _finished(task, _in_order(task, search, found, anchor), "near")
+        return _finished(task, _in_order(task, near, found, anchor), "near")
     pull = _pull(statistics().whiten(photos.rows(rest))) if len(rest) else None
     search = Search(task, Whitened(vectors, statistics(), pull))
     other = search.run()
     if other.is_clean or other.intruders < found.intruders:
         return _finished(task, _in_order(task, search, other, other.direction), "whitened")
     return _finished(task, found, "near")
+
+
+def _near(task: Task, vectors: NDArray[np.float32], anchor: Matrix, over: Callable[[], bool]) -> tuple[Search, Found]:
+    """The direction near to the anchor, with company where that can be had."""
+
+    def is_close(direction: Matrix) -> bool:
+        return _cosine(direction, anchor) > CLOSE
+
+    accompanied = replace(task, over=over, company=_company(task, vectors))
+    if len(accompanied.company):
+        search = Search(accompanied, Nearest(vectors, anchor, task.photos.rows(accompanied.company)))
+        found = search.run(is_close)
+        if found.is_clean and is_close(found.direction):
+            return search, found
+    search = Search(replace(task, over=over), Nearest(vectors, anchor))
+    return search, search.run(is_close)
+
+
+def _company(task: Task, vectors: NDArray[np.float32]) -> NDArray[np.intp]:
+    """The photos most like each wanted one, as long as there are few: an index that is a graph is walked from photo to
+    photo, and those lead to it. It keeps 40 in sight."""
+    if not 1 < len(vectors) <= ACCOMPANIED:
+        return np.zeros(0, np.intp)
+    scores = task.photos.scores(vectors.astype(np.float64))
+    scores[:, task.free] = -np.inf
+    count = min(COMPANY, len(task.free) - int(np.count_nonzero(task.free)))
+    return np.unique(np.argpartition(-scores, count - 1)[:, :count]) if count else np.zeros(0, np.intp)
 
 
 def _anchor(photos: Photos, wanted: NDArray[np.intp], rest: NDArray[np.intp]) -> Matrix:
