@@ -132,10 +132,12 @@ def _company(task: Task, vectors: NDArray[np.float32]) -> NDArray[np.intp]:
     photo, and those lead to it. It keeps 40 in sight."""
     if not 1 < len(vectors) <= ACCOMPANIED:
         return np.zeros(0, np.intp)
-    scores = task.photos.scores(vectors.astype(np.float64))
-    scores[:, task.free] = -np.inf
     count = min(COMPANY, len(task.free) - int(np.count_nonzero(task.free)))
-    return np.unique(np.argpartition(-scores, count - 1)[:, :count]) if count else np.zeros(0, np.intp)
+    if count == 0:
+        return np.zeros(0, np.intp)
+    scores = task.photos.scores(vectors.astype(np.float64))
+    alike = [np.argpartition(np.where(task.free, np.inf, -row), count - 1)[:count] for row in scores]
+    return np.unique(np.concatenate(alike))
 
 
 def _anchor(photos: Photos, wanted: NDArray[np.intp], rest: NDArray[np.intp]) -> Matrix:
