@@ -128,5 +128,6 @@ def test_photos_are_found_by_their_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_photos_are_found_by_their_text_among_300(tmp_path: Path) -> None:
     assert_good(import_and_search(tmp_path, 300), lookalikes=0.2)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from .quadratic import Constraints, Matrix, nearest
 from .statistics import Statistics
 
-MARGIN: Final = 0.005
+MARGIN: Final = 0.002
 """Cosine by which wanted photos are to stand above others, before the direction is normalised."""
 
 GAP: Final = 0.05
