@@ -66,6 +66,11 @@ class Archive:
     sha256: str | None = None
     size: int | None = None
 
+    @property
+    def file(self) -> PurePosixPath:
+        """The name of the file itself."""
+        return PurePosixPath(self.url.rpartition("/")[2])
+
 
 @dataclass(frozen=True, slots=True)
 class HubSnapshot:

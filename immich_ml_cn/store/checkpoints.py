@@ -3,7 +3,8 @@
 import logging
 import threading
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import AbstractContextManager
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from immich_ml_cn import sources
@@ -18,6 +19,7 @@ from .fetch.checksums import forget, recorded
 from .fetch.failure import writing
 from .fetch.lock import locked
 from .fetch.monitor import TransferMonitor
+from .fetch.staging import Staging
 
 logger = logging.getLogger(__name__)
 
@@ -64,12 +66,11 @@ class CheckpointConverter:
         """
         if (refused := self._refused.get(model)) is not None:
             raise refused
-        monitor = TransferMonitor(self._options, fetch.NullProgress(), self._cancelled)
         checkpoint = self.find(model, folder)
         if checkpoint is None and not is_here():
             self._fetch(model, folder, progress, is_here)
             checkpoint = self.find(model, folder)
-        with locked(folder, monitor):
+        with self._locked(folder):
             if checkpoint is None or is_here():
                 return
             request = Request(checkpoint, folder, ARCHITECTURES[model], precisions, VOCABULARY)
@@ -83,6 +84,18 @@ class CheckpointConverter:
         candidates += [folder / name for name in names]
         candidates += [self._settings.cache_folder / "checkpoints" / model / name for name in names]
         return next((candidate.absolute() for candidate in candidates if candidate.is_file()), None)
+
+    def discard_partial(self, model: str, folder: Path) -> None:
+        """Remove what has arrived of a model's checkpoint: its graphs came another way.
+
+        Raises:
+            DiskFailed: it cannot be removed.
+        """
+        with self._locked(folder):
+            Staging(folder).clean(map(PurePosixPath, sources.checkpoint_names(model)))
+
+    def _locked(self, folder: Path) -> AbstractContextManager[None]:
+        return locked(folder, TransferMonitor(self._options, fetch.NullProgress(), self._cancelled))
 
     def _fetch(self, model: str, folder: Path, progress: fetch.Progress, is_here: Callable[[], bool]) -> None:
         report = fetch.fetch_model(

@@ -144,7 +144,13 @@ class Downloader:
         folder = self._folder("clip", model, component).absolute()
         others = self._sources("clip", model, component)
         if others and not fetch.missing_files(others, folder):
-            return self._fetch("clip", model, component)  # placed by hand
+            self._fetch("clip", model, component)  # placed by hand
+        else:
+            self._convert_or_fetch(model, component, folder, others)
+        if _has_all(folder, ("fp32",)):
+            self._checkpoints.discard_partial(model, folder)
+
+    def _convert_or_fetch(self, model: str, component: str, folder: Path, others: tuple[sources.Source, ...]) -> None:
         try:
             self._checkpoints.convert(
                 model,
@@ -166,7 +172,6 @@ class Downloader:
             except Unavailable as failure:
                 message = tr("{official}; and of what others made of it: {others}", official=error, others=failure)
                 raise Unavailable(message, retry_after=error.retry_after) from None
-        return None
 
     def _observers(self, task: str, model: str) -> fetch.Progress:
         state = self._progress.setdefault((task, model), fetch.ProgressState())

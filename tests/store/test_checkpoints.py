@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Thread
 
 import pytest
@@ -17,6 +17,7 @@ from immich_ml_cn.settings.addresses import parse_preference
 from immich_ml_cn.sources import checkpoint_names, checkpoint_sources
 from immich_ml_cn.store import checkpoints, tower_check
 from immich_ml_cn.store.downloader import Downloader
+from immich_ml_cn.store.fetch.staging import Staging
 from immich_ml_cn.store.inventory import find
 
 RN50 = "chinese-clip-rn50"
@@ -213,6 +214,47 @@ def test_what_others_made_of_it_is_the_last_resort(
 
     assert "trying what others made of it" in caplog.text
     assert files_in(tmp_path / "cache" / "clip" / VIT) == TOWERS
+
+
+def leave_partial(model: str, folder: Path) -> None:
+    """What a fetch that was cut off leaves of a checkpoint."""
+    part = Staging(folder).part(PurePosixPath(OFFICIAL[model]), "of whoever offered it then")
+    part.parent.mkdir(parents=True)
+    part.write_bytes(golden(model).data[:10_000])
+
+
+def test_a_partial_checkpoint_is_deleted_once_others_have_brought_the_model(
+    site: Site, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tower_check, "CHINESE_CLIP_DIMENSIONS", {VIT: 24})
+    monkeypatch.setattr(tower_check, "CHINESE_CLIP_PIXELS", {VIT: 32})
+    folder = tmp_path / "cache" / "clip" / VIT
+    leave_partial(VIT, folder)
+    joint = (GOLDEN / "joint" / "onnx" / "model.onnx").read_bytes()
+    site.hub(f"Xenova/{VIT}", {"onnx/model.onnx": Page(joint)})
+
+    ensure(settings, VIT)
+
+    assert files_in(folder) == TOWERS
+    assert not (folder / ".partial").exists()
+
+
+@pytest.mark.parametrize("way", ["from a hub", "by hand"])
+def test_a_partial_checkpoint_is_deleted_once_a_whole_one_was_converted(
+    site: Site, settings: Settings, folder: Path, tmp_path: Path, way: str
+) -> None:
+    leave_partial(RN50, folder)
+    if way == "from a hub":
+        offer(site)
+    else:
+        root = tmp_path / "downloads"
+        copy_small(RN50, root).rename(root / OFFICIAL[RN50])
+        settings = replace(settings, clip_download_root=root)
+
+    ensure(settings)
+
+    assert files_in(folder) == MADE
+    assert not (folder / ".partial").exists()
 
 
 def test_both_towers_asked_for_at_once_share_one_fetch_and_one_conversion(

@@ -14,7 +14,6 @@ from immich_ml_cn.sources import Source
 from .failure import DiskFailed, writing
 
 _NAME = ".checksums.json"
-_CHUNK = 1 << 20
 
 
 class State(StrEnum):
@@ -96,11 +95,9 @@ def _state(path: Path, known: Mapping[str, Any] | None) -> State:
         return State.UNKNOWN
     if path.stat().st_size != known.get("size"):
         return State.CHANGED
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return State.GOOD if digest.hexdigest() == known.get("sha256") else State.CHANGED
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return State.GOOD if digest == known.get("sha256") else State.CHANGED
 
 
 def _write(folder: Path, known: Mapping[str, Any]) -> None:

@@ -1,13 +1,11 @@
 """One model: from the first source that delivers all of it into its folder, or one sentence why not."""
 
 import errno
-import hashlib
 import logging
 import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,6 +26,7 @@ from .monitor import TransferMonitor
 from .options import FetchOptions
 from .partial_file import Expected, Fetched, PartialFile, find_complete
 from .progress import NullProgress, Progress
+from .staging import Staging
 from .transfer import Address, new_client, transfer
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ _logger = logging.getLogger(__name__)
 Verify: TypeAlias = Callable[[PurePosixPath, Path], None]
 """Looks into a file, given where it belongs in the model's folder and where it is now; raises `SourceFailed`."""
 
-_STAGING = ".partial"
 _RETRY_S = 60
 
 
@@ -142,13 +140,12 @@ class _Fetch:
     ) -> None:
         self._name = name
         self._folder = folder
-        self._staging = folder / _STAGING
+        self._staging = Staging(folder)
         self._options = options
         self._monitor = monitor
         self._host_health = host_health
         self._verify = verify
         self._clock = clock
-        self._used: set[str] = set()
 
     def run(self, sources: Sequence[Source], started: float) -> FetchReport:
         """Try the sources in order, then a public mirror where nobody has chosen."""
@@ -185,6 +182,7 @@ class _Fetch:
             if self._host_health.record(host, True):
                 _logger.info("%s answers: fetching from there", host)
             installed = self._install(downloaded)
+            self._staging.clean({path for each in sources for path in _arriving(each)} | downloaded.keys())
             size = sum(file.size for file in downloaded.values())
             return FetchReport(host, installed, size, self._clock() - started)
         return None
@@ -269,13 +267,13 @@ class _Fetch:
 
     def _download_hub(self, snapshot: HubSnapshot) -> dict[PurePosixPath, Fetched]:
         files = [file for file in list_files(snapshot, self._options) if self._is_missing(file.path)]
-        self._check_disk_space({file.path: file.expected for file in files})
+        self._require_space(file.expected.size for file in files)
         return {file.path: self._download_file(hub_client(), file.path, file.address, file.expected) for file in files}
 
     def _download_files(self, source: Source, files: Sequence[RemoteFile]) -> dict[PurePosixPath, Fetched]:
         wanted = {file.path: file for file in files if self._is_missing(file.path)}
         expected = {path: Expected(file.size, file.sha256) for path, file in wanted.items()}
-        self._check_disk_space(expected)
+        self._require_space(file.size for file in wanted.values())
         with new_client() as client:
             return {
                 path: self._download_file(client, path, self._at(source, file.url), expected[path])
@@ -284,12 +282,10 @@ class _Fetch:
 
     def _download_archive(self, source: Source, archive: Archive) -> dict[PurePosixPath, Fetched]:
         members = {member.path: member for member in archive.members if self._is_missing(member.path)}
-        name = PurePosixPath(archive.url.rpartition("/")[2])
+        self._require_space((archive.size, *(member.size for member in members.values())))
         expected = Expected(archive.size, archive.sha256)
-        sizes = {path: Expected(member.size) for path, member in members.items()}
-        self._check_disk_space({name: expected, **sizes})
         with new_client() as client:
-            fetched = self._download_file(client, name, self._at(source, archive.url), expected)
+            fetched = self._download_file(client, archive.file, self._at(source, archive.url), expected)
         try:
             return {path: self._unpack(fetched.path, member) for path, member in members.items()}
         except SourceFailed:
@@ -297,13 +293,13 @@ class _Fetch:
             raise
 
     def _unpack(self, archive: Path, member: Member) -> Fetched:
-        part = self._part(member.path, member.sha256 or member.name)
+        part = self._staging.part(member.path, member.sha256 or member.name)
         return unpack(archive, member, part, self._monitor)
 
     def _download_file(
         self, client: "httpx2.Client", path: PurePosixPath, address: Address, expected: Expected
     ) -> Fetched:
-        path_of_part = self._part(path, expected.identity or address.url)
+        path_of_part = self._staging.part(path, expected.identity or address.url)
         if (whole := find_complete(path_of_part, expected)) is not None:
             return whole
         with PartialFile(path_of_part, f"{self._name}/{path}", expected, self._monitor) as part:
@@ -322,31 +318,9 @@ class _Fetch:
     def _is_missing(self, path: PurePosixPath) -> bool:
         return not (self._folder / path).exists()
 
-    def _part(self, path: PurePosixPath, identity: str) -> Path:
-        """A name for the arriving bytes: another version of a file, or of another source, is never glued to it."""
-        digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
-        name = f"{'-'.join(path.parts)}.{digest}"
-        self._used.add(name)
-        return self._staging / f"{name}.part"
-
-    def _check_disk_space(self, expected: dict[PurePosixPath, Expected]) -> None:
+    def _require_space(self, sizes: Iterable[int | None]) -> None:
         """Raises DiskFailed when what is known to come does not fit."""
-        with writing(self._staging):
-            self._staging.mkdir(parents=True, exist_ok=True)
-            here = sum(file.stat().st_size for file in self._staging.iterdir())
-            free = shutil.disk_usage(self._staging).free
-        needed = sum(file.size or 0 for file in expected.values()) - here
-        if needed > free:
-            raise DiskFailed(
-                tr(
-                    "{model} needs {needed:.0f} MB more in {folder}, where only {free:.0f} MB are free; free some "
-                    "space, nothing was deleted",
-                    model=self._name,
-                    needed=needed / 1e6,
-                    folder=self._folder,
-                    free=free / 1e6,
-                )
-            )
+        self._staging.require_space(self._name, sum(size or 0 for size in sizes))
 
     def _install(self, downloaded: dict[PurePosixPath, Fetched]) -> tuple[Path, ...]:
         """Give the files their names, graphs last: where the graph is, its companions are."""
@@ -360,23 +334,19 @@ class _Fetch:
                     downloaded[path].path.replace(target)
                     installed.append(target)
                 _sync(target.parent)
-        self._clean()
         return tuple(installed)
 
     def _remove_empty_folders(self) -> None:
         """Leave no trace of a fetch that brought nothing: an empty folder would pass for a model."""
+        self._staging.remove_if_empty()
         with suppress(OSError):  # not empty, or not there
-            self._staging.rmdir()
             self._folder.rmdir()
 
-    def _clean(self) -> None:
-        """Remove what this fetch left in the staging folder; another component may still arrive there."""
-        with writing(self._staging):
-            for file in self._staging.iterdir():
-                if file.stem in self._used:
-                    file.unlink()
-            if not any(self._staging.iterdir()):
-                self._staging.rmdir()
+
+def _arriving(source: Source) -> tuple[PurePosixPath, ...]:
+    """The files that may lie in the staging folder because of a source."""
+    archive = (source.content.file,) if isinstance(source.content, Archive) else ()
+    return (*source.required, *archive)
 
 
 def _sync(folder: Path) -> None:

@@ -186,10 +186,6 @@ def find_complete(part: Path, expected: Expected) -> Fetched | None:
     whole = part.with_suffix(".whole")
     if not whole.is_file():
         return None
-    digest = hashlib.sha256()
     with whole.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    if expected.sha256 not in (None, digest.hexdigest()):
-        return None
-    return Fetched(whole, whole.stat().st_size, digest.hexdigest())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Fetched(whole, whole.stat().st_size, digest) if expected.sha256 in (None, digest) else None
