@@ -67,7 +67,7 @@ def encoded(value: object) -> bytes:
         case int():
             return b"J" + struct.pack("<i", value)
         case str():
-            data = value.encode()
+            data = value.encode("utf-8", "surrogatepass")
             return b"X" + struct.pack("<I", len(data)) + data
         case tuple():
             return b"(" + b"".join(map(encoded, value)) + b"t"

@@ -1,6 +1,5 @@
 """The weights of one Chinese-CLIP, whichever way a checkpoint names them, checked against its architecture."""
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -64,9 +63,6 @@ class ModelWeights:
         for name, group in parts.items():
             self._check_shapes(name, group)
         self._parts_of = parts
-
-    def __len__(self) -> int:
-        return len(self._shapes)
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -136,13 +132,9 @@ class ModelWeights:
 def _some(names: Iterable[str]) -> str:
     """The first names, and how many more there are."""
     first, *others = sorted(names)
-    return f"{first[:100]} and {len(others)} more" if others else first[:100]
+    shown = first[:100] if first.isprintable() else ascii(first[:100])
+    return f"{shown} and {len(others)} more" if others else shown
 
 
 def _size(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "one number"
-
-
-def bytes_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Bytes of these tensors in float32."""
-    return 4 * sum(math.prod(shape) for shape in shapes.values())

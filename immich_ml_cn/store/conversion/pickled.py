@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-MOST_BYTES: Final = 16 << 20
-"""Of a pickle: that of the largest Chinese-CLIP has 0.1 MB, for the weights lie beside it."""
+from .weights import MOST_AXES
+
+MOST_BYTES: Final = 1 << 20
+"""Of a pickle: that of the largest Chinese-CLIP has 0.1 MB, for the weights lie beside it. Each byte may make an object
+of a hundred."""
 
 DTYPES: Final[Mapping[str, str]] = {
     "BFloat16Storage": "bfloat16",
@@ -247,12 +250,13 @@ def _tensor(arguments: object) -> PickledTensor:
 
 
 def _integers(value: object) -> tuple[int, ...]:
-    return tuple(map(_integer, _tuple(value)))
+    return tuple(map(_integer, _tuple(value, *range(MOST_AXES + 1))))
 
 
 def _integer(value: object) -> int:
+    # Never shown: a few hundred tuples that hold each other twice would be written out for ever.
     if not isinstance(value, int) or not 0 <= value < 1 << 62:
-        raise TypeError(f"{value!r:.40} where a number of elements is expected")
+        raise TypeError(f"a {type(value).__name__} where a number of elements is expected")
     return value
 
 

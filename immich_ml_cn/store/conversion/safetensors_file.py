@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import CheckpointError
-from .weights import BFLOAT16, Stored, widened
+from .weights import BFLOAT16, MOST_AXES, Stored, widened
 
-MOST_HEADER_BYTES: Final = 16 << 20
+MOST_HEADER_BYTES: Final = 1 << 20
 
 _DTYPES: Final[Mapping[str, str]] = {
     "BF16": BFLOAT16,
@@ -55,6 +55,18 @@ class SafetensorsFile:
                 self._tensors[name] = self._entry(name, entry, size - self._begin)
         if not self._tensors:
             raise CheckpointError(f"{path} holds no tensors")
+        self._require_one_after_the_other(size - self._begin)
+
+    def _require_one_after_the_other(self, available: int) -> None:
+        """As the format has it: neither gaps nor numbers of two tensors."""
+        end = 0
+        ranges = sorted((begin, begin + _size(stored), name) for name, (stored, begin) in self._tensors.items())
+        for begin, after, name in ranges:
+            if begin != end:
+                raise CheckpointError(f"{self.path} is refused: {name[:100]!r} does not begin where another ends")
+            end = after
+        if end != available:
+            raise CheckpointError(f"{self.path} is refused: {available - end:,} bytes in it belong to no tensor")
 
     def _entry(self, name: str, entry: Any, available: int) -> tuple[Stored, int]:
         """What the header says of a tensor, and where it begins among the numbers."""
@@ -62,9 +74,12 @@ class SafetensorsFile:
             dtype = _DTYPES[entry["dtype"]]
             shape = tuple(entry["shape"])
             begin, end = entry["data_offsets"]
-            whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
-            if whole and end <= available and end - begin == math.prod(shape) * _numpy(dtype).itemsize:
-                return Stored(shape, dtype), begin
+            counts = (*shape, begin, end)
+            whole = all(type(count) is int and 0 <= count < 1 << 62 for count in counts)
+            if whole and len(shape) <= MOST_AXES and end <= available:
+                stored = Stored(shape, dtype)
+                if end - begin == _size(stored):
+                    return stored, begin
         except (KeyError, TypeError, ValueError):
             pass
         raise CheckpointError(f"{self.path} is refused: what its header says of {name[:100]!r} cannot be right")
@@ -100,6 +115,11 @@ def _json(path: Path, header: bytes) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} is refused: its header is no JSON object")
     return found
+
+
+def _size(stored: Stored) -> int:
+    """In bytes."""
+    return math.prod(stored.shape) * _numpy(stored.dtype).itemsize
 
 
 def _numpy(dtype: str) -> np.dtype[Any]:

@@ -32,15 +32,17 @@ class TorchFile:
         """
         self.path = path
         try:
-            with _ShortReads(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
-                self._read_index(archive)
+            with _CarefulFile(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
+                self._read_index(archive, file)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, struct.error) as error:
             raise CheckpointError(f"{path} is a damaged zip ({error})") from error
         except RefusedPickle as error:
             raise CheckpointError(f"{path} is refused: {error}") from error
 
-    def _read_index(self, archive: zipfile.ZipFile) -> None:
+    def _read_index(self, archive: zipfile.ZipFile, file: "_CarefulFile") -> None:
         members = {info.filename: info for info in archive.infolist()}
+        if len(members) < len(archive.infolist()):
+            raise CheckpointError(f"{self.path} is refused: two files in it have the same name")
         pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise CheckpointError(f"{self.path} is a zip, but not one that PyTorch writes: it has no data.pkl")
@@ -48,8 +50,8 @@ class TorchFile:
         self._refuse_big_endian(archive, members, folder)
         data = archive.read(self._plain(members[pickles[0]], MOST_BYTES))
         self._tensors = _tensors(read_pickle(data), self.path)
-        keys = {tensor.storage.key: tensor.storage for tensor in self._tensors.values()}
-        self._offsets = {key: self._locate(members, f"{folder}data/{key}", storage) for key, storage in keys.items()}
+        storages = {tensor.storage for tensor in self._tensors.values()}
+        self._offsets = {item.key: self._locate(file, members, f"{folder}data/{item.key}", item) for item in storages}
 
     def _refuse_big_endian(self, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], folder: str) -> None:
         info = members.get(f"{folder}byteorder")
@@ -64,7 +66,7 @@ class TorchFile:
             raise CheckpointError(f"{self.path} is refused: {info.filename[:100]!r} in it has {info.file_size:,} bytes")
         return info
 
-    def _locate(self, members: Mapping[str, zipfile.ZipInfo], name: str, storage: Storage) -> int:
+    def _locate(self, file: "_CarefulFile", members: Mapping[str, zipfile.ZipInfo], name: str, storage: Storage) -> int:
         """Where a storage begins in the file."""
         if name not in members:
             raise CheckpointError(f"{self.path} is refused: it lacks the numbers of {name[:100]!r}")
@@ -74,12 +76,11 @@ class TorchFile:
             raise CheckpointError(
                 f"{self.path} is refused: {name[:100]!r} has {info.file_size:,} bytes, its tensor says {size:,}"
             )
-        with self.path.open("rb") as file:
-            file.seek(info.header_offset)
-            signature, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
-            offset = info.header_offset + _LOCAL_HEADER.size + int(name_length) + int(extra_length)
-            if signature != b"PK\x03\x04" or offset + size > file.seek(0, io.SEEK_END):
-                raise CheckpointError(f"{self.path} is refused: {name[:100]!r} does not lie where the zip says")
+        file.seek(info.header_offset)
+        signature, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+        offset = info.header_offset + _LOCAL_HEADER.size + int(name_length) + int(extra_length)
+        if signature != b"PK\x03\x04" or offset + size > file.seek(0, io.SEEK_END):
+            raise CheckpointError(f"{self.path} is refused: {name[:100]!r} does not lie where the zip says")
         return offset
 
     @property
@@ -108,14 +109,21 @@ class TorchFile:
         return widened(view) if storage.dtype == BFLOAT16 else view
 
 
-class _ShortReads(io.BufferedReader):
-    """Refuses to read much at once: a directory that claims to be huge would be read into memory whole."""
+class _CarefulFile(io.BufferedReader):
+    """Refuses to read much at once: a directory that claims to be huge would be read into memory whole. Refuses to seek
+    where no file can have anything."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = super().read(MOST_BYTES + 1 if size is None or size < 0 else min(size, MOST_BYTES + 1))
         if len(data) > MOST_BYTES:
             raise zipfile.BadZipFile("its directory is larger than any checkpoint's")
         return data
+
+    def seek(self, target: int, whence: int = io.SEEK_SET, /) -> int:
+        try:
+            return super().seek(target, whence)
+        except (OSError, ValueError) as error:
+            raise zipfile.BadZipFile("it points outside of itself") from error
 
 
 def _tensors(content: object, path: Path) -> dict[str, PickledTensor]:

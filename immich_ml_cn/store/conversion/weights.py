@@ -14,6 +14,9 @@ BFLOAT16: Final = "bfloat16"
 
 FLOATS: Final = frozenset({"float16", BFLOAT16, "float32", "float64"})
 
+MOST_AXES: Final = 8
+"""Of a tensor; the product of a million is a number of a million digits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chinese_clips import GOLDEN, SMALL, Silent, convert_small, request_for, run
+from chinese_clips import GOLDEN, SMALL, Silent, convert_small, open_session, request_for, run
 from clip_models import cosine
 from numpy.typing import NDArray
 from torch_files import write_checkpoint
@@ -77,6 +77,16 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path, case: str) -> None:
         weights_of(tmp_path / "a.pt", tensors)
 
 
+@pytest.mark.parametrize(("name", "shown"), [("\x1b[2Jgone\nfine", r"\x1b[2Jgone\nfine"), ("\ud800", r"\ud800")])
+def test_a_name_that_would_do_something_to_a_log_is_escaped(tmp_path: Path, name: str, shown: str) -> None:
+    """Or to an answer: half of a surrogate pair cannot be written as UTF-8."""
+    tensors = official() | {name: np.zeros(1, np.float32)}
+
+    with pytest.raises(CheckpointError) as refused:
+        weights_of(tmp_path / "a.pt", tensors)
+    assert f"it has '{shown}', which the model does not" in str(refused.value)
+
+
 def test_another_model_is_named_with_how_much_is_missing() -> None:
     with pytest.raises(CheckpointError, match=r"it lacks bert\.encoder\.layer\.1\.\S+ and \d+ more"):
         ModelWeights(open_weights(GOLDEN / "chinese-clip-rn50.pt"), ARCHITECTURE)
@@ -99,7 +109,7 @@ def test_transformers_own_files_give_its_own_answers(tmp_path: Path, name: str) 
     saved = GOLDEN / "transformers"
     answers = {key: np.array(value) for key, value in json.loads((saved / "answers.json").read_text()).items()}
     folder = tmp_path / "model"
-    convert(request_for(saved / name, folder, ARCHITECTURE), Silent(), run)
+    convert(request_for(saved / name, folder, ARCHITECTURE), Silent(), open_session)
 
     feeds: dict[str, dict[str, NDArray[Any]]] = {
         "visual": {"image": answers["image"].astype(np.float32)},
@@ -118,7 +128,7 @@ def test_the_two_layouts_of_one_model_give_one_graph(tmp_path: Path) -> None:
     tensors = official()
     renamed = {new: array for name, array in tensors.items() for new, array in _transformers(name, array)}
     write_checkpoint(tmp_path / "b.pt", renamed)
-    convert(request_for(tmp_path / "b.pt", tmp_path / "b", ARCHITECTURE), Silent(), run)
+    convert(request_for(tmp_path / "b.pt", tmp_path / "b", ARCHITECTURE), Silent(), open_session)
 
     for kind in ("visual", "textual"):
         assert (ours / kind / "model.onnx").read_bytes() == (tmp_path / "b" / kind / "model.onnx").read_bytes()

@@ -179,6 +179,26 @@ def test_a_memo_of_any_index_takes_no_memory() -> None:
     assert read_pickle(b"\x80\x02Nr" + struct.pack("<I", 0xFFFFFFFF) + b".") is None
 
 
+def _held_twice(depth: int) -> Raw:
+    """A tuple of two that are the same tuple of two, and so on: a few bytes each, 2 ** `depth` numbers written out."""
+    return Raw(encoded((1,)) + b"q\x01h\x01\x86" * depth)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_what_would_be_written_out_for_ever_is_not_shown(place: int) -> None:
+    storage = Raw(encoded(("storage", name("torch", "FloatStorage"), "0", "cpu", 6)) + b"Q")
+    arguments: list[object] = [storage, 0, (6,), (1,)]
+    arguments[place] = _held_twice(100)
+
+    with pytest.raises(RefusedPickle):
+        read_pickle(pickled({"t": call(REBUILD, *arguments, False, None)}))
+
+
+def test_a_tensor_of_many_axes_is_refused() -> None:
+    with pytest.raises(RefusedPickle, match="its pickle is damaged"):
+        read_pickle(pickled({"t": Tensor("0", (1,) * 5000, 1)}))
+
+
 def test_a_huge_pickle_is_not_even_looked_at() -> None:
     with pytest.raises(RefusedPickle, match="far more than names and shapes need"):
         read_pickle(bytes(MOST_BYTES + 1))

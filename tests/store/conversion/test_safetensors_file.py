@@ -9,7 +9,7 @@ import pytest
 from chinese_clips import GOLDEN
 
 from immich_ml_cn.store.conversion.errors import CheckpointError
-from immich_ml_cn.store.conversion.safetensors_file import SafetensorsFile
+from immich_ml_cn.store.conversion.safetensors_file import MOST_HEADER_BYTES, SafetensorsFile
 from immich_ml_cn.store.conversion.torch_file import TorchFile
 from immich_ml_cn.store.conversion.weights import Stored, open_weights
 
@@ -70,12 +70,35 @@ def test_dtypes_and_shapes(tmp_path: Path) -> None:
         entry(shape=None),
         entry(dtype="F8"),
         entry(dtype=["F32"]),
+        entry(shape=[True, 6]),
+        entry(shape=[9] * 200_000),  # their product has 200,000 digits
+        entry(shape=[0, 10**4000], data_offsets=[0, 0]),
         {"t": []},
         {"t": None},
     ],
 )
 def test_a_header_that_lies_is_refused(tmp_path: Path, header: Any) -> None:
     with pytest.raises(CheckpointError, match="what its header says of 't' cannot be right"):
+        SafetensorsFile(write(tmp_path / "a", header))
+
+
+def _floats(begin: int, end: int) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": [(end - begin) // 4], "data_offsets": [begin, end]}
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        ({"a": _floats(0, 24), "b": _floats(0, 24)}, "'b' does not begin where another ends"),
+        ({"a": _floats(0, 16), "b": _floats(12, 24)}, "'b' does not begin where another ends"),
+        ({"a": _floats(0, 8), "b": _floats(12, 24)}, "'b' does not begin where another ends"),
+        ({"a": _floats(4, 24)}, "'a' does not begin where another ends"),
+        ({"a": _floats(0, 20)}, "4 bytes in it belong to no tensor"),
+        (json.dumps({"a": _floats(0, 12), "b": _floats(12, 24)}).replace("b", "a").encode(), "'a' does not begin"),
+    ],
+)
+def test_numbers_of_two_tensors_or_of_none_are_refused(tmp_path: Path, header: Any, reason: str) -> None:
+    with pytest.raises(CheckpointError, match=reason):
         SafetensorsFile(write(tmp_path / "a", header))
 
 
@@ -88,6 +111,7 @@ def test_a_header_that_lies_is_refused(tmp_path: Path, header: Any) -> None:
         (b"{}", None, "no tensors"),
         (b"{}", 1 << 60, "cannot be right"),
         (b"{}", 0, "cannot be right"),
+        (b"{" + bytes(MOST_HEADER_BYTES), None, "its header of 1,048,577 bytes cannot be right"),
     ],
 )
 def test_no_header_is_refused(tmp_path: Path, header: bytes, length: int | None, reason: str) -> None:

@@ -80,6 +80,59 @@ REFUSED = {
 }
 
 
+def test_every_tensor_s_numbers_are_looked_at(tmp_path: Path) -> None:
+    """Of two that lie in one file, the first lies about it: what follows in the zip would be taken for numbers."""
+    tensors = {"liar": Tensor("0", (300,), 300), "t": Tensor("0", (6,), 6)}
+    path = write_file(tmp_path / "a.pt", tensors, {"0": NUMBERS.tobytes(), "1": bytes(5000)})
+
+    with pytest.raises(CheckpointError, match="has 24 bytes, its tensor says 1,200"):
+        TorchFile(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("twice", ["archive/data/0", "archive/data.pkl"])
+def test_two_files_of_one_name_are_refused(tmp_path: Path, twice: str) -> None:
+    path = one(tmp_path / "a.pt", Tensor("0", (6,), 6))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(twice, bytes(24))
+
+    with pytest.raises(CheckpointError, match="two files in it have the same name"):
+        TorchFile(path)
+
+
+def _entry(data: bytes, member: str) -> int:
+    """Where the zip's directory tells of a member."""
+    return data.rfind(b"PK\x01\x02", 0, data.rfind(member.encode()))
+
+
+def test_a_place_that_no_file_has_is_refused(tmp_path: Path) -> None:
+    """As zip64 says it: 2 ** 64 - 1."""
+    data = bytearray(one(tmp_path / "a.pt", Tensor("0", (6,), 6)).read_bytes())
+    entry = _entry(data, "archive/data/0")
+    end, extra = data.rfind(b"PK\x05\x06"), struct.pack("<HHQ", 1, 8, (1 << 64) - 1)
+    struct.pack_into("<I", data, end + 12, struct.unpack_from("<I", data, end + 12)[0] + len(extra))
+    struct.pack_into("<H", data, entry + 30, len(extra))
+    struct.pack_into("<I", data, entry + 42, 0xFFFFFFFF)
+    names = entry + 46 + len("archive/data/0")
+    data[names:names] = extra
+    path = tmp_path / "b.pt"
+    path.write_bytes(data)
+
+    with pytest.raises(CheckpointError, match="points outside of itself"):
+        TorchFile(path)
+
+
+def test_a_place_before_the_file_is_refused(tmp_path: Path) -> None:
+    path = one(tmp_path / "a.pt", Tensor("0", (6,), 6))
+    data = bytearray(path.read_bytes())
+    directory = data.rfind(b"PK\x05\x06") + 16
+    struct.pack_into("<I", data, directory, struct.unpack_from("<I", data, directory)[0] + 100)
+    path.write_bytes(data)
+
+    with pytest.raises(CheckpointError, match="damaged zip"):
+        TorchFile(path)
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_sizes_that_lie_are_refused(tmp_path: Path, case: str) -> None:
     tensor, reason = REFUSED[case]
