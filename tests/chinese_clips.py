@@ -8,6 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from immich_ml_cn.engines.graphs.files import Graph
+from immich_ml_cn.engines.session import Session
 from immich_ml_cn.store.conversion.architecture import Architecture, Bert, ResNet, VisionTransformer
 from immich_ml_cn.store.conversion.convert import Request, convert
 from immich_ml_cn.store.conversion.graph import PRECISIONS, Precision
@@ -57,11 +59,16 @@ class Silent:
     def advance(self, count: int) -> None: ...
 
 
-def run(graph: Path, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
-    """Run a graph once."""
+def open_session(graph: Graph) -> Session:
+    """Open a graph to check it."""
     from clip_models import OrtSession  # where the golden files are made there may be no engine
 
-    return OrtSession(graph).run(feeds)
+    return OrtSession(graph)
+
+
+def run(graph: Path, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
+    """Run a graph once."""
+    return open_session(graph).run(feeds)
 
 
 def request_for(
@@ -79,7 +86,7 @@ def request_for(
 
 def convert_small(name: str, folder: Path, precisions: tuple[Precision, ...] = PRECISIONS) -> Path:
     """Convert the golden checkpoint of a small model into a folder; the folder."""
-    convert(request_for(GOLDEN / f"{name}.pt", folder, SMALL[name], precisions), Silent(), run)
+    convert(request_for(GOLDEN / f"{name}.pt", folder, SMALL[name], precisions), Silent(), open_session)
     return folder
 
 

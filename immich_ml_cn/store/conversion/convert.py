@@ -2,27 +2,30 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from immich_ml_cn import memory
+from immich_ml_cn.engines.session import OpenSession
 from immich_ml_cn.store.fetch.checksums import record
 
 from .architecture import Architecture
 from .errors import CheckpointError
-from .graph import Precision
+from .graph import GraphBuilder, Precision
 from .model_weights import ModelWeights
-from .onnx_file import PROTOBUF_LIMIT, Written, write_onnx
+from .onnx_file import PROTOBUF_LIMIT, Written, write_half, write_onnx
 from .towers import KINDS, Kind, build_tower
 from .weights import open_weights
 
 STAGING: Final = ".converting"
 """The folder, in the model's, in which the graphs are written; they are renamed when all of them are right."""
 
+_HALF: Final = "half.onnx"
 CONTEXT_LENGTH: Final = 52
 _MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 _STD: Final = (0.26862954, 0.26130258, 0.27577711)
@@ -39,10 +42,6 @@ class Observer(Protocol):
     def advance(self, count: int) -> None:
         """So many more of its bytes are written."""
         ...
-
-
-Run: TypeAlias = Callable[[Path, Mapping[str, NDArray[Any]]], Sequence[NDArray[Any]]]
-"""Opens a graph, runs it once and forgets it: its outputs in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +72,11 @@ class Request:
         )
 
 
-def convert(request: Request, observer: Observer, run: Run) -> tuple[Path, ...]:
+def convert(request: Request, observer: Observer, open_session: OpenSession) -> tuple[Path, ...]:
     """Write the missing graphs, check them, and give them their names, ``model.onnx`` last. The folder must be locked.
 
     Args:
-        run: runs a graph that was written, to check it.
+        open_session: opens a graph that was written, to check it.
 
     Returns:
         The new graphs and the files of their weights, relative to the model's folder.
@@ -96,8 +95,11 @@ def convert(request: Request, observer: Observer, run: Run) -> tuple[Path, ...]:
             target.parent.mkdir(parents=True, exist_ok=True)
             graph = build_tower(kind, request.architecture, weights, precision)
             observer.start(f"{kind}/{target.name} ({len(graph.initializers)} tensors)", graph.size)
-            written += write_onnx(graph, target, observer.advance, limit=request.limit)
-            _check(run(target, _made_up(kind, request.architecture)), request, f"{kind}/{target.name}")
+            files = write_onnx(graph, target, observer.advance, limit=request.limit)
+            outputs = _run(graph, files, _made_up(kind, request.architecture), open_session)
+            _check(outputs, request, f"{kind}/{target.name}")
+            memory.release()
+            written += files
         _describe(request, staging)
         return _put_in_place(request, staging, written)
     finally:
@@ -115,6 +117,31 @@ def _made_up(kind: Kind, architecture: Architecture) -> dict[str, NDArray[Any]]:
         return {"text": np.array([[1, 2, 0, 0], [1, 3, 4, 2]], np.int32)}
     pixels = architecture.vision.pixels
     return {"image": np.random.default_rng(0).standard_normal((1, 3, pixels, pixels), np.float32)}
+
+
+def _run(
+    graph: GraphBuilder, files: Sequence[Written], feeds: Mapping[str, NDArray[Any]], open_session: OpenSession
+) -> Sequence[NDArray[Any]]:
+    """What a graph answers. It is run in halves: weights that are mapped count as memory of this process once they are
+    used, and those in fp16 are all widened before the first is.
+
+    Args:
+        files: that were written of it, the graph's own last.
+    """
+    path = files[-1].path
+    session = open_session(path)
+    if graph.middle is None:
+        return session.run(feeds)
+    del session  # it loads
+    memory.release()
+    half_path = path.with_name(_HALF)
+    outputs: Sequence[NDArray[Any]] = ()
+    for half in graph.halves():
+        write_half(half, half_path, files)
+        outputs = open_session(half_path).run(feeds)
+        feeds = {value.name: output for value, output in zip(half.outputs, outputs, strict=True)}
+    half_path.unlink()
+    return outputs
 
 
 def _check(outputs: Sequence[NDArray[Any]], request: Request, name: str) -> None:

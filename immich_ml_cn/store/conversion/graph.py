@@ -50,6 +50,7 @@ class GraphBuilder:
 
     Attributes:
         precision: of its weights and of what is computed.
+        middle: what all nodes behind it depend on, and on nothing else that nodes before it compute; see `halves`.
     """
 
     precision: Precision
@@ -57,6 +58,7 @@ class GraphBuilder:
     initializers: list[Initializer] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
+    middle: Value | None = None
     _constants: dict[tuple[str, bytes], str] = field(default_factory=dict)
     _quantized: dict[str, tuple[str, str, str]] = field(default_factory=dict)
 
@@ -69,6 +71,21 @@ class GraphBuilder:
     def dtype(self) -> np.dtype[Any]:
         """What floats are computed in."""
         return np.dtype(np.float16 if self.precision == "fp16" else np.float32)
+
+    def halves(self) -> "tuple[GraphBuilder, ...]":
+        """The graph up to `middle` and from there on, or the graph itself where it has none."""
+        if self.middle is None:
+            return (self,)
+        after = 1 + next(index for index, node in enumerate(self.nodes) if self.middle.name in node.output)
+        return (
+            self._part(self.nodes[:after], self.inputs, [self.middle]),
+            self._part(self.nodes[after:], [self.middle], self.outputs),
+        )
+
+    def _part(self, nodes: list[Any], inputs: list[Value], outputs: list[Value]) -> "GraphBuilder":
+        needed = {name for node in nodes for name in node.input}
+        initializers = [initializer for initializer in self.initializers if initializer.name in needed]
+        return GraphBuilder(self.precision, nodes, initializers, inputs, outputs)
 
     def op(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         """Add a node with one output.

@@ -7,7 +7,7 @@ follow, one field each: in the file itself, or, where protobuf could not read it
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -35,11 +35,16 @@ _DELIMITED: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A file that was written."""
+    """A file that was written.
+
+    Attributes:
+        offsets: where the numbers of each weight begin in it.
+    """
 
     path: Path
     size: int
     sha256: str
+    offsets: Mapping[str, int]
 
 
 def data_file(graph: Path) -> Path:
@@ -69,15 +74,33 @@ def write_onnx(
     """
     outside = builder.size > limit
     placed = _place(builder, data_file(path).name if outside else None)
-    files: list[Written] = []
-    if outside:
-        with _Output(data_file(path)) as output:
-            for weight in placed:
-                if weight.offset is not None:
-                    output.pad(weight.offset)
-                    output.write(_bytes(weight.initializer))
-                    advance(weight.initializer.size)
-        files.append(output.written)
+    files = [_write_data(data_file(path), placed, advance)] if outside else []
+    return (*files, _write_graph(path, builder, placed, advance))
+
+
+def write_half(half: GraphBuilder, path: Path, whole: Sequence[Written]) -> None:
+    """Write a half of a graph, to run it: its weights stay in the graph's own files, in the same folder."""
+    places = {name: (file.path.name, offset) for file in whole for name, offset in file.offsets.items()}
+    placed = [
+        _outside(initializer, *places[initializer.name]) if _is_large(initializer) else _inside(initializer)
+        for initializer in half.initializers
+    ]
+    _write_graph(path, half, placed, lambda _: None)
+
+
+def _write_data(path: Path, placed: "Sequence[_Placed]", advance: Callable[[int], None]) -> Written:
+    with _Output(path) as output:
+        for weight in placed:
+            if weight.offset is not None:
+                output.pad(weight.offset)
+                output.write_weight(weight.initializer)
+                advance(weight.initializer.size)
+    return output.written
+
+
+def _write_graph(
+    path: Path, builder: GraphBuilder, placed: "Sequence[_Placed]", advance: Callable[[int], None]
+) -> Written:
     with _Output(path) as output:
         head, graph = _skeleton(builder)
         output.write(head)
@@ -86,9 +109,9 @@ def write_onnx(
         for weight in placed:
             output.write(weight.head)
             if weight.offset is None:
-                output.write(_bytes(weight.initializer))
+                output.write_weight(weight.initializer)
                 advance(weight.initializer.size)
-    return (*files, output.written)
+    return output.written
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +136,28 @@ def _place(builder: GraphBuilder, outside: str | None) -> list[_Placed]:
     """Decide where every weight lies; `outside` is the name of the second file."""
     placed, end = [], 0
     for initializer in builder.initializers:
-        if outside is not None and initializer.size >= _SMALLEST_OUTSIDE:
+        if outside is not None and _is_large(initializer):
             offset = -(-end // ALIGNMENT) * ALIGNMENT
             end = offset + initializer.size
-            tensor = _tensor(initializer, {"location": outside, "offset": offset, "length": initializer.size})
-            placed.append(_Placed(initializer, _delimited(_INITIALIZER_FIELD, len(tensor)) + tensor, offset))
+            placed.append(_outside(initializer, outside, offset))
         else:
-            tensor = _tensor(initializer) + _delimited(_RAW_DATA_FIELD, initializer.size)
-            head = _delimited(_INITIALIZER_FIELD, len(tensor) + initializer.size) + tensor
-            placed.append(_Placed(initializer, head, None))
+            placed.append(_inside(initializer))
     return placed
+
+
+def _is_large(initializer: Initializer) -> bool:
+    """Not so for shapes and axes, which engines want to know as they read the graph."""
+    return initializer.size >= _SMALLEST_OUTSIDE
+
+
+def _inside(initializer: Initializer) -> _Placed:
+    tensor = _tensor(initializer) + _delimited(_RAW_DATA_FIELD, initializer.size)
+    return _Placed(initializer, _delimited(_INITIALIZER_FIELD, len(tensor) + initializer.size) + tensor, None)
+
+
+def _outside(initializer: Initializer, file: str, offset: int) -> _Placed:
+    tensor = _tensor(initializer, {"location": file, "offset": offset, "length": initializer.size})
+    return _Placed(initializer, _delimited(_INITIALIZER_FIELD, len(tensor)) + tensor, offset)
 
 
 def _tensor(initializer: Initializer, outside: dict[str, object] | None = None) -> bytes:
@@ -194,6 +229,7 @@ class _Output:
         self._path = path
         self._hash = hashlib.sha256()
         self._size = 0
+        self._offsets: dict[str, int] = {}
 
     def __enter__(self) -> "_Output":
         self._file: IO[bytes] = self._path.open("wb", buffering=0)
@@ -205,11 +241,16 @@ class _Output:
 
     @property
     def written(self) -> Written:
-        return Written(self._path, self._size, self._hash.hexdigest())
+        return Written(self._path, self._size, self._hash.hexdigest(), self._offsets)
 
     def pad(self, offset: int) -> None:
         """Write zeros up to an offset."""
         self.write(bytes(offset - self._size))
+
+    def write_weight(self, initializer: Initializer) -> None:
+        """Write the numbers of a weight."""
+        self._offsets[initializer.name] = self._size
+        self.write(_bytes(initializer))
 
     def write(self, data: bytes | memoryview) -> None:
         rest = memoryview(data)

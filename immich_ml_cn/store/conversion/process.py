@@ -10,15 +10,15 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
-from numpy.typing import NDArray
-
 from immich_ml_cn.engines import checking_engine, child_process
+from immich_ml_cn.engines.graphs.files import Graph
+from immich_ml_cn.engines.session import Session
 from immich_ml_cn.errors import ServiceError, Unavailable
 from immich_ml_cn.messages import tr
 from immich_ml_cn.settings import Settings
@@ -145,7 +145,7 @@ def main() -> None:
         output.write(json.dumps(values) + "\n")
 
     try:
-        tell(files=[str(path) for path in convert(_request(json.loads(sys.argv[1])), _Teller(tell), _run)])
+        tell(files=[str(path) for path in convert(_request(json.loads(sys.argv[1])), _Teller(tell), _open)])
     except CheckpointError as error:
         tell(refused=str(error))
     except ServiceError as error:
@@ -169,8 +169,8 @@ class _Teller:
         self._tell(advance=count)
 
 
-def _run(graph: Path, feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
-    return checking_engine(Settings()).open(graph, "bulk", 0).run(feeds)
+def _open(graph: Graph) -> Session:
+    return checking_engine(Settings()).open(graph, "bulk", 0)
 
 
 def _described(request: Request) -> dict[str, Any]:

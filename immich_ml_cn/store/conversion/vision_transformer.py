@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .architecture import VisionTransformer
-from .graph import GraphBuilder
+from .graph import GraphBuilder, Value
 from .layers import Weights, attention, class_row, layer_norm, linear, quick_gelu
 
 
@@ -15,6 +15,8 @@ def encode_picture(graph: GraphBuilder, vision: VisionTransformer, weights: Weig
     tokens = _embed(graph, vision, weights, image)
     for layer in range(vision.layers):
         tokens = _block(graph, vision, weights, layer, tokens)
+        if layer + 1 == vision.layers // 2:
+            graph.middle = Value(tokens, graph.dtype, ("batch", vision.tokens, vision.width))
     return layer_norm(graph, weights, tokens, "visual.ln_post", vision.width, epsilon=1e-5)
 
 

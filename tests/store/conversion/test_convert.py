@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from chinese_clips import GOLDEN, SMALL, Silent, convert_small, request_for, run
+from chinese_clips import GOLDEN, SMALL, Silent, convert_small, open_session, request_for, run
 from clip_models import OrtSession, cosine
 from numpy.typing import NDArray
 from torch_files import Tensor, call, name, write_checkpoint, write_file
@@ -18,8 +18,10 @@ from immich_ml_cn.store.conversion.architecture import ResNet
 from immich_ml_cn.store.conversion.convert import STAGING, convert
 from immich_ml_cn.store.conversion.errors import CheckpointError
 from immich_ml_cn.store.conversion.graph import PRECISIONS, quantize
-from immich_ml_cn.store.conversion.onnx_file import ALIGNMENT
+from immich_ml_cn.store.conversion.model_weights import ModelWeights
+from immich_ml_cn.store.conversion.onnx_file import ALIGNMENT, PROTOBUF_LIMIT, write_half, write_onnx
 from immich_ml_cn.store.conversion.process import convert_in_child
+from immich_ml_cn.store.conversion.towers import build_tower
 from immich_ml_cn.store.conversion.weights import open_weights
 from immich_ml_cn.store.fetch.checksums import recorded
 from immich_ml_cn.store.fetch.failure import Cancelled, DiskFailed
@@ -78,7 +80,7 @@ def test_the_graphs_are_valid(tmp_path: Path, model: str) -> None:
 def test_large_weights_lie_beside_the_graph(tmp_path: Path, precision: Any) -> None:
     one = convert_small(NAME, tmp_path / "one", (precision,))
     two = tmp_path / "two"
-    convert(request_for(CHECKPOINT, two, SMALL[NAME], (precision,), limit=1000), Silent(), run)
+    convert(request_for(CHECKPOINT, two, SMALL[NAME], (precision,), limit=1000), Silent(), open_session)
 
     moved = two.rename(tmp_path / "moved")
     feeds: dict[str, dict[str, NDArray[Any]]] = {
@@ -100,6 +102,24 @@ def test_large_weights_lie_beside_the_graph(tmp_path: Path, precision: Any) -> N
             np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("limit", [1000, PROTOBUF_LIMIT])
+def test_the_halves_of_a_tower_answer_as_the_whole(tmp_path: Path, limit: int) -> None:
+    """With the weights of its own files, wherever they lie in them."""
+    graph = build_tower("visual", SMALL[NAME], ModelWeights(open_weights(CHECKPOINT), SMALL[NAME]), "fp32")
+    whole = write_onnx(graph, tmp_path / "model.onnx", limit=limit)
+    feeds = {"image": np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)}
+
+    values: dict[str, NDArray[Any]] = dict(feeds)
+    for half in graph.halves():
+        path = tmp_path / "half.onnx"
+        write_half(half, path, whole)
+        assert path.stat().st_size < sum(file.size for file in whole) / 4
+        outputs = run(path, values)
+        values = {value.name: output for value, output in zip(half.outputs, outputs, strict=True)}
+
+    np.testing.assert_array_equal(values["embedding"], run(tmp_path / "model.onnx", feeds)[0])
+
+
 def test_what_is_there_stays(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     mine = folder / "visual" / "model.onnx"
@@ -107,12 +127,12 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     mine.write_bytes(b"mine")
     (folder / "config.json").write_text("{}")
 
-    made = convert(request_for(CHECKPOINT, folder, SMALL[NAME]), Silent(), run)
+    made = convert(request_for(CHECKPOINT, folder, SMALL[NAME]), Silent(), open_session)
 
     assert made == (Path("textual/model.onnx"),)
     assert mine.read_bytes() == b"mine"
     assert (folder / "config.json").read_text() == "{}"
-    assert convert(request_for(CHECKPOINT, folder, SMALL[NAME]), Silent(), run) == ()
+    assert convert(request_for(CHECKPOINT, folder, SMALL[NAME]), Silent(), open_session) == ()
 
 
 def test_what_an_earlier_conversion_left_is_removed(tmp_path: Path) -> None:
@@ -177,7 +197,7 @@ def test_hostile_checkpoints_are_refused_and_leave_nothing(tmp_path: Path, case:
     checkpoint = hostile(case, tmp_path / "a.pt", marker)
 
     with np.errstate(invalid="ignore"), pytest.raises(CheckpointError, match=str(checkpoint)):
-        convert(request_for(checkpoint, folder, SMALL[NAME]), Silent(), run)
+        convert(request_for(checkpoint, folder, SMALL[NAME]), Silent(), open_session)
 
     assert not marker.exists()
     assert files(folder) == set()
