@@ -68,7 +68,7 @@ def export_as_cn_clip(clip: Any, folder: Path) -> None:
         ("textual", "text", (None, text)),
     ):
         (folder / kind).mkdir(parents=True, exist_ok=True)
-        _export(clip, inputs, folder / kind / "model.onnx", [name], [f"unnorm_{name}_features"], {})
+        export(clip, inputs, folder / kind / "model.onnx", [name], [f"unnorm_{name}_features"], {})
 
 
 def export_joint(clip: Any, path: Path) -> None:
@@ -88,7 +88,7 @@ def export_joint(clip: Any, path: Path) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     names = list(axes)
-    _export(_Joint(clip), inputs, path, names[:3], names[3:], axes)
+    export(_Joint(clip), inputs, path, names[:3], names[3:], axes)
 
 
 class _Joint(torch.nn.Module):  # type: ignore[misc]
@@ -108,7 +108,7 @@ class _Joint(torch.nn.Module):  # type: ignore[misc]
         return logits.t(), logits, text, image
 
 
-def _export(
+def export(
     module: torch.nn.Module,
     inputs: tuple[Any, ...],
     path: Path,
