@@ -35,8 +35,8 @@ _LENGTH_TOLERANCE: Final = 1e-3
 class Observer(Protocol):
     """Told how far a conversion is."""
 
-    def start(self, file: str, total: int) -> None:
-        """A graph with so many bytes of weights begins."""
+    def start(self, file: str, tensors: int, total: int) -> None:
+        """A graph with so many tensors, `total` bytes in all, begins."""
         ...
 
     def advance(self, count: int) -> None:
@@ -94,7 +94,7 @@ def convert(request: Request, observer: Observer, open_session: OpenSession) -> 
             target = staging / kind / graph_name(precision)
             target.parent.mkdir(parents=True, exist_ok=True)
             graph = build_tower(kind, request.architecture, weights, precision)
-            observer.start(f"{kind}/{target.name} ({len(graph.initializers)} tensors)", graph.size)
+            observer.start(f"{kind}/{target.name}", len(graph.initializers), graph.size)
             files = write_onnx(graph, target, observer.advance, limit=request.limit)
             outputs = _run(graph, files, _made_up(kind, request.architecture), open_session)
             _check(outputs, request, f"{kind}/{target.name}")

@@ -96,10 +96,11 @@ def _follow(lines: Iterator[Mapping[str, Any]], name: str, progress: Progress) -
     try:
         for line in lines:
             match line:
-                case {"start": file, "total": total}:
+                case {"start": file, "tensors": tensors, "total": total}:
                     if begun:
                         progress.finish()
-                    progress.start(tr("converting {name}", name=f"{name}/{file}"), 0, total)
+                    said = tr("converting {name} ({tensors} tensors)", name=f"{name}/{file}", tensors=tensors)
+                    progress.start(said, 0, total)
                     begun = True
                 case {"advance": count}:
                     progress.advance(count)
@@ -160,9 +161,9 @@ class _Teller:
     def __init__(self, tell: Callable[..., None]) -> None:
         self._tell = tell
 
-    def start(self, file: str, total: int) -> None:
+    def start(self, file: str, tensors: int, total: int) -> None:
         """See `convert.Observer`."""
-        self._tell(start=file, total=total)
+        self._tell(start=file, tensors=tensors, total=total)
 
     def advance(self, count: int) -> None:
         """See `convert.Observer`."""
