@@ -129,6 +129,7 @@ def inputs(kind: Kind, session: Session) -> Iterator[tuple[str, Feeds]]:
     random = np.random.default_rng(0)
     if kind == "visual":
         side = session.inputs[0].shape[-1]
+        assert side is not None
         yield "image", {"image": random.standard_normal((1, 3, side, side), np.float32)}
         return
     for length in TOKENS:

@@ -100,7 +100,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path, twice: str) -> None:
         TorchFile(path)
 
 
-def _entry(data: bytes, member: str) -> int:
+def _entry(data: bytearray, member: str) -> int:
     """Where the zip's directory tells of a member."""
     return data.rfind(b"PK\x01\x02", 0, data.rfind(member.encode()))
 
