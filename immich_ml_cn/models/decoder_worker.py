@@ -22,6 +22,8 @@ from immich_ml_cn.engines.child_process import end_first_when_memory_is_short
 from immich_ml_cn.errors import BadImage, TooLarge
 
 from . import images
+from .images import Picture
+from .pixel_memory import MAPPED_MODES, bands, image_of, is_large
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,8 +39,6 @@ four, and as much again. WebP's decoder has eight before it says a size."""
 SPARE_BYTES: Final = 1 << 30
 """Address space beside, libraries included."""
 
-_BAND_BYTES: Final = 8 << 20
-
 
 @dataclass(frozen=True)
 class Job:
@@ -48,11 +48,15 @@ class Job:
         length: bytes of the file.
         max_pixels: width x height above which it is refused.
         decode: false to measure only.
+        min_side: see `images.decode`.
+        upright: see `images.upright`.
     """
 
     length: int
     max_pixels: int
     decode: bool
+    min_side: int | None = None
+    upright: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,27 +64,42 @@ class Decoded:
     """A picture. What follows the size is empty where it was only measured.
 
     Attributes:
-        width: in pixels.
-        height: in pixels.
+        width: in pixels, as the file has them.
+        height: likewise.
         mode: Pillow's, of the pixels: their raw bytes row by row.
+        rows: of the pixels, which may be fewer than the file's.
+        columns: likewise.
         orientation: what EXIF says, 1 to 8.
         palette_mode: Pillow's, of the palette; empty where there is none.
         palette: hexadecimal.
+        transparency: the grey level or colour of the palette that is transparent; hexadecimal, the opacity of each
+            colour; None where all are opaque.
     """
 
     width: int
     height: int
     mode: str = ""
+    rows: int = 0
+    columns: int = 0
     orientation: int = 1
     palette_mode: str = ""
     palette: str = ""
+    transparency: int | str | None = None
 
-    def image(self, pixels: "NDArray[np.uint8]") -> Image.Image:
-        """The picture of these bytes, which are copied."""
-        image = Image.frombytes(self.mode, (self.width, self.height), pixels)
+    def picture(self, pixels: "NDArray[np.uint8]") -> Picture:
+        """The picture of these bytes of pixels, whose memory it shares in most modes."""
+        of = image_of if self.mode in MAPPED_MODES else _copied
+        image = of(pixels, self.mode, (self.columns, self.rows))
         if self.palette_mode:
             image.putpalette(bytes.fromhex(self.palette), self.palette_mode)
-        return image
+        if self.transparency is not None:
+            opacity = self.transparency
+            image.info["transparency"] = bytes.fromhex(opacity) if isinstance(opacity, str) else opacity
+        return Picture(image, (self.width, self.height), self.orientation)
+
+
+def _copied(pixels: "NDArray[np.uint8]", mode: str, size: tuple[int, int]) -> Image.Image:
+    return Image.frombytes(mode, size, pixels)
 
 
 @dataclass(frozen=True)
@@ -125,22 +144,45 @@ def _decoded(data: bytes, job: Job, memory: FileIO) -> Decoded:
     _limit(SPARE_BYTES + 4 * len(data) + BYTES_PER_PIXEL * job.max_pixels)
     if not job.decode:
         return Decoded(*images.measure(data, job.max_pixels))
-    picture = images.decode(data, job.max_pixels)
-    image = picture.image
-    _write_pixels(image, memory)
-    if image.palette is None or image.mode not in ("P", "PA"):
-        return Decoded(*image.size, image.mode, picture.orientation)
-    palette = bytes(image.getpalette(image.palette.mode) or ())
-    return Decoded(*image.size, image.mode, picture.orientation, image.palette.mode, palette.hex())
+    picture = images.decode(data, job.max_pixels, job.min_side)
+    return _written(images.upright(picture) if job.upright else picture, memory)
 
 
-def _write_pixels(image: Image.Image, memory: FileIO) -> None:
-    rows = max(1, _BAND_BYTES // (image.width * 4))
+def _written(picture: Picture, memory: FileIO) -> Decoded:
+    """Write the pixels, and describe them."""
+    image, mode = picture.image, _written_mode(picture.image)
+    _write_pixels(image, mode, memory)
+    return Decoded(*picture.size, mode, image.height, image.width, picture.orientation, *_colours(image, mode))
+
+
+def _written_mode(image: Image.Image) -> str:
+    """The mode in which pixels are written: their own but for RGB, and for large pictures of modes that are copied."""
+    if image.mode in MAPPED_MODES:
+        return image.mode
+    if image.has_transparency_data and (image.mode == "RGB" or is_large(*image.size)):
+        return "RGBA"
+    if image.mode == "1" and is_large(*image.size):
+        return "P"  # which is resized in the same way
+    return "RGBX" if image.mode == "RGB" or is_large(*image.size) else image.mode
+
+
+def _colours(image: Image.Image, mode: str) -> tuple[str, str, int | str | None]:
+    """Mode and colours of the palette, and what is transparent."""
+    transparency = image.info.get("transparency") if mode in ("1", "L", "P") else None
+    opacity = transparency.hex() if isinstance(transparency, bytes) else transparency
+    if mode not in ("P", "PA"):
+        return "", "", opacity
+    if image.palette is None:
+        return "RGB", bytes(level for level in range(256) for _ in "RGB").hex(), opacity
+    return image.palette.mode, bytes(image.getpalette(image.palette.mode) or ()).hex(), opacity
+
+
+def _write_pixels(image: Image.Image, mode: str, memory: FileIO) -> None:
     memory.seek(0)
-    for top in range(0, image.height, rows):
-        band = memoryview(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
-        while band:
-            band = band[memory.write(band) :]
+    for _, band in bands(image):
+        pixels = memoryview((band if band.mode == mode else band.convert(mode)).tobytes())
+        while pixels:
+            pixels = pixels[memory.write(pixels) :]
 
 
 def _limit(more_bytes: int) -> None:

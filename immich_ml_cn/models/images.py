@@ -12,7 +12,8 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from immich_ml_cn.errors import BadImage, ServiceError, TooLarge
 from immich_ml_cn.messages import tr
 
-from . import heic, jpeg, png, webp
+from . import heic, jpeg, pixel_memory, png, webp
+from .pieces import joined
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,8 +35,6 @@ _QUARTER_TURNS: Final = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 _REFUSED: Final = frozenset({"EPS", "IPTC"})
 """Formats that Pillow reads by starting Ghostscript on what a client sent, at once or for a picture inside."""
 
-_BAND_PIXELS: Final = 1 << 18
-
 _MAX_WEBP: Final = 8_000_000
 """Pixels, and bytes, of a WebP that is decoded on a thread: Pillow copies its pixels while no other thread of Python
 runs, 25 ms for 20 million. Immich's largest ordinary preview has 6 million pixels."""
@@ -46,8 +45,9 @@ class Picture:
     """A decoded image.
 
     Attributes:
-        image: all pixels loaded, in the mode they were stored in (CLIP resizes before it converts). The EXIF
-            orientation is not applied: Immich sends upright previews, and its own service does not turn them either.
+        image: all pixels loaded, in the mode they were stored in (CLIP resizes before it converts), RGB perhaps as
+            RGBX. The EXIF orientation is not applied: Immich sends upright previews, and its own service does not turn
+            them either.
         size: width and height in pixels as the file has them; `image` is smaller where it was decoded at a fraction.
         orientation: what EXIF says, 1 (upright) to 8.
     """
@@ -76,34 +76,20 @@ class Picture:
         """The pixels as uint8 (height, width, 3), RGB, 0…255, read-only; transparency is dropped, as Immich does."""
         import numpy as np  # processes that only decode do without
 
-        rgb = np.empty((self.image.height, self.image.width, 3), np.uint8)
-        for top, band in bands(self.image):
-            rgb[top : top + band.height] = np.asarray(_opaque(band))
+        width, height = self.image.size
+        rgb = pixel_memory.allocated(height * width * 3).reshape(height, width, 3)
+        for top, band in pixel_memory.bands(self.image):
+            rgb[top : top + band.height] = np.asarray(pixel_memory.to_rgb(band))
         rgb.setflags(write=False)
         return rgb
-
-
-def bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """An image cut into bands of a quarter of a million pixels, each with its topmost row.
-
-    Converted as a whole, a picture is in memory up to four times.
-    """
-    rows = max(1, _BAND_PIXELS // max(1, image.width))
-    for top in range(0, image.height, rows):
-        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same pixels as straight to RGB, without Pillow's warning
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decodes_on_thread(data: bytes) -> bool:
     """Whether a file's codec lets other threads of Python run, and takes no longer than its size says.
 
     That is JPEG, PNG, and WebP but for the largest. JPEG 2000 holds the interpreter's lock to the end, AVIF while it
-    copies the pixels; DDS, QOI and others are decoded in Python, half a minute for 20 million pixels.
+    copies the pixels; DDS, QOI and others are decoded in Python, half a minute for 20 million pixels. Pixels of large
+    pictures are for `pixel_memory`, of whatever codec.
     """
     if webp.is_webp(data):
         pixels = webp.canvas_pixels(data)
@@ -173,13 +159,12 @@ def _opened(data: bytes, max_pixels: int) -> tuple[ImageFile.ImageFile, bytes | 
     if not data:
         raise BadImage(tr("the image is empty (0 bytes)"))
     if jpeg.is_jpeg(data):
-        data = jpeg.without_fill_bytes(data)
         jpeg.check_work(data)
-        picture, metadata = jpeg.split(data)
-        return Image.open(io.BytesIO(picture), formats=["JPEG"]), metadata
+        pieces, metadata = jpeg.split(data)
+        return Image.open(joined(pieces), formats=["JPEG"]), metadata
     if png.is_png(data):
-        picture, metadata = png.split(data)
-        return Image.open(io.BytesIO(picture), formats=["PNG"]), metadata
+        pieces, metadata = png.split(data)
+        return Image.open(joined(pieces), formats=["PNG"]), metadata
     if heic.is_heic(data):
         return _opened_heic(data, max_pixels), None
     return Image.open(io.BytesIO(data)), None

@@ -44,44 +44,54 @@ def is_jpeg(data: bytes) -> bool:
     return data.startswith(_SIGNATURE)
 
 
-def without_fill_bytes(data: bytes) -> bytes:
-    """A file whose runs of fill bytes, which may precede any marker, are short.
-
-    libjpeg begins a run anew with each piece of the file that it is given: 30 MB take half a minute.
-    """
-    kept, at = [], 0
-    while (start := data.find(_MANY_FILL_BYTES, at)) >= 0:
-        kept.append(data[at : start + 1])
-        at = _end_of_fill_bytes(data, start)
-    return b"".join([*kept, data[at:]]) if kept else data
-
-
-def _end_of_fill_bytes(data: bytes, at: int) -> int:
-    while fill := _FILL_BYTES.match(data, at, at + _WINDOW):
-        at = fill.end()
-    return at
-
-
-def split(data: bytes) -> tuple[bytes, bytes]:
-    """A file without its metadata, and its first EXIF block, empty where it has none.
+def split(data: bytes) -> tuple[list[memoryview], bytes]:
+    """The pieces of a file without its metadata, and its first EXIF block, empty where it has none.
 
     Pillow's parser copies what all metadata hold, and reads what stands between segments byte by byte.
 
     Raises:
         BadImage: more segments than any camera writes.
     """
-    kept, exif = [data[:2]], b""
+    view, exif = memoryview(data), b""
+    kept = [view[:2]]
     for marker, start, end in _segments(data):
         if marker == _SOS:
-            kept.append(data[start:])
+            kept += _without_fill_bytes(data, start)
             break
         if marker == _APP1 and not exif and data.startswith(_EXIF, start + 4):
             exif = data[start + 4 : end]
         if marker not in _METADATA:
-            kept.append(data[start:end])
+            kept.append(view[start:end])
         if len(kept) > MAX_TABLES:
             raise BadImage(tr("the image cannot be decoded: it has more than {limit} tables", limit=MAX_TABLES))
-    return b"".join(kept), exif
+    return kept, exif
+
+
+def _without_fill_bytes(data: bytes, at: int) -> Iterator[memoryview]:
+    """The rest of a file in pieces, whose runs of fill bytes, which may precede any marker, are short.
+
+    libjpeg begins a run anew with each piece of the file that it is given: 30 MB take half a minute.
+    """
+    view = memoryview(data)
+    while (start := _many_fill_bytes(data, at)) < len(data):
+        yield view[at : start + 1]
+        at = _end_of_fill_bytes(data, start)
+    yield view[at:]
+
+
+def _many_fill_bytes(data: bytes, at: int) -> int:
+    """Where many of them begin, the end of the file where there are none."""
+    for start in range(at, len(data), _WINDOW):
+        found = data.find(_MANY_FILL_BYTES, start, start + _WINDOW + len(_MANY_FILL_BYTES))
+        if found >= 0:
+            return found
+    return len(data)
+
+
+def _end_of_fill_bytes(data: bytes, at: int) -> int:
+    while fill := _FILL_BYTES.match(data, at, at + _WINDOW):
+        at = fill.end()
+    return at
 
 
 def check_work(data: bytes) -> None:

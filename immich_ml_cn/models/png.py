@@ -21,23 +21,24 @@ def is_png(data: bytes) -> bool:
     return data.startswith(_SIGNATURE)
 
 
-def split(data: bytes) -> tuple[bytes, bytes]:
-    """A file without its metadata, and its EXIF block, empty where it has none.
+def split(data: bytes) -> tuple[list[memoryview], bytes]:
+    """The pieces of a file without its metadata, and its EXIF block, empty where it has none.
 
     Pillow unpacks compressed comments and profiles, and refuses a good picture where they are long.
 
     Raises:
         BadImage: more chunks than any encoder writes.
     """
-    kept, exif, at = [data[: len(_SIGNATURE)]], b"", len(_SIGNATURE)
+    view, exif, at = memoryview(data), b"", len(_SIGNATURE)
+    kept = [view[:at]]
     for _ in range(MAX_CHUNKS):
         kind = data[at + 4 : at + 8]
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
         if not kind:
-            return b"".join(kept), exif
+            return kept, exif
         if kind == _EXIF:
             exif = data[at + 8 : end - 4]
         if not kind[0] & _ANCILLARY or kind == _TRANSPARENCY:
-            kept.append(data[at:end])
+            kept.append(view[at:end])
         at = len(data) if kind == _END else end
     raise BadImage(tr("the image cannot be decoded: it has more than {limit} chunks", limit=MAX_CHUNKS))

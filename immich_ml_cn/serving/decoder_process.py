@@ -1,7 +1,7 @@
 """Processes that decode pictures whose codecs would hold up this one: `models.decoder_worker` is the other side."""
 
+import io
 import json
-import mmap
 import os
 import signal
 import subprocess
@@ -11,11 +11,10 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import IO, cast
 
-import numpy as np
-
 from immich_ml_cn.engines import child_process
 from immich_ml_cn.errors import BadImage, ServiceError, Unavailable
 from immich_ml_cn.messages import tr
+from immich_ml_cn.models import pixel_memory
 from immich_ml_cn.models.decoder_worker import CPU_LIMIT_S, Decoded, Job, Refused
 from immich_ml_cn.models.images import Picture
 
@@ -53,15 +52,16 @@ class DecoderProcess:
             BadImage: also where it takes too long, or the process dies of it.
             Unavailable: the process was killed.
         """
-        found = self._ask(data, max_pixels, decode=False)
+        found = self._ask(data, Job(len(data), max_pixels, decode=False))
         return found.width, found.height
 
-    def decode(self, data: bytes, max_pixels: int) -> Picture:
-        """As `images.decode`. Raises what `measure` does."""
-        found = self._ask(data, max_pixels, decode=True)
-        image = found.image(np.frombuffer(mmap.mmap(self._memory.fileno(), 0, prot=mmap.PROT_READ), np.uint8))
+    def decode(self, data: bytes, max_pixels: int, min_side: int | None, *, upright: bool) -> Picture:
+        """As `images.decode`, and `images.upright`. Raises what `measure` does."""
+        found = self._ask(data, Job(len(data), max_pixels, True, min_side, upright))
+        pixels = pixel_memory.allocated(self._memory.seek(0, os.SEEK_END))
+        _read(self._memory, memoryview(pixels))
         self._memory.truncate(0)
-        return Picture(image, image.size, found.orientation)
+        return found.picture(pixels)
 
     @property
     def is_alive(self) -> bool:
@@ -81,9 +81,9 @@ class DecoderProcess:
         self._answers.close()
         self._memory.close()
 
-    def _ask(self, data: bytes, max_pixels: int, *, decode: bool) -> Decoded:
+    def _ask(self, data: bytes, job: Job) -> Decoded:
         _write(self._memory, data)
-        answer = self._answer(json.dumps(asdict(Job(len(data), max_pixels, decode))).encode() + b"\n")
+        answer = self._answer(json.dumps(asdict(job)).encode() + b"\n")
         if not answer:
             raise _cause_of_death(self._process.wait())
         self.has_answered = True
@@ -114,6 +114,13 @@ def _write(memory: IO[bytes], data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[memory.write(rest) :]
+
+
+def _read(memory: IO[bytes], rest: memoryview) -> None:
+    """Fill it from the start of the file, while other threads of Python run."""
+    memory.seek(0)
+    while rest:
+        rest = rest[cast(io.FileIO, memory).readinto(rest) :]
 
 
 def _cause_of_death(code: int) -> ServiceError:

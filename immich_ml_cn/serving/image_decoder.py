@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.messages import tr
-from immich_ml_cn.models import images
+from immich_ml_cn.models import images, pixel_memory
 from immich_ml_cn.models.images import Picture
 
 from .cpu_pool import CpuPool
@@ -23,7 +23,8 @@ IDLE_S: Final = 60.0
 
 
 class ImageDecoder:
-    """Decodes what `images.decodes_on_thread` allows on the CPU pool, and everything else in another process.
+    """Decodes what `images.decodes_on_thread` allows on the CPU pool; everything else, and what is large, in another
+    process.
 
     Processes are started when they are needed. A caller that is cancelled ends its process, and with it the work.
     """
@@ -53,18 +54,23 @@ class ImageDecoder:
             return await self._pool.run(images.measure, data, self._max_pixels)
         return await self._in_process(lambda process: process.measure(data, self._max_pixels))
 
-    async def decode(self, data: bytes, min_side: int | None = None) -> Picture:
+    async def decode(
+        self, data: bytes, size: tuple[int, int], min_side: int | None = None, *, upright: bool = False
+    ) -> Picture:
         """The first frame.
 
         Args:
-            min_side: as `images.decode` has it; heeded for JPEG.
+            size: width and height as `measure` has found them.
+            min_side: as `images.decode` has it.
+            upright: turned as its EXIF orientation says.
 
         Raises:
             Unavailable: no process can be had; else what `images.decode` raises.
         """
-        if images.decodes_on_thread(data):
-            return await self._pool.run(images.decode, data, self._max_pixels, min_side)
-        return await self._in_process(lambda process: process.decode(data, self._max_pixels))
+        if images.decodes_on_thread(data) and not pixel_memory.is_large(*size):
+            picture = await self._pool.run(images.decode, data, self._max_pixels, min_side)
+            return await self._pool.run(images.upright, picture) if upright else picture
+        return await self._in_process(lambda process: process.decode(data, self._max_pixels, min_side, upright=upright))
 
     def close(self) -> None:
         """End all processes that have nothing to do; the others end as their callers are cancelled."""

@@ -18,7 +18,6 @@ from immich_ml_cn.engines.session import Model
 from immich_ml_cn.errors import BadRequest, ServiceError, TooLarge, Unavailable, UnknownModel
 from immich_ml_cn.messages import tr
 from immich_ml_cn.metrics import Metrics
-from immich_ml_cn.models import images
 from immich_ml_cn.models.images import Picture
 from immich_ml_cn.models.results import NO_BOXES, Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
 
@@ -199,14 +198,19 @@ class Pipeline:
             self._budget.reserve(width * height * (plan.bytes_per_pixel + (DECODED_BYTES_PER_PIXEL if upright else 0))),
         ):
             with self._metrics.time("decode"):
-                picture = await self._decoder.decode(data, self._min_side(plan, models))
-                if upright:
-                    picture = await self._pool.run(images.upright, picture)
-            with first_failure():
-                async with asyncio.TaskGroup() as group:
-                    visual = group.create_task(self._visual(plan.visual, models, picture)) if plan.visual else None
-                    faces = group.create_task(self._faces(plan.faces, models, picture)) if plan.faces else None
-                    ocr = group.create_task(self._ocr(plan.ocr, models, picture)) if plan.ocr else None
+                min_side = self._min_side(plan, models)
+                held = [await self._decoder.decode(data, (width, height), min_side, upright=upright)]
+            try:
+                return await self._answer_picture(plan, models, held[0])
+            finally:
+                await self._pool.run(held.clear)  # there the memory is given back, which takes a while
+
+    async def _answer_picture(self, plan: Plan, models: Leases, picture: Picture) -> Answer:
+        with first_failure():
+            async with asyncio.TaskGroup() as group:
+                visual = group.create_task(self._visual(plan.visual, models, picture)) if plan.visual else None
+                faces = group.create_task(self._faces(plan.faces, models, picture)) if plan.faces else None
+                ocr = group.create_task(self._ocr(plan.ocr, models, picture)) if plan.ocr else None
         embedding = visual.result() if visual else None
         return Answer(
             clip=embedding.vector if embedding else None,

@@ -10,6 +10,7 @@ from PIL import Image
 
 from immich_ml_cn.errors import BadImage
 from immich_ml_cn.models import jpeg
+from immich_ml_cn.models.pieces import joined
 
 
 def pixels(data: bytes) -> tuple[str, list[int]]:
@@ -31,9 +32,8 @@ def files() -> Iterator[tuple[str, bytes]]:
 @pytest.mark.filterwarnings("ignore:Tag data larger than file")
 @pytest.mark.parametrize(("name", "data"), [*files()])
 def test_the_picture_is_the_same(name: str, data: bytes) -> None:
-    picture, _ = jpeg.split(data)
+    picture = joined(jpeg.split(data)[0]).read()
     assert pixels(picture) == pixels(data)
-    assert jpeg.without_fill_bytes(data) == data
     jpeg.check_work(data)
     if name == "metadata":
         assert len(picture) < len(data) - 200_000
@@ -41,7 +41,7 @@ def test_the_picture_is_the_same(name: str, data: bytes) -> None:
 
 @pytest.mark.parametrize(("name", "data"), [*corpus.jpegs_with_fill_bytes(3_000)])
 def test_fill_bytes_mean_nothing(name: str, data: bytes) -> None:
-    short, _ = jpeg.split(jpeg.without_fill_bytes(data))
+    short = joined(jpeg.split(data)[0]).read()
     assert len(short) < 3_000
     assert pixels(short) == pixels(data)
 
@@ -101,4 +101,4 @@ def test_more_segments_than_any_camera_writes_are_refused(more: bytes) -> None:
 def test_a_cut_file_is_read_to_its_end(cut: int) -> None:
     data = corpus.encoded(corpus.gradient(), "JPEG", exif=corpus.exif_that_repeats_itself(100))[:cut]
     jpeg.check_work(data)
-    assert len(jpeg.split(data)[0]) <= len(data)
+    assert len(joined(jpeg.split(data)[0]).read()) <= len(data)

@@ -17,10 +17,12 @@ from server import ROOT, wait_until
 from immich_ml_cn.engines import child_process
 from immich_ml_cn.errors import BadImage, TooLarge, Unavailable
 from immich_ml_cn.models import images
+from immich_ml_cn.models.ocr.pixels import opaque_rgb
 from immich_ml_cn.serving.cpu_pool import CpuPool
 from immich_ml_cn.serving.image_decoder import ImageDecoder
 
 LIMIT = 178_956_970
+SIZE = 40, 30
 JPEG2000 = corpus.encoded(corpus.gradient(), "JPEG2000")
 
 
@@ -66,12 +68,15 @@ def test_all_pictures_are_as_on_a_thread() -> None:
                 expected = images.decode(data, LIMIT)
             except BadImage as error:
                 with pytest.raises(BadImage, match=str(error)):
-                    await decoder.decode(data)
+                    await decoder.decode(data, SIZE)
                 continue
-            picture = await decoder.decode(data)
-            assert await decoder.measure(data) == images.measure(data, LIMIT) == picture.size, name
-            assert (picture.image.mode, picture.orientation) == (expected.image.mode, expected.orientation), name
+            size = await decoder.measure(data)
+            picture = await decoder.decode(data, size)
+            assert size == images.measure(data, LIMIT) == picture.size, name
+            assert picture.image.mode.replace("X", "") == expected.image.mode, name
+            assert picture.orientation == expected.orientation, name
             assert np.array_equal(picture.rgb, expected.rgb), name
+            assert np.array_equal(opaque_rgb(picture), opaque_rgb(expected)), name
             elsewhere |= set() if images.decodes_on_thread(data) else {name.split()[0]}
         assert elsewhere >= {"JPEG2000", "AVIF", "HEIF", "TIFF", "GIF", "BMP", "DDS", "QOI"}
         assert not elsewhere & {"JPEG", "PNG", "WEBP", "MPO"}
@@ -91,7 +96,7 @@ def test_small_webps_are_decoded_on_threads_and_large_ones_are_not() -> None:
 def test_no_process_is_started_for_what_immich_sends() -> None:
     async def scene(decoder: ImageDecoder) -> None:
         for kind in ("JPEG", "WEBP", "PNG"):
-            await decoder.decode(corpus.encoded(corpus.gradient(), kind))
+            await decoder.decode(corpus.encoded(corpus.gradient(), kind), SIZE)
         assert not children()
 
     play(scene)
@@ -103,11 +108,11 @@ def test_a_refusal_is_the_same() -> None:
             with pytest.raises(BadImage) as expected:
                 images.decode(data, 1200)
             with pytest.raises(BadImage) as caught:
-                await decoder.decode(data)
+                await decoder.decode(data, SIZE)
             assert str(caught.value) == str(expected.value)
         with pytest.raises(TooLarge, match="60 x 30 pixels, more than the 1200 allowed"):
             await decoder.measure(corpus.encoded(corpus.gradient(size=(60, 30)), "JPEG2000"))
-        assert (await decoder.decode(JPEG2000)).size == (40, 30)
+        assert (await decoder.decode(JPEG2000, SIZE)).size == (40, 30)
         assert len(children()) == 1, "a picture that is refused costs no process"
 
     play(scene, limit=1200)
@@ -185,7 +190,7 @@ def test_the_time_of_one_picture_is_limited(monkeypatch: pytest.MonkeyPatch) -> 
 
     async def scene(decoder: ImageDecoder) -> None:
         with pytest.raises(BadImage, match="takes more than 60 s to decode"):
-            await decoder.decode(corpus.encoded(corpus.gradient(size=(3000, 3000)), "QOI"))
+            await decoder.decode(corpus.encoded(corpus.gradient(size=(3000, 3000)), "QOI"), SIZE)
 
     play(scene)
 
@@ -195,13 +200,13 @@ def test_a_caller_that_leaves_ends_the_work() -> None:
         await decoder.measure(JPEG2000)
         (process,) = children()
         os.kill(process, signal.SIGSTOP)
-        call = asyncio.create_task(decoder.decode(JPEG2000))
+        call = asyncio.create_task(decoder.decode(JPEG2000, SIZE))
         await asyncio.sleep(0.2)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
         wait_until(lambda: not children())
-        assert (await decoder.decode(JPEG2000)).size == (40, 30)
+        assert (await decoder.decode(JPEG2000, SIZE)).size == (40, 30)
 
     play(scene)
 
@@ -214,7 +219,7 @@ def test_one_picture_does_not_hold_all_processes() -> None:
         stuck = asyncio.create_task(decoder.measure(JPEG2000))
         await asyncio.sleep(0.2)
         assert await decoder.measure(JPEG2000) == (40, 30)
-        assert (await decoder.decode(corpus.encoded(corpus.gradient(), "JPEG"))).size == (40, 30)
+        assert (await decoder.decode(corpus.encoded(corpus.gradient(), "JPEG"), SIZE)).size == (40, 30)
         assert not stuck.done()
         os.kill(process, signal.SIGCONT)
         assert await stuck == (40, 30)
@@ -298,7 +303,7 @@ def shared_memory_of(process: int) -> list[int]:
 
 def test_memory_of_the_file_and_its_pixels_is_given_back() -> None:
     async def scene(decoder: ImageDecoder) -> None:
-        await decoder.decode(corpus.encoded(corpus.gradient(size=(1000, 1000)), "BMP"))
+        await decoder.decode(corpus.encoded(corpus.gradient(size=(1000, 1000)), "BMP"), SIZE)
         (process,) = children()
         assert shared_memory_of(process) == [0]
 

@@ -15,6 +15,7 @@ from PIL import Image
 from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.messages import tr
 from immich_ml_cn.models.images import Picture
+from immich_ml_cn.models.pixel_memory import is_large, opaque, premultiplied, to_rgb
 
 from .config import read_json
 from .resizing import resized
@@ -33,7 +34,7 @@ _RESAMPLING = {
 }
 _LONGEST_STRIP = 32
 _REDUCING_GAP = 2.0
-_REDUCIBLE = frozenset({"L", "RGB", "CMYK", "YCbCr"})
+_REDUCIBLE = frozenset({"L", "RGB", "RGBX", "CMYK", "YCbCr"})
 """Modes whose blocks are averaged; of the others some cannot be, and all are rare."""
 
 
@@ -74,10 +75,8 @@ class ImageTransform:
             float32 (3, height, width), RGB, C-contiguous: ``(p / 255 - mean) / std`` rounded to
             float32 after every step, as PyTorch does.
         """
-        image = picture.image
-        if not self.resize_first:
-            image = _rgb(image)
-        return self._normalise(np.asarray(_rgb(self._fit(image, picture.size))))
+        image = picture.image if self.resize_first else opaque(picture.image)
+        return self._normalise(np.asarray(to_rgb(self._fit(image, picture.size))))
 
     def _fit(self, image: Image.Image, full: tuple[int, int]) -> Image.Image:
         """Resize and crop; `full` is the picture's own size, whose ratio a half or a quarter only nearly keeps."""
@@ -95,7 +94,12 @@ class ImageTransform:
     def _resized(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
         if self.fast and image.mode in _REDUCIBLE:
             return image.resize(size, self.interpolation, reducing_gap=_REDUCING_GAP)
-        return resized(image, size, self.interpolation)
+        if not is_large(*image.size):
+            return resized(image, size, self.interpolation)
+        if image.mode != "RGBA":
+            return image.resize(size, self.interpolation)
+        small = premultiplied(image).resize(size, self.interpolation)
+        return Image.frombytes("RGBa", size, small.tobytes()).convert("RGBA")
 
     def _normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         tensor = pixels.transpose(2, 0, 1).astype(np.float32, order="C")  # (3, H, W)
@@ -149,14 +153,6 @@ def _transform(config: Mapping[str, Any]) -> ImageTransform:
 def _rgb_values(values: Any) -> tuple[float, float, float]:
     red, green, blue = (float(value) for value in values)
     return red, green, blue
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")  # straight to RGB has the same pixels, but Pillow warns
-    return image.convert("RGB")
 
 
 def shorten(image: Image.Image) -> Image.Image:

@@ -5,7 +5,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from immich_ml_cn.models.images import Picture, bands
+from immich_ml_cn.models.images import Picture
+from immich_ml_cn.models.pixel_memory import allocated, bands
 
 # ITU-R BT.601, in RGB order.
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -22,15 +23,25 @@ def opaque_rgb(picture: Picture) -> NDArray[np.uint8]:
     if image.has_transparency_data:
         return _lay_over(image)
     if image.mode.startswith("I;16"):
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        return _high_bytes(image)
     return picture.rgb
+
+
+def _high_bytes(image: Image.Image) -> NDArray[np.uint8]:
+    rgb = _empty(image)
+    for top, band in bands(image):
+        rgb[top : top + band.height] = (np.asarray(band) >> 8)[:, :, None]
+    return rgb
+
+
+def _empty(image: Image.Image) -> NDArray[np.uint8]:
+    return allocated(image.height * image.width * 3).reshape(image.height, image.width, 3)
 
 
 def _lay_over(image: Image.Image) -> NDArray[np.uint8]:
     """In bands: as a whole it would take ten times the memory of the picture."""
     background = np.float32(255 if _is_dark(image) else 0)
-    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    rgb = _empty(image)
     for top, band in bands(image):
         rgba = np.asarray(band.convert("RGBA"))
         opacity = (rgba[:, :, 3].astype(np.float32) / 255)[:, :, None]
