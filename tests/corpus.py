@@ -196,6 +196,11 @@ def valid_pictures() -> Iterator[tuple[str, bytes]]:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "green")]
     for kind in ("GIF", "WEBP", "TIFF", "PNG", "MPO", "AVIF", "HEIF"):
         yield f"animated {kind}", encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+    for kind, mode in (("GIF", "P"), ("PNG", "P"), ("PNG", "L"), ("PNG", "1"), ("PNG", "RGB")):
+        picture = gradient(mode)
+        transparent = picture.getpixel((20, 15))
+        yield f"{kind} {mode} with a transparent colour", encoded(picture, kind, transparency=transparent)
+    yield "PNG P with levels of opacity", encoded(gradient("P"), "PNG", transparency=bytes(range(200)))
     yield "HEIF of tiles", encoded(gradient(size=(150, 100)), "HEIF", tile_size=64)
     for kind, chunk in long_metadata(2_000_000).items():
         yield f"PNG with a {kind} of 2 MB", png_with(chunk)

@@ -159,10 +159,10 @@ def _written_mode(image: Image.Image) -> str:
     """The mode in which pixels are written: their own but for RGB, and for large pictures of modes that are copied."""
     if image.mode in MAPPED_MODES:
         return image.mode
-    if image.has_transparency_data and (image.mode == "RGB" or is_large(*image.size)):
-        return "RGBA"
     if image.mode == "1" and is_large(*image.size):
         return "P"  # which is resized in the same way
+    if image.has_transparency_data and (image.mode == "RGB" or is_large(*image.size)):
+        return "RGBA"
     return "RGBX" if image.mode == "RGB" or is_large(*image.size) else image.mode
 
 

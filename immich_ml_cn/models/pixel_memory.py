@@ -21,7 +21,7 @@ MAX_ORDINARY_PIXELS: Final = 20_000_000
 MAPPED_MODES: Final = frozenset({"L", "P", "RGBX", "RGBA", "CMYK", "I;16", "I;16B", "I;16L"})
 """Modes that Pillow takes from a buffer as they are."""
 
-_MAPPED_BYTES: Final = 32 << 20
+MAPPED_BYTES: Final = 32 << 20
 _BAND_PIXELS: Final = 1 << 18
 
 
@@ -34,7 +34,7 @@ def allocated(size: int) -> "NDArray[np.uint8]":
     """Memory for `size` bytes of pixels, as an array of them."""
     import numpy as np  # processes that only decode do without
 
-    if size < _MAPPED_BYTES:
+    if size < MAPPED_BYTES:
         return np.empty(size, np.uint8)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(AttributeError, OSError):  # Linux, where it is not switched off: there are 512 times fewer pages

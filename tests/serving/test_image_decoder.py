@@ -12,11 +12,13 @@ from pathlib import Path
 import corpus
 import numpy as np
 import pytest
+from PIL import Image
 from server import ROOT, wait_until
 
 from immich_ml_cn.engines import child_process
 from immich_ml_cn.errors import BadImage, TooLarge, Unavailable
-from immich_ml_cn.models import images
+from immich_ml_cn.models import images, pixel_memory
+from immich_ml_cn.models.clip.transform import ImageTransform, chinese_clip_transform
 from immich_ml_cn.models.ocr.pixels import opaque_rgb
 from immich_ml_cn.serving.cpu_pool import CpuPool
 from immich_ml_cn.serving.image_decoder import ImageDecoder
@@ -84,6 +86,69 @@ def test_all_pictures_are_as_on_a_thread() -> None:
 
     play(scene)
     assert not children()
+
+
+@pytest.fixture
+def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here and in the processes, pictures of a hundred pixels are large."""
+    command = child_process.command
+
+    def changed(*arguments: str) -> list[str]:
+        python, c, program, *rest = command(*arguments)
+        change = "from immich_ml_cn.models import pixel_memory; pixel_memory.MAX_ORDINARY_PIXELS = 100; main()"
+        return [python, c, program.replace("main()", change), *rest]
+
+    monkeypatch.setattr(child_process, "command", changed)
+    monkeypatch.setattr(pixel_memory, "MAX_ORDINARY_PIXELS", 100)
+    monkeypatch.setattr(pixel_memory, "MAPPED_BYTES", 100)
+
+
+@pytest.mark.usefixtures("nothing_is_small")
+def test_large_pictures_are_as_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JPEG and PNG come from another process as well, and CLIP converts them in bands."""
+    monkeypatch.setattr(pixel_memory, "_BAND_PIXELS", 200)
+    transforms = ImageTransform((16, 24)), chinese_clip_transform(16)
+
+    async def scene(decoder: ImageDecoder) -> None:
+        for name, data in corpus.valid_pictures():
+            try:
+                with monkeypatch.context() as small:
+                    small.setattr(pixel_memory, "MAX_ORDINARY_PIXELS", LIMIT)
+                    expected = images.decode(data, LIMIT)
+                    tensors = [transform(expected) for transform in transforms]
+            except BadImage:
+                continue
+            picture = await decoder.decode(data, expected.size)
+            assert np.array_equal(picture.rgb, expected.rgb), name
+            assert np.array_equal(opaque_rgb(picture), opaque_rgb(expected)), name
+            # Of some they become RGB or RGBA before they are resized, not after.
+            most = 0.02 if expected.image.mode in ("YCbCr", "LAB", "I", "F") or "RGB with" in name else 0
+            for transform, tensor in zip(transforms, tensors, strict=True):
+                assert np.abs(transform(picture) - tensor).mean() <= most, name
+            shared = picture.image.mode in pixel_memory.MAPPED_MODES
+            assert shared == bool(picture.image.readonly), name
+            assert shared, name
+
+    play(scene)
+
+
+@pytest.mark.usefixtures("nothing_is_small")
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_large_picture_is_scaled_and_turned_in_its_process(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = corpus.encoded(corpus.gradient(size=(80, 48)), "JPEG", exif=exif)
+    expected = images.upright(images.decode(data, LIMIT, 12))
+
+    async def scene(decoder: ImageDecoder) -> None:
+        picture = await decoder.decode(data, (80, 48), 12, upright=True)
+        assert children()
+        assert picture.size == expected.size == ((80, 48) if orientation == 3 else (48, 80))
+        assert picture.image.size == expected.image.size
+        assert picture.orientation == 1
+        assert np.array_equal(picture.rgb, expected.rgb)
+
+    play(scene)
 
 
 def test_small_webps_are_decoded_on_threads_and_large_ones_are_not() -> None:
