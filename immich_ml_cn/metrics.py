@@ -65,6 +65,7 @@ class Metrics:
 
         self._requests = counter("requests", "Tasks of requests, by how they ended.", "task", "model", "status")
         self._responses = counter("responses", "Answered requests.", "route", "status")
+        self._responses_of: dict[tuple[str, int], Counter] = {}
         self._fetches = counter("fetches", "Fetches of models.", "model", "outcome")
         self._batch_size = histogram("batch_size", "Items of one batch.", ITEMS)
         self._times = {what: histogram(f"{what}_seconds", meaning, SECONDS) for what, meaning in TIMES.items()}
@@ -75,7 +76,10 @@ class Metrics:
 
     def count_response(self, route: str, status: int) -> None:
         """Count an answered request."""
-        self._responses.labels(route, status).inc()
+        counted = self._responses_of.get((route, status))
+        if counted is None:  # prometheus-client takes longer to find it than to count
+            counted = self._responses_of[route, status] = self._responses.labels(route, status)
+        counted.inc()
 
     def count_fetch(self, model: str, outcome: str) -> None:
         """Count a fetch from the internet that ended as ``ok`` or ``failed``."""

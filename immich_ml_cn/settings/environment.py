@@ -1,5 +1,6 @@
 """The environment as a whole: what is no setting of ours, and what is looked at before there are settings."""
 
+import json
 import os
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from difflib import get_close_matches
@@ -31,6 +32,9 @@ PROXIES: Final = ("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http
 ANY_CASE: Final = ("IMMICH_", "MACHINE_LEARNING_")
 """Beginnings of the variables whose case does not matter to Immich's own service."""
 
+GROUPS: Final = ("MACHINE_LEARNING_PRELOAD", "MACHINE_LEARNING_MAX_BATCH_SIZE")
+"""Beginnings of the variables that may be one of JSON."""
+
 PREFIX: Final = "MACHINE_LEARNING_"
 """Of variables that nobody else has a use for."""
 
@@ -50,9 +54,29 @@ def switch_telemetry_off(environ: MutableMapping[str, str] = os.environ) -> None
 
 
 def as_meant(environ: Mapping[str, str]) -> dict[str, str]:
-    """An environment without quotes around its values, Immich's variables in upper case (those that are so win)."""
+    """An environment without quotes around its values, Immich's variables in upper case (those that are so win), and
+    each with a variable of its own."""
     renamed = {name.upper(): value for name, value in environ.items() if name.upper().startswith(ANY_CASE)}
-    return {name: unquoted(value) for name, value in {**renamed, **environ}.items()}
+    plain = {name: unquoted(value) for name, value in {**renamed, **environ}.items()}
+    groups = [name for name, value in plain.items() if name.startswith(GROUPS) and value.lstrip().startswith("{")]
+    members = [member for name in groups for member in _members(name, _json_or_text(plain.pop(name)))]
+    return {**dict(members), **plain}
+
+
+def _members(name: str, value: object) -> Iterator[tuple[str, str]]:
+    """The variables that a JSON object stands for: pydantic-settings takes one for a group, and Immich with it."""
+    if isinstance(value, dict):
+        for key, member in value.items():
+            yield from _members(f"{name}__{key}".upper(), member)
+    elif value is not None:
+        yield name, str(value)
+
+
+def _json_or_text(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def unknown(environ: Mapping[str, str], known: Collection[str]) -> Iterator[SettingInForce]:

@@ -185,7 +185,7 @@ class HttpConnection(HttpToolsProtocol):
         """The answer to a request that is not to be worked on: RFC 9112 wants exactly one Host, proxies may differ."""
         if self.parser.get_http_version() not in ("1.0", "1.1"):
             return _OTHER_VERSION
-        if sum(name == b"host" for name, _ in self.headers) > 1:
+        if [name for name, _ in self.headers].count(b"host") > 1:
             return _TWO_HOSTS
         return None if self._limiter.activate(self) else _OVERLOADED
 

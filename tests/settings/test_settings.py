@@ -311,6 +311,19 @@ def test_the_case_of_immichs_variables_does_not_matter() -> None:
     assert read(device="cuda", http_port="8060") == Settings(), "names that others use for other things"
 
 
+def test_a_group_of_variables_may_be_one_of_json_as_immich_takes_it() -> None:
+    whole = '{"clip": {"textual": "a, b", "visual": null}, "ocr": {"detection": "c"}}'
+    settings = read(MACHINE_LEARNING_PRELOAD=whole, MACHINE_LEARNING_PRELOAD__OCR__DETECTION="d")
+    assert settings == Settings(preload_clip_textual=("a", "b"), preload_ocr_detection=("d",))
+    assert read(machine_learning_preload__ocr='{"recognition": "e"}') == Settings(preload_ocr_recognition=("e",))
+    assert read(MACHINE_LEARNING_MAX_BATCH_SIZE='{"ocr": 4}') == Settings(max_batch_ocr=4)
+    broken = read(MACHINE_LEARNING_PRELOAD='{"clip": ')
+    assert broken == Settings(remarks=broken.remarks)
+    assert "MACHINE_LEARNING_PRELOAD is not known" in broken.remarks[0]
+    with pytest.raises(SettingsError, match="MACHINE_LEARNING_MAX_BATCH_SIZE__OCR='x' cannot be used"):
+        read(MACHINE_LEARNING_MAX_BATCH_SIZE='{"ocr": "x"}')
+
+
 @pytest.mark.parametrize(
     ("name", "near"),
     [
