@@ -35,6 +35,10 @@ _QUARTER_TURNS: Final = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 _REFUSED: Final = frozenset({"EPS", "IPTC"})
 """Formats that Pillow reads by starting Ghostscript on what a client sent, at once or for a picture inside."""
 
+MAX_SIDE: Final = 1_000_000
+"""Pixels in width and height: Pillow has a pointer to each row, which it sets while no other thread of Python runs, and
+codecs count bits of a row in 31."""
+
 _MAX_WEBP: Final = 8_000_000
 """Pixels, and bytes, of a WebP that is decoded on a thread: Pillow copies its pixels while no other thread of Python
 runs, 25 ms for 20 million. Immich's largest ordinary preview has 6 million pixels."""
@@ -189,6 +193,15 @@ def _checked_size(image: ImageFile.ImageFile, max_pixels: int) -> tuple[int, int
     width, height = image.size
     if width < 1 or height < 1:
         raise BadImage(tr("Image has zero width or height"))
+    if max(width, height) > MAX_SIDE:
+        raise TooLarge(
+            tr(
+                "the image has {width} x {height} pixels, more than {limit} wide or high",
+                width=width,
+                height=height,
+                limit=MAX_SIDE,
+            )
+        )
     if width * height > max_pixels:
         raise TooLarge(
             tr(

@@ -137,14 +137,16 @@ class ActiveRequest:
             yield chunk
 
     def _check_header(self, max_bytes: int) -> None:
-        encoding = self._request.headers.get("content-encoding", "").strip()
-        if encoding.lower() not in ("", "identity"):
-            raise UnsupportedEncoding(
-                tr(
-                    "the request has Content-Encoding: {encoding}, but its body must not be compressed",
-                    encoding=encoding[:40],
+        for header in ("Content-Encoding", "Transfer-Encoding"):
+            encoding = self._request.headers.get(header, "")
+            if {coding.strip().lower() for coding in encoding.split(",")} - {"", "identity", "chunked"}:
+                raise UnsupportedEncoding(
+                    tr(
+                        "the request has {header}: {encoding}, but its body must not be compressed",
+                        header=header,
+                        encoding=encoding[:40],
+                    )
                 )
-            )
         length = self._request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > max_bytes:
             raise TooLarge(

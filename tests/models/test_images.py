@@ -215,6 +215,15 @@ def test_a_decompression_bomb_is_refused_from_the_header(read: Any, size: tuple[
         read(header_png(*size), LIMIT)
 
 
+@pytest.mark.parametrize("read", [measure, decode])
+@pytest.mark.parametrize("size", [(1_000_001, 1), (1, 1_000_001)])
+def test_a_line_of_pixels_has_a_limit_of_its_own(read: Any, size: tuple[int, int]) -> None:
+    """A hundred million rows kept all threads for a second; as many columns were a failure of ours."""
+    with pytest.raises(TooLarge, match=f"{size[0]} x {size[1]} pixels, more than 1000000 wide or high"):
+        read(header_png(*size), LIMIT)
+    assert measure(header_png(min(size[0], 1_000_000), min(size[1], 1_000_000)), LIMIT)
+
+
 def test_the_limit_itself_is_allowed() -> None:
     assert measure(header_png(100, 100), 10_000) == (100, 100)
     assert decode(encode(gradient(size=(100, 100))), 10_000).width == 100

@@ -149,6 +149,14 @@ def test_a_compressed_body_is_415_and_the_header_is_named(client: Client, encodi
     assert f"Content-Encoding: {encoding}" in reply.json["detail"]
 
 
+def test_a_body_that_is_compressed_for_its_transfer_is_415_as_well(client: Client) -> None:
+    body = iter([gzip.compress(predict_form(TEXTUAL, text="cat"))])
+    headers = {"content-type": CONTENT_TYPE, "transfer-encoding": "gzip, chunked"}
+    reply = client.request("POST", "/predict", body, headers)
+    assert reply.status == 415
+    assert "Transfer-Encoding: gzip, chunked, but its body must not be compressed" in reply.detail
+
+
 def test_a_body_that_says_it_is_not_compressed_is_read(client: Client) -> None:
     headers = {"content-type": CONTENT_TYPE, "content-encoding": "identity"}
     assert client.request("POST", "/predict", predict_form({}, text="cat"), headers).status == 422
