@@ -1,7 +1,7 @@
 """The other side of `serving.decoder_process`: measures and decodes pictures in a process of its own.
 
-Reads a `Job` as a line of JSON from standard input and answers with a `Decoded` or a `Refused`. The file lies in memory
-that both processes have open, and its pixels are written in its place.
+Reads a `Job` as a line of JSON from standard input, and the file after it. Answers on standard output with a `Decoded`
+and the pixels after it, or with a `Refused`.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
@@ -69,6 +70,7 @@ class Decoded:
         mode: Pillow's, of the pixels: their raw bytes row by row.
         rows: of the pixels, which may be fewer than the file's.
         columns: likewise.
+        row_bytes: of each row.
         orientation: what EXIF says, 1 to 8.
         palette_mode: Pillow's, of the palette; empty where there is none.
         palette: hexadecimal.
@@ -81,6 +83,7 @@ class Decoded:
     mode: str = ""
     rows: int = 0
     columns: int = 0
+    row_bytes: int = 0
     orientation: int = 1
     palette_mode: str = ""
     palette: str = ""
@@ -115,44 +118,59 @@ class Refused:
 
 
 def main() -> None:
-    """Work until standard input ends; the argument is the number of the open file with the shared memory."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    """Work until standard input ends."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # libraries that print do not answer
     for number in (signal.SIGINT, signal.SIGTERM):  # they are for the parent, which closes standard input
         signal.signal(number, signal.SIG_IGN)
     end_first_when_memory_is_short()
     warnings.simplefilter("ignore")
-    with FileIO(int(sys.argv[1]), "r+") as memory:
-        for line in sys.stdin:
-            answer = _answer(Job(**json.loads(line)), memory)
-            print(json.dumps(asdict(answer)), file=answers, flush=True)
+    jobs = sys.stdin.buffer
+    while line := jobs.readline():
+        job = Job(**json.loads(line))
+        for piece in _answer(job, jobs.read(job.length)):
+            _write(answers, piece)
 
 
-def _answer(job: Job, memory: FileIO) -> Decoded | Refused:
+def _answer(job: Job, data: bytes) -> Iterator[bytes]:
+    """What is written: a line, and the pixels."""
     try:
-        memory.seek(0)
-        data = memory.read(job.length)
-        memory.truncate(0)
-        return _decoded(data, job, memory)
+        found, pixels = _found(job, data)
     except (BadImage, TooLarge) as error:
-        return Refused(isinstance(error, TooLarge), str(error))
+        yield _line(Refused(isinstance(error, TooLarge), str(error)))
     except MemoryError:
-        return Refused(True, "the image does not fit in memory")
+        yield _line(Refused(True, "the image does not fit in memory"))
+    else:
+        yield _line(found)
+        yield from pixels
 
 
-def _decoded(data: bytes, job: Job, memory: FileIO) -> Decoded:
+def _line(answer: "Decoded | Refused") -> bytes:
+    return json.dumps(asdict(answer)).encode() + b"\n"
+
+
+def _write(file: FileIO, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _found(job: Job, data: bytes) -> tuple[Decoded, Iterator[bytes]]:
     _limit(SPARE_BYTES + 4 * len(data) + BYTES_PER_PIXEL * job.max_pixels)
     if not job.decode:
-        return Decoded(*images.measure(data, job.max_pixels))
+        return Decoded(*images.measure(data, job.max_pixels)), iter(())
     picture = images.decode(data, job.max_pixels, job.min_side)
-    return _written(images.upright(picture) if job.upright else picture, memory)
-
-
-def _written(picture: Picture, memory: FileIO) -> Decoded:
-    """Write the pixels, and describe them."""
+    if job.upright:
+        picture = images.upright(picture)
     image, mode = picture.image, _written_mode(picture.image)
-    _write_pixels(image, mode, memory)
-    return Decoded(*picture.size, mode, image.height, image.width, picture.orientation, *_colours(image, mode))
+    row_bytes = len(_pixels(image.crop((0, 0, image.width, 1)), mode))
+    size = image.height, image.width, row_bytes
+    found = Decoded(*picture.size, mode, *size, picture.orientation, *_colours(image, mode))
+    return found, (_pixels(band, mode) for _, band in bands(image))
+
+
+def _pixels(image: Image.Image, mode: str) -> bytes:
+    return (image if image.mode == mode else image.convert(mode)).tobytes()
 
 
 def _written_mode(image: Image.Image) -> str:
@@ -175,14 +193,6 @@ def _colours(image: Image.Image, mode: str) -> tuple[str, str, int | str | None]
     if image.palette is None:
         return "RGB", bytes(level for level in range(256) for _ in "RGB").hex(), opacity
     return image.palette.mode, bytes(image.getpalette(image.palette.mode) or ()).hex(), opacity
-
-
-def _write_pixels(image: Image.Image, mode: str, memory: FileIO) -> None:
-    memory.seek(0)
-    for _, band in bands(image):
-        pixels = memoryview((band if band.mode == mode else band.convert(mode)).tobytes())
-        while pixels:
-            pixels = pixels[memory.write(pixels) :]
 
 
 def _limit(more_bytes: int) -> None:

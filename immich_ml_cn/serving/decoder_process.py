@@ -2,14 +2,11 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
-import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import asdict
-from typing import IO, cast
+from typing import cast
 
 from immich_ml_cn.engines import child_process
 from immich_ml_cn.errors import BadImage, ServiceError, Unavailable
@@ -23,7 +20,7 @@ class DecoderProcess:
     """One process, which decodes one picture at a time. It ends with this one, whatever becomes of it.
 
     Attributes:
-        has_answered: whether it has done anything yet.
+        has_answered: whether it has done anything yet, from beginning to end.
     """
 
     def __init__(self) -> None:
@@ -32,18 +29,10 @@ class DecoderProcess:
             OSError: it cannot be started.
         """
         self.has_answered = False
-        self._memory = _memory()
-        file = self._memory.fileno()
-        command = child_process.command("immich_ml_cn.models.decoder_worker", "main", str(file))
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 - ours
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(file,)
-            )
-        except OSError:
-            self._memory.close()
-            raise
-        self._jobs = cast(IO[bytes], self._process.stdin)
-        self._answers = cast(IO[bytes], self._process.stdout)
+        command = child_process.command("immich_ml_cn.models.decoder_worker", "main")
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - ours
+        self._jobs = cast(io.BufferedWriter, self._process.stdin)
+        self._answers = cast(io.BufferedReader, self._process.stdout)
 
     def measure(self, data: bytes, max_pixels: int) -> tuple[int, int]:
         """As `images.measure`.
@@ -53,14 +42,16 @@ class DecoderProcess:
             Unavailable: the process was killed.
         """
         found = self._ask(data, Job(len(data), max_pixels, decode=False))
+        self.has_answered = True
         return found.width, found.height
 
     def decode(self, data: bytes, max_pixels: int, min_side: int | None, *, upright: bool) -> Picture:
         """As `images.decode`, and `images.upright`. Raises what `measure` does."""
         found = self._ask(data, Job(len(data), max_pixels, True, min_side, upright))
-        pixels = pixel_memory.allocated(self._memory.seek(0, os.SEEK_END))
-        _read(self._memory, memoryview(pixels))
-        self._memory.truncate(0)
+        pixels = pixel_memory.allocated(found.rows * found.row_bytes)
+        if self._answers.readinto(memoryview(pixels)) < len(pixels):
+            raise _cause_of_death(self._process.wait())
+        self.has_answered = True
         return found.picture(pixels)
 
     @property
@@ -79,48 +70,26 @@ class DecoderProcess:
         with suppress(BrokenPipeError):  # of a job that it never read
             self._jobs.close()
         self._answers.close()
-        self._memory.close()
 
     def _ask(self, data: bytes, job: Job) -> Decoded:
-        _write(self._memory, data)
-        answer = self._answer(json.dumps(asdict(job)).encode() + b"\n")
+        answer = self._answer(json.dumps(asdict(job)).encode() + b"\n", data)
         if not answer:
             raise _cause_of_death(self._process.wait())
-        self.has_answered = True
         values = json.loads(answer)
         if "message" in values:
+            self.has_answered = True
             raise Refused(**values).error()
         return Decoded(**values)
 
-    def _answer(self, line: bytes) -> bytes:
-        """The answer to a line, empty where the process has ended."""
+    def _answer(self, line: bytes, data: bytes) -> bytes:
+        """The answer to a line and a file, empty where the process has ended."""
         try:
             self._jobs.write(line)
+            self._jobs.write(data)
             self._jobs.flush()
         except BrokenPipeError:
             return b""
         return self._answers.readline()
-
-
-def _memory() -> IO[bytes]:
-    """A file that is no file: memory that another process can open by its number."""
-    if sys.platform == "linux":
-        return os.fdopen(os.memfd_create("picture"), "r+b", buffering=0)
-    return tempfile.TemporaryFile(buffering=0)
-
-
-def _write(memory: IO[bytes], data: bytes) -> None:
-    memory.seek(0)
-    rest = memoryview(data)
-    while rest:
-        rest = rest[memory.write(rest) :]
-
-
-def _read(memory: IO[bytes], rest: memoryview) -> None:
-    """Fill it from the start of the file, while other threads of Python run."""
-    memory.seek(0)
-    while rest:
-        rest = rest[cast(io.FileIO, memory).readinto(rest) :]
 
 
 def _cause_of_death(code: int) -> ServiceError:

@@ -230,6 +230,27 @@ def test_a_picture_for_which_a_new_process_is_killed_is_503() -> None:
     play(scene)
 
 
+def test_a_process_that_is_killed_while_pixels_come_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, allocated = corpus.encoded(corpus.gradient(size=(1000, 1000)), "BMP"), pixel_memory.allocated
+    killed: list[int] = []
+
+    def kill_first(size: int) -> object:
+        killed.extend(children())
+        os.kill(killed[-1], signal.SIGKILL)
+        return allocated(size)
+
+    async def scene(decoder: ImageDecoder) -> None:
+        assert await decoder.measure(data) == (1000, 1000)
+        monkeypatch.setattr(pixel_memory, "allocated", kill_first)
+        with pytest.raises(Unavailable, match="probably for want of memory"):
+            await decoder.decode(data, (1000, 1000))
+        assert len(set(killed)) == 2
+        monkeypatch.setattr(pixel_memory, "allocated", allocated)
+        assert (await decoder.decode(data, (1000, 1000))).size == (1000, 1000)
+
+    play(scene)
+
+
 def test_a_process_that_was_killed_while_idle_costs_no_picture() -> None:
     async def scene(decoder: ImageDecoder) -> None:
         await decoder.measure(JPEG2000)
@@ -357,20 +378,6 @@ def test_signals_are_for_the_parent() -> None:
             os.kill(process, number)
         assert await decoder.measure(JPEG2000) == (40, 30)
         assert children() == {process}
-
-    play(scene)
-
-
-def shared_memory_of(process: int) -> list[int]:
-    files = [file for file in Path(f"/proc/{process}/fd").iterdir() if "memfd" in str(file.readlink())]
-    return [file.stat().st_size for file in files]
-
-
-def test_memory_of_the_file_and_its_pixels_is_given_back() -> None:
-    async def scene(decoder: ImageDecoder) -> None:
-        await decoder.decode(corpus.encoded(corpus.gradient(size=(1000, 1000)), "BMP"), SIZE)
-        (process,) = children()
-        assert shared_memory_of(process) == [0]
 
     play(scene)
 
