@@ -22,6 +22,8 @@ MAPPED_MODES: Final = frozenset({"L", "P", "RGBX", "RGBA", "CMYK", "I;16", "I;16
 """Modes that Pillow takes from a buffer as they are."""
 
 MAPPED_BYTES: Final = 32 << 20
+"""Pixels of so many bytes are worth a mapping."""
+
 _BAND_PIXELS: Final = 1 << 18
 
 
@@ -56,7 +58,7 @@ def opaque(image: Image.Image) -> Image.Image:
 
 def premultiplied(image: Image.Image) -> Image.Image:
     """A large image of mode RGBA as RGBa, which is called RGBX: a resize treats all channels alike."""
-    return _in_bands(image, "RGBa", "RGBa")
+    return _in_bands(image, "RGBa")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -77,6 +79,7 @@ def bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 
 def _in_bands(image: Image.Image, *modes: str) -> Image.Image:
+    """The image converted to one mode after the other, the last of which has four bytes for each pixel."""
     pixels = allocated(image.width * image.height * 4)
     for top, band in bands(image):
         for mode in modes:

@@ -18,6 +18,7 @@ from immich_ml_cn.engines.session import Model
 from immich_ml_cn.errors import BadRequest, ServiceError, TooLarge, Unavailable, UnknownModel
 from immich_ml_cn.messages import tr
 from immich_ml_cn.metrics import Metrics
+from immich_ml_cn.models import pixel_memory
 from immich_ml_cn.models.images import Picture
 from immich_ml_cn.models.results import NO_BOXES, Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
 
@@ -203,7 +204,8 @@ class Pipeline:
             try:
                 return await self._answer_picture(plan, models, held[0])
             finally:
-                await self._pool.run(held.clear)  # there the memory is given back, which takes a while
+                if pixel_memory.is_large(width, height):
+                    await self._pool.run(held.clear)  # giving so much memory back takes a tenth of a second
 
     async def _answer_picture(self, plan: Plan, models: Leases, picture: Picture) -> Answer:
         with first_failure():
