@@ -164,8 +164,18 @@ def _found(job: Job, data: bytes) -> tuple[Decoded, Iterator[bytes]]:
         picture = images.upright(picture)
     image, mode = picture.image, _written_mode(picture.image)
     row_bytes = len(_pixels(image.crop((0, 0, image.width, 1)), mode))
-    size = image.height, image.width, row_bytes
-    found = Decoded(*picture.size, mode, *size, picture.orientation, *_colours(image, mode))
+    palette_mode, palette, transparency = _colours(image, mode)
+    found = Decoded(
+        *picture.size,
+        mode=mode,
+        rows=image.height,
+        columns=image.width,
+        row_bytes=row_bytes,
+        orientation=picture.orientation,
+        palette_mode=palette_mode,
+        palette=palette,
+        transparency=transparency,
+    )
     return found, (_pixels(band, mode) for _, band in bands(image))
 
 

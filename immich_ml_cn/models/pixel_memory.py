@@ -85,5 +85,5 @@ def _in_bands(image: Image.Image, *modes: str) -> Image.Image:
         for mode in modes:
             band = to_rgb(band) if mode == "RGB" else band.convert(mode)
         start = top * image.width * 4
-        memoryview(pixels)[start : start + band.width * band.height * 4] = band.tobytes()
+        pixels.data[start : start + band.width * band.height * 4] = band.tobytes()
     return image_of(pixels, "RGBX", image.size)

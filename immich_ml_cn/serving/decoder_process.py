@@ -49,7 +49,7 @@ class DecoderProcess:
         """As `images.decode`, and `images.upright`. Raises what `measure` does."""
         found = self._ask(data, Job(len(data), max_pixels, True, min_side, upright))
         pixels = pixel_memory.allocated(found.rows * found.row_bytes)
-        if self._answers.readinto(memoryview(pixels)) < len(pixels):
+        if self._answers.readinto(pixels.data) < len(pixels):
             raise _cause_of_death(self._process.wait())
         self.has_answered = True
         return found.picture(pixels)
