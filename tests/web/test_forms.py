@@ -1,6 +1,7 @@
 """Forms as Node's FormData, curl and browsers send them, and broken in every way a client can break them."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from urllib.parse import urlencode
@@ -61,6 +62,16 @@ def test_chunks_may_be_cut_anywhere(size: int) -> None:
     body = node_form(("entries", "{}"), ("image", IMAGE), ("text", "猫"))
     form = read([body[i : i + size] for i in range(0, len(body), size)])
     assert (form.text("entries"), form.file("image"), form.text("text")) == ("{}", IMAGE, "猫")
+
+
+@pytest.mark.parametrize("size", [999, 65_536, 300_000, 3_000_000])
+def test_a_large_file_is_whole(size: int) -> None:
+    """Its pieces are joined on a thread."""
+    file = random.Random(size).randbytes(2_000_003)
+    body = node_form(("entries", "{}"), ("image", file))
+    form = read((body[i : i + size] for i in range(0, len(body), size)), max_bytes=1 << 22)
+    assert form.file("image") == file
+    assert form.text("entries") == "{}"
 
 
 @pytest.mark.parametrize(
