@@ -31,8 +31,8 @@ REST_S = 5.0
 """From the open port to the first request: a server that has just been started is not asked at once."""
 
 CLIENTS = {CLIP_VISUAL: (1, 2, 8), FACES: (1, 4), OCR_DENSE: (1, 4), OCR_SPARSE: (1, 4), ALL: (1, 4)}
-_MADE_HERE = ("prepacked", "openvino", "edited", "search")
-"""Folders that our server writes beside the models."""
+_MADE_HERE = ("prepacked", "openvino", "edited", "search", "recent-models.json")
+"""What our server writes beside the models."""
 
 
 class Comparison:

@@ -120,7 +120,7 @@ class Bench:
         self.needed = needed
         self.device = ""
         self.fast: Server | None = None
-        """Running, with `FAST_SETTING`; takes turns with the others where several clients embed images."""
+        """Running, with `FAST_SETTING`; takes turns with the others where clients embed images."""
 
     @cached_property
     def tasks(self) -> dict[str, Task]:
@@ -168,7 +168,7 @@ class Bench:
                 for clients in self.plan.clients[name]:
                     for server in self.servers:
                         self._server_round(server, name, clients)
-                    if self.fast is not None and name == CLIP_VISUAL and clients > 1:
+                    if self.fast is not None and name == CLIP_VISUAL:
                         self._server_round(self.fast, name, clients)
 
     def scaling(self) -> None:
