@@ -30,6 +30,7 @@ READER = "PP-OCRv5_mobile"
 REST_S = 5.0
 """From the open port to the first request: a server that has just been started is not asked at once."""
 
+MEMORY_CLIENTS = 4
 CLIENTS = {CLIP_VISUAL: (1, 2, 8), FACES: (1, 4), OCR_DENSE: (1, 4), OCR_SPARSE: (1, 4), ALL: (1, 4)}
 _MADE_HERE = ("prepacked", "openvino", "edited", "search", "recent-models.json")
 """What our server writes beside the models."""
@@ -152,7 +153,7 @@ class Comparison:
         with start(self._cache) as server:
             assert server.pid is not None
             for name in (ALL, FACES, OCR_DENSE, CLIP_VISUAL):
-                server.measure(self._tasks[name], 4, 8)
+                server.measure(self._tasks[name], MEMORY_CLIENTS, 2 * MEMORY_CLIENTS)
             server.measure(self._tasks[TEXT_SHORT], 1, 4)
             self._measured.add(Key("memory", "", server.name), tree_mb(server.pid))
 

@@ -1,8 +1,10 @@
 """The comparison with another server: its rows, its table, and a run between two servers of ten lines."""
 
 import socket
+import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import onnxruntime
 import pytest
 from tokenizers import Tokenizer
 
-from benchmarks import openclip
+from benchmarks import comparison, openclip
 from benchmarks.comparison import CLIENTS, Comparison
 from benchmarks.comparison_rows import OTHER, comparison_table, rows
 from benchmarks.measurements import Key, Measurements
@@ -76,6 +78,40 @@ def test_two_running_servers_are_compared(url: str, tmp_path: Path) -> None:
     found = {row.what for row in rows() if row.ratio(measured) is not None}
     assert {"clip-visual, 8 clients", "text query, idle, p95"} < found
     assert "resident after all models have worked" not in found
+
+
+SERVER = """
+import os
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+    do_POST = do_GET
+    def log_message(self, *args):
+        pass
+
+HTTPServer((os.environ["IMMICH_HOST"], int(os.environ["IMMICH_PORT"])), Handler).serve_forever()
+"""
+
+
+def test_two_servers_are_started_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "REST_S", 0.0)
+    monkeypatch.setattr(comparison, "MEMORY_CLIENTS", 1)  # the server above has one thread
+    (tmp_path / "cache").mkdir()
+    command = [sys.executable, "-c", SERVER]
+    starts = [partial(LocalServer, name, command) for name in (OURS, OTHER)]
+    measured = Measurements()
+    compared = Comparison(tmp_path / "cache", TASKS, measured, lambda text: None, rounds=1, seconds=0.01)
+    compared.start(starts)
+    compared.memory(starts)
+    found = {row.what for row in rows() if row.ratio(measured) is not None}
+    assert found == {row.what for row in rows() if row.key.quantity in ("first", "memory")}
 
 
 def test_a_server_that_does_not_start_is_said(tmp_path: Path) -> None:
