@@ -1,8 +1,9 @@
-"""The order of the house: imports point down only, and what belongs in one place is in one place."""
+"""The order of the package: imports point down only, and what belongs in one place is in one place."""
 
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 from server import ROOT
 
-HOUSE = ROOT / "immich_ml_cn"
-PACKAGE = HOUSE.name
+SOURCE = ROOT / "immich_ml_cn"
+PACKAGE = SOURCE.name
 
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
@@ -54,19 +55,19 @@ ONLY_IN = {
 
 
 def modules() -> list[Path]:
-    return sorted(file for file in HOUSE.rglob("*.py") if "__pycache__" not in file.parts)
+    return sorted(file for file in SOURCE.rglob("*.py") if "__pycache__" not in file.parts)
 
 
 def room(file: Path) -> str:
     """The room that a file belongs to, or the file itself where it lies beside the rooms."""
-    first = file.relative_to(HOUSE).parts[0]
+    first = file.relative_to(SOURCE).parts[0]
     return first.removesuffix(".py")
 
 
 def imports(file: Path) -> set[str]:
     """The absolute names of everything a file imports, wherever in the file, type checking included."""
     found = set()
-    package = [PACKAGE, *file.relative_to(HOUSE).parts[:-1]]
+    package = [PACKAGE, *file.relative_to(SOURCE).parts[:-1]]
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
@@ -85,7 +86,7 @@ def rooms_imported(file: Path) -> set[str]:
 
 
 def ids(file: Path) -> str:
-    return str(file.relative_to(HOUSE))
+    return str(file.relative_to(SOURCE))
 
 
 def test_every_room_has_a_level() -> None:
@@ -94,7 +95,15 @@ def test_every_room_has_a_level() -> None:
 
 
 def test_the_tree_is_the_table_of_contents() -> None:
-    assert len([entry for entry in HOUSE.iterdir() if entry.is_file()]) <= MAX_FILES
+    assert len([entry for entry in SOURCE.iterdir() if entry.is_file()]) <= MAX_FILES
+
+
+def test_the_documents_picture_is_the_tree() -> None:
+    document = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    _, picture, _ = re.split(rf"```\n{PACKAGE}/\n|\n```", document, maxsplit=2)
+    drawn = re.findall(r"^  \w+/|\w+\.py", picture, re.MULTILINE)
+    found = {entry.name + "/" * entry.is_dir() for entry in SOURCE.iterdir()} - {"__init__.py", "__pycache__/"}
+    assert sorted(name.strip() for name in drawn) == sorted(found)
 
 
 @pytest.mark.parametrize("file", modules(), ids=ids)
