@@ -662,8 +662,8 @@ class TestParity:
         reader = Reader(parity_engine)
         assert {path.name: reader.read(path) for path in PICTURES} == texts_of_onnx_runtime()
 
-    def test_ocr_reads_the_same_text_in_parallel(self, parity_engine: OpenVinoEngine) -> None:
-        reader = Reader(parity_engine, parallel=True)
+    def test_ocr_reads_the_same_text_in_parallel(self, tmp_path: Path) -> None:
+        reader = Reader(engine_in(tmp_path), parallel=True)
         assert {path.name: reader.read(path) for path in PICTURES} == texts_of_onnx_runtime(parallel=True)
 
 
