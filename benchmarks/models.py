@@ -42,7 +42,7 @@ def fill(cache: Path, *, int8: bool, say: Callable[[str], None]) -> None:
 
     Args:
         int8: also quantise the image tower, to ``visual/model_int8.onnx``.
-        say: told what is being built.
+        say: called with what is being built.
     """
     visual = cache / "clip" / CLIP / "visual" / "model.onnx"
     builders: dict[Path, Callable[[Path], None]] = {

@@ -201,8 +201,8 @@ def resident_mb(pid: int) -> float:
 
 def loaded_mb(pid: int) -> tuple[float, float]:
     """Resident memory of a process in MB, a page that is mapped twice counted once; and that which no file backs."""
-    told = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    whole, anonymous = (int(told.partition(f"\n{name}:")[2].split()[0]) for name in ("Pss", "Pss_Anon"))
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    whole, anonymous = (int(text.partition(f"\n{name}:")[2].split()[0]) for name in ("Pss", "Pss_Anon"))
     return whole * 1024 / 1e6, anonymous * 1024 / 1e6
 
 

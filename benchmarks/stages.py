@@ -106,7 +106,7 @@ class Bench:
             names: what the servers call the models.
             servers: running; they take turns.
             measured: filled by the stages.
-            say: told what is going on.
+            say: called with what is going on.
             environ: settings beyond the defaults, of our servers and of the bare sessions.
             needed: names of the tasks that the stages will measure.
         """

@@ -1,11 +1,10 @@
 """The running service: lanes, registry and pipeline put together, and their lifetimes."""
 
 import asyncio
-import importlib.metadata
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +12,7 @@ from . import __version__, memory
 from .api.forwarding import Gateway, Upstream
 from .api.mt_photos import MtPhotos
 from .engines import Engine, bulk_lane_count, explain, usable_cores
+from .engines.packages import version
 from .errors import UnknownModel
 from .metrics import Gauge, Metrics, exposition
 from .serving.catalogue import Catalogue
@@ -22,7 +22,7 @@ from .serving.lanes import Lane
 from .serving.pipeline import Pipeline
 from .serving.recent_models import RecentModels
 from .serving.registry import Registry
-from .serving.spec import ModelSpec
+from .serving.spec import AnyModel, ModelSpec
 from .serving.tasks import Tasks
 from .serving.warm_start import WarmStart
 from .settings import Settings
@@ -55,7 +55,7 @@ class Service:
         """
         Args:
             engine: opens sessions.
-            on_fatal: told why, from any thread, when the service can never work again.
+            on_fatal: called with the reason, from any thread, when the service can never work again.
         """
         self._settings = settings
         self._engine = engine
@@ -279,7 +279,7 @@ class Service:
                 logger.warning("not preloaded: %s", error)
 
 
-def _background(stack: AsyncExitStack, coroutine: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+def _background(stack: AsyncExitStack, coroutine: Coroutine[object, object, None], name: str) -> "asyncio.Task[None]":
     """Run a coroutine in a task that ends with the stack."""
 
     async def cancel() -> None:
@@ -298,15 +298,11 @@ def _runtime_versions() -> dict[str, str]:
         "cuda": ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"),
         "cudnn": ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
     }
-    found: dict[str, str] = {}
-    for what, names in packages.items():
-        for name in names:
-            with suppress(importlib.metadata.PackageNotFoundError):
-                found.setdefault(what, importlib.metadata.version(name))
-    return found
+    installed = {what: next(filter(None, map(version, names)), "") for what, names in packages.items()}
+    return {what: found for what, found in installed.items() if found}
 
 
-def preloaded(settings: Settings, catalogue: Catalogue) -> list[ModelSpec[Any]]:
+def preloaded(settings: Settings, catalogue: Catalogue) -> list[ModelSpec[AnyModel]]:
     """The models that the settings want loaded before the port opens; names that nobody knows are logged."""
     clip, faces = settings.preload_clip, settings.preload_faces
     wanted = [
@@ -317,7 +313,7 @@ def preloaded(settings: Settings, catalogue: Catalogue) -> list[ModelSpec[Any]]:
         (ModelTask.OCR, Component.DETECTION, settings.preload_ocr_detection),
         (ModelTask.OCR, Component.RECOGNITION, settings.preload_ocr_recognition),
     ]
-    specs: dict[str, ModelSpec[Any]] = {}
+    specs: dict[str, ModelSpec[AnyModel]] = {}
     for task, component, names in wanted:
         for name in names:
             try:

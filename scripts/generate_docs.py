@@ -33,6 +33,7 @@ from immich_ml_cn.sources import (  # noqa: E402
     sources_for,
 )
 from immich_ml_cn.sources.clip import CHINESE_CLIP  # noqa: E402
+from immich_ml_cn.sources.tasks import ModelTask  # noqa: E402
 
 DOCUMENTS = ("docs/settings.md", "docs/settings.zh-CN.md", "docs/reliability.md", "models/README.md")
 OURS_FROM = "MACHINE_LEARNING_PROVIDER"
@@ -69,20 +70,20 @@ def _settings(*, ours: bool) -> Rows:
     return documented
 
 
-def _models(task: str, names: Iterable[str]) -> Rows:
+def _models(task: ModelTask, names: Iterable[str]) -> Rows:
     return {f"`{name}`": _model(task, name) for name in names}
 
 
-def _model(task: str, name: str) -> tuple[str, ...]:
+def _model(task: ModelTask, name: str) -> tuple[str, ...]:
     size = rough_size_of(task, name)
     offered = (*_checkpoints(task, name), *sources_for(task, name))
     origin = "<br>".join(dict.fromkeys(map(_origin, offered)))
     return ("" if size is None else f"{size / 1e6:,.0f} MB", licence_of(task, name), origin)
 
 
-def _checkpoints(task: str, name: str) -> tuple[Source, ...]:
+def _checkpoints(task: ModelTask, name: str) -> tuple[Source, ...]:
     """The official file of a Chinese-CLIP on both hubs."""
-    if task != "clip" or name not in CHINESE_CLIP:
+    if task is not ModelTask.CLIP or name not in CHINESE_CLIP:
         return ()
     official, *_ = checkpoint_names(name)
     return tuple(source for source in checkpoint_sources(name) if source.required[0].name == official)
@@ -120,10 +121,10 @@ TABLES: Mapping[str, Callable[[], Rows]] = {
     "immich": immich_settings,
     "ours": our_settings,
     "inert": inert_settings,
-    "chinese-clip": lambda: _models("clip", CHINESE_CLIP),
-    "clip": lambda: _models("clip", sorted(set(model_names("clip")) - set(CHINESE_CLIP))),
-    "faces": lambda: _models("facial-recognition", model_names("facial-recognition")),
-    "ocr": lambda: _models("ocr", model_names("ocr")),
+    "chinese-clip": lambda: _models(ModelTask.CLIP, CHINESE_CLIP),
+    "clip": lambda: _models(ModelTask.CLIP, sorted(set(model_names(ModelTask.CLIP)) - set(CHINESE_CLIP))),
+    "faces": lambda: _models(ModelTask.FACES, model_names(ModelTask.FACES)),
+    "ocr": lambda: _models(ModelTask.OCR, model_names(ModelTask.OCR)),
     "corpus": corpus_counts,
 }
 PROSE = ("immich", "ours", "inert")

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from immich_ml_cn.engines.graphs.files import Graph
 from immich_ml_cn.engines.session import LaneKind, Session
 from immich_ml_cn.serving.lanes import Lane
+from immich_ml_cn.serving.registry import Registry
 
 TIMEOUT_S = 10
 """Seconds after which a test that waits for something fails."""
@@ -126,3 +127,9 @@ async def until(condition: Callable[[], object]) -> None:
             if condition():
                 return
             await asyncio.sleep(0.005)
+
+
+def states(registry: Registry) -> dict[str, str]:
+    """The models that are in memory or being loaded."""
+    found = {key: detail["state"] for key, detail in registry.details().items()}
+    return {key: state for key, state in found.items() if state in {"ready", "loading"}}

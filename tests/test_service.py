@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_fakes import TIMEOUT_S, Doubler, FakeEngine, happens, until
+from serving_fakes import TIMEOUT_S, Doubler, FakeEngine, happens, states, until
 
 from immich_ml_cn.engines import CpuEngine
 from immich_ml_cn.engines.session import OpenSession
@@ -110,7 +110,7 @@ async def test_idle_models_are_swept_out(tmp_path: Path) -> None:
     service = Service(settings(tmp_path, model_ttl_s=0.01, model_ttl_poll_s=0.01), FakeEngine(), pytest.fail)
     async with service.running():
         await double(service, BULK)
-        await until(lambda: not service.registry.states())
+        await until(lambda: not states(service.registry))
 
 
 @pytest.mark.parametrize("off", [{"model_ttl_s": 0.0}, {"model_ttl_poll_s": 0.0}])
@@ -126,7 +126,7 @@ async def test_preloaded_models_are_ready_before_the_first_request_and_stay(tmp_
     chosen = settings(tmp_path, preload_ocr_recognition=("PP-OCRv6_small",), intra_op_threads=1)
     service = Service(chosen, CpuEngine(chosen), pytest.fail)
     async with service.running():
-        assert list(service.registry.states().values()) == ["ready"]
+        assert list(states(service.registry).values()) == ["ready"]
         assert await service.registry.unload_idle(at_once=True) == 0
 
 
@@ -139,7 +139,7 @@ async def test_what_cannot_be_preloaded_is_logged_and_the_service_starts(
     service = Service(chosen, FakeEngine(), pytest.fail)
     with caplog.at_level(logging.WARNING):
         async with service.running():
-            assert service.registry.states() == {}
+            assert states(service.registry) == {}
             await double(service, BULK)
     assert "cannot preload: Unknown clip model 'no-such-model'" in caplog.text
     assert "not preloaded: clip/ViT-B-16-SigLIP2__webli/visual is not available" in caplog.text

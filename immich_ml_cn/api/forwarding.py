@@ -3,10 +3,7 @@
 Without such a server nothing is forwarded, and what nobody knows stays an error.
 """
 
-import asyncio
-import secrets
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -19,7 +16,9 @@ from immich_ml_cn.serving.concurrency import gather_or_cancel
 from immich_ml_cn.serving.pipeline import Predictor
 from immich_ml_cn.serving.tasks import Tasks
 
+from .http_client import HttpClient
 from .immich import answer_body, gateways_ocr_body, parse_entries, read_tasks, write_body
+from .json_object import json_object
 
 if TYPE_CHECKING:
     import httpx2
@@ -124,16 +123,16 @@ class Upstream:
             connect_timeout_s: for a connection to open.
             timeout_s: for one request from its start to its answer.
         """
-        import httpx2  # only here: a server that forwards nothing starts without it
-
-        self._url = url.rstrip("/")
-        self.name = redact_url(self._url)
-        self._timeout_s = timeout_s
-        self._client = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(None, connect=connect_timeout_s),
-            limits=httpx2.Limits(keepalive_expiry=KEEPALIVE_TIMEOUT_S),
-            trust_env=False,
+        self._server = HttpClient(
+            url,
+            redact_url(url),
+            "IMMICH_API",
+            timeout_s=timeout_s,
+            connect_timeout_s=connect_timeout_s,
+            keepalive_s=KEEPALIVE_TIMEOUT_S,
         )
+        self.name = self._server.name
+        self.close = self._server.close
 
     async def predict(self, entries: Mapping[str, Any], image: bytes | None, text: str | None) -> dict[str, Any]:
         """The other server's answer to `entries` on the image or else the text.
@@ -142,31 +141,21 @@ class Upstream:
             UpstreamFailed: it cannot be reached, or answers anything but 200 with every task.
             UpstreamTimeout: it takes longer than it may.
         """
-        boundary = secrets.token_hex(16)
-        parts = form(boundary, {"entries": orjson.dumps(entries), **_payload(image, text)})
-        headers = {
-            "content-type": f"multipart/form-data; boundary={boundary}",
-            "content-length": str(sum(map(len, parts))),
-            HEADER: "1",
-        }
-        with self._failures():
-            async with asyncio.timeout(self._timeout_s):
-                response = await self._client.post(f"{self._url}/predict", content=_stream(parts), headers=headers)
+        form: dict[str, tuple[str | None, bytes]] = {"entries": (None, orjson.dumps(entries))}
+        if image is None:
+            form["text"] = (None, (text or "").encode())
+        else:
+            form["image"] = ("blob", image)
+        response = await self._server.request("POST", "/predict", files=form, headers={HEADER: "1"})
         return self._read(response, entries)
 
     async def health(self) -> dict[str, Any]:
         """Whether the other server answers ``/ping``, and if not, why."""
         try:
-            with self._failures():
-                async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                    response = await self._client.get(f"{self._url}/ping")
+            response = await self._server.request("GET", "/ping", timeout_s=HEALTH_TIMEOUT_S)
         except (UpstreamFailed, UpstreamTimeout) as error:
             return {"url": self.name, "healthy": False, "error": str(error)}
         return {"url": self.name, "healthy": response.status_code == 200}
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
 
     def _read(self, response: "httpx2.Response", entries: Mapping[str, Any]) -> dict[str, Any]:
         if response.status_code != 200:
@@ -178,65 +167,18 @@ class Upstream:
                     reason=_reason(response.content),
                 )
             )
-        try:
-            body = orjson.loads(response.content)
-        except orjson.JSONDecodeError:
-            body = None
-        if not isinstance(body, dict):
+        body = json_object(response.content)
+        if body is None:
             raise UpstreamFailed(tr("{name} answered something that is no JSON object", name=self.name))
         missing = [task for task, types in entries.items() if types and task not in body]
         if missing:
             raise UpstreamFailed(tr("{name} left out {tasks} in its answer", name=self.name, tasks=", ".join(missing)))
         return body
 
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Turn what the HTTP client raises into failures that name the other server."""
-        import httpx2
-
-        try:
-            yield
-        except TimeoutError:
-            raise UpstreamTimeout(tr("{name} did not answer in time", name=self.name)) from None
-        except httpx2.TimeoutException as error:
-            raise UpstreamTimeout(
-                tr("{name} cannot be reached in time ({reason})", name=self.name, reason=type(error).__name__)
-            ) from error
-        except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, OSError) as error:
-            raise UpstreamFailed(
-                tr("{name} cannot be reached: {reason}", name=self.name, reason=error or type(error).__name__)
-            ) from error
-
-
-def form(boundary: str, fields: Mapping[str, bytes]) -> list[bytes]:
-    """A multipart form in pieces, so that the image is not copied; `image` goes as a file."""
-    parts: list[bytes] = []
-    for name, value in fields.items():
-        file = '; filename="blob"\r\nContent-Type: application/octet-stream' if name == "image" else ""
-        parts += [
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"{file}\r\n\r\n'.encode(),
-            value,
-            b"\r\n",
-        ]
-    return [*parts, f"--{boundary}--\r\n".encode()]
-
-
-def _payload(image: bytes | None, text: str | None) -> dict[str, bytes]:
-    if image is not None:
-        return {"image": image}
-    return {"text": (text or "").encode()}
-
-
-async def _stream(parts: Iterable[bytes]) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part
-
 
 def _reason(body: bytes) -> str:
     """What a failed answer says, in one line of bounded length."""
     text = body.decode(errors="replace")
-    with suppress(orjson.JSONDecodeError):
-        document = orjson.loads(body)
-        text = str(document.get("detail", text)) if isinstance(document, dict) else text
+    text = str((json_object(body) or {}).get("detail", text))
     line = " ".join(text.split())
     return line if len(line) <= 300 else line[:300] + "…"

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import numpy as np
-import orjson
 
 from immich_ml_cn.errors import BadImage, InferenceFailed, InvalidEntries, TooLarge, Unavailable
 from immich_ml_cn.messages import tr
@@ -18,6 +17,7 @@ from immich_ml_cn.serving.tasks import ClipTextual, ClipVisual, FaceTask, OcrTas
 from immich_ml_cn.settings import Settings
 
 from .immich import OCR_MODEL, RAPIDOCR_MIN_SCORE, rectangles, score_texts
+from .json_object import json_object
 
 MAX_SIDE: Final = 10_000
 """Pixels in width or height above which that API refuses a picture."""
@@ -118,11 +118,10 @@ def read_text(body: bytes) -> str:
     Raises:
         InvalidEntries: the body is no such JSON, or the text is empty.
     """
-    try:
-        document = orjson.loads(body)
-    except (orjson.JSONDecodeError, RecursionError):
-        raise InvalidEntries("the body must be JSON") from None
-    text = document.get("text") if isinstance(document, dict) else None
+    document = json_object(body)
+    if document is None:
+        raise InvalidEntries("the body must be a JSON object")
+    text = document.get("text")
     if not isinstance(text, str) or not text:
         raise InvalidEntries("Field required: `text`, a string that is not empty")
     return text

@@ -1,24 +1,19 @@
 """`immich-ml-cn doctor`: looks at the device, the libraries, the cache and the sources, and says what to do."""
 
 import argparse
-import http.client
-import importlib.metadata
 import os
 import shutil
 import socket
-import urllib.error
-import urllib.request
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
 
 from immich_ml_cn import __version__
 from immich_ml_cn.engines import EngineError, select_engine, usable_cores
+from immich_ml_cn.engines.packages import version
 from immich_ml_cn.logs import redact_url
 from immich_ml_cn.messages import Translator, said_by, tr
 from immich_ml_cn.settings import Settings
@@ -118,32 +113,21 @@ def _device(settings: Settings) -> Finding:
     except EngineError as error:
         advice = tr("fix the driver, or let the server choose")
         return Finding(subject, Verdict.BAD, said_by(error), advice, _set("MACHINE_LEARNING_PROVIDER=auto"))
-    if not engine.on_gpu and _has_gpu_runtime() and settings.provider != "cpu":
+    if not engine.on_gpu and version("onnxruntime-gpu") and settings.provider != "cpu":
         found = tr("{device}, although the GPU build is installed", device=engine.description)
         advice = tr("look at the driver; in Docker the container needs the GPU (the cuda override file has it)")
         return Finding(subject, Verdict.BAD, found, advice, "nvidia-smi")
     return Finding(subject, Verdict.GOOD, engine.description)
 
 
-def _has_gpu_runtime() -> bool:
-    return bool(_version("onnxruntime-gpu"))
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
 def _libraries() -> Finding:
     subject = tr("libraries")
-    versions = {name: _version(name) for name in LIBRARIES}
-    missing = [name for name, version in versions.items() if not version]
+    versions = {name: version(name) for name in LIBRARIES}
+    missing = [name for name, found in versions.items() if not found]
     if missing:
         found = tr("missing: {names}", names=", ".join(missing))
         return Finding(subject, Verdict.BAD, found, tr("install the package anew"), "scripts/environment cpu")
-    return Finding(subject, Verdict.GOOD, ", ".join(f"{name} {version}" for name, version in versions.items()))
+    return Finding(subject, Verdict.GOOD, ", ".join(f"{name} {found}" for name, found in versions.items()))
 
 
 def _memory() -> Finding:
@@ -234,25 +218,13 @@ def _addresses(settings: Settings) -> dict[str, str]:
 
 def unreachable(address: str) -> str:
     """Why an address gives no answer within `REACH_TIMEOUT_S`, "" where it gives one, whichever."""
+    import httpx2  # only here: other commands start without it
+
     try:
-        url, headers = _asked_with(address)
-        request = urllib.request.Request(url, method="HEAD", headers=headers)  # noqa: S310 - addresses of the settings
-        with urllib.request.urlopen(request, timeout=REACH_TIMEOUT_S):  # noqa: S310 - addresses of the settings
-            return ""
-    except urllib.error.HTTPError:
-        return ""
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return str(getattr(error, "reason", None) or error)
-
-
-def _asked_with(address: str) -> tuple[str, dict[str, str]]:
-    """An address without user and password, and the headers that bring them: urllib takes them for part of the host."""
-    parts = urlsplit(address)
-    headers = {"user-agent": "immich-ml-cn"}
-    account, at, host = parts.netloc.rpartition("@")
-    if at:
-        headers["authorization"] = "Basic " + b64encode(unquote(account).encode()).decode()
-    return parts._replace(netloc=host).geturl(), headers
+        httpx2.head(address, headers={"user-agent": "immich-ml-cn"}, timeout=REACH_TIMEOUT_S)
+    except (httpx2.HTTPError, httpx2.InvalidURL, ImportError, ValueError) as error:  # ImportError: a SOCKS proxy
+        return str(error) or type(error).__name__
+    return ""
 
 
 # --- the way from Immich ---

@@ -1,17 +1,18 @@
 """The server that runs on this machine with the same settings, if one does: asked over its port."""
 
-import http.client
 import json
-import uuid
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from immich_ml_cn.settings import Settings
 
-PATIENCE_S: Final = 600.0
+if TYPE_CHECKING:
+    import httpx2
+
+PREDICT_TIMEOUT_S: Final = 600.0
 """Seconds that an answer may take: a model may have to be fetched for it."""
 
-_QUICK_S: Final = 2.0
+STATUS_TIMEOUT_S: Final = 2.0
 
 
 class LocalServer:
@@ -19,29 +20,25 @@ class LocalServer:
 
     def __init__(self, settings: Settings) -> None:
         wildcard = settings.host in {"::", "0.0.0.0"}  # noqa: S104 - compared, not bound
-        self._host = "127.0.0.1" if wildcard else settings.host
-        self._port = settings.port
-        self._root = settings.root_path
-        self._headers = {"x-api-key": settings.api_key} if settings.api_key else {}
-
-    @property
-    def address(self) -> str:
+        host = "127.0.0.1" if wildcard else settings.host
+        self.address: Final = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}{settings.root_path}"
         """Where it is asked."""
-        return f"http://{self._host}:{self._port}{self._root}"
+        self._headers = {"x-api-key": settings.api_key} if settings.api_key else {}
 
     def answers(self) -> bool:
         """Whether a server says pong."""
         try:
-            return self._ask("GET", "/ping", timeout_s=_QUICK_S) == (200, b"pong")
-        except (OSError, http.client.HTTPException):
+            response = self._ask("GET", "/ping", STATUS_TIMEOUT_S)
+        except OSError:
             return False
+        return (response.status_code, response.content) == (200, b"pong")
 
     def ready_models(self) -> frozenset[str]:
         """The models that it has in memory, as ``task/model/component``; none where nobody answers."""
         try:
-            models = json.loads(self._ask("GET", "/status", timeout_s=_QUICK_S)[1])["models"]
+            models = self._ask("GET", "/status", STATUS_TIMEOUT_S).json()["models"]
             return frozenset(key for key, model in models.items() if model["state"] == "ready")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, http.client.HTTPException):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return frozenset()
 
     def predict(self, entries: Mapping[str, Any], image: bytes) -> tuple[int, dict[str, Any]]:
@@ -50,26 +47,19 @@ class LocalServer:
         Raises:
             OSError: it cannot be reached, or does not answer as an HTTP server.
         """
-        boundary = uuid.uuid4().hex
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="entries"\r\n\r\n{json.dumps(entries)}\r\n'
-        part = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="photo"\r\n\r\n'
-        body = head.encode() + part.encode() + image + f"\r\n--{boundary}--\r\n".encode()
-        kind = f"multipart/form-data; boundary={boundary}"
+        form = {"entries": (None, json.dumps(entries)), "image": ("photo", image)}
+        response = self._ask("POST", "/predict", PREDICT_TIMEOUT_S, files=form)
         try:
-            status, answer = self._ask("POST", "/predict", body, kind, timeout_s=PATIENCE_S)
-            document = json.loads(answer)
-        except (ValueError, http.client.HTTPException) as error:
-            raise OSError(str(error) or type(error).__name__) from error
-        return status, document if isinstance(document, dict) else {}
+            document = response.json()
+        except ValueError as error:
+            raise OSError(str(error)) from error
+        return response.status_code, document if isinstance(document, dict) else {}
 
-    def _ask(
-        self, method: str, path: str, body: bytes | None = None, kind: str = "", *, timeout_s: float
-    ) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
-        headers = {**self._headers, **({"content-type": kind} if kind else {})}
+    def _ask(self, method: str, path: str, timeout_s: float, **options: Any) -> "httpx2.Response":
+        import httpx2  # only here: most commands start without it
+
         try:
-            connection.request(method, f"{self._root}{path}", body, headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+            with httpx2.Client(headers=self._headers, timeout=timeout_s, trust_env=False) as client:
+                return client.request(method, f"{self.address}{path}", **options)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise OSError(str(error) or type(error).__name__) from error

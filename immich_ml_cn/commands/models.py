@@ -12,10 +12,11 @@ from immich_ml_cn.errors import ServiceError
 from immich_ml_cn.messages import Translator, tr
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.clip_names import clean_name
+from immich_ml_cn.sources.tasks import ModelTask
 from immich_ml_cn.store.conversion.architecture import ARCHITECTURES
 from immich_ml_cn.store.conversion.graph import PRECISIONS, Precision
 from immich_ml_cn.store.downloader import Downloader
-from immich_ml_cn.store.inventory import COMPONENTS, Presence, Row, find, folder_of, inventory, lacking
+from immich_ml_cn.store.inventory import Presence, Row, find, folder_of, inventory, lacking
 from immich_ml_cn.store.removal import plan_removal
 
 from .console import Console
@@ -74,7 +75,7 @@ def _list(settings: Settings, options: argparse.Namespace) -> int:
         console.json([_as_dict(row, loaded) for row in rows])
         return 0
     header = (tr("MODEL"), tr("NAME IN IMMICH"), tr("DIM"), tr("SIZE"), tr("HERE"), tr("LICENCE"))
-    for task in COMPONENTS:
+    for task in ModelTask:
         console.print(f"\n{task}")
         console.table(("", *header), [_cells(row, loaded) for row in rows if row.task == task])
     console.print()
@@ -124,7 +125,7 @@ def _is_loaded(row: Row, loaded: frozenset[str]) -> bool:
 class Fetched:
     """The outcome for one model; `error` is None when all of it is here."""
 
-    task: str
+    task: ModelTask
     model: str
     error: ServiceError | None
 
@@ -155,14 +156,14 @@ def _outcome(fetched: Fetched) -> dict[str, Any]:
 
 
 def _fetch_one(
-    settings: Settings, downloader: Downloader, task: str, model: str, precisions: Sequence[Precision]
+    settings: Settings, downloader: Downloader, task: ModelTask, model: str, precisions: Sequence[Precision]
 ) -> Fetched:
-    if task == "facial-recognition":
+    if task == ModelTask.FACES:
         logger.warning("%s: %s", model, sources.NON_COMMERCIAL)
     try:
         if model in ARCHITECTURES and (precisions or settings.clip_precision in PRECISIONS[1:]):
             downloader.ensure_precisions(model, precisions)
-        for component in COMPONENTS[task]:
+        for component in task.components:
             if lacking(settings, task, model, component):
                 downloader.ensure_now(task, model, component)
     except ServiceError as error:
@@ -228,12 +229,12 @@ def _remove(settings: Settings, options: argparse.Namespace) -> int:
         return 1
 
 
-def _folders(settings: Settings, task: str, model: str) -> list[Path]:
-    folders = [folder_of(settings, task, model, component) for component in COMPONENTS[task]]
+def _folders(settings: Settings, task: ModelTask, model: str) -> list[Path]:
+    folders = [folder_of(settings, task, model, component) for component in task.components]
     return list(dict.fromkeys(folders))
 
 
-def _resolve(settings: Settings, names: Iterable[str]) -> list[tuple[str, str]] | None:
+def _resolve(settings: Settings, names: Iterable[str]) -> list[tuple[ModelTask, str]] | None:
     """Task and folder name of each model, None after a complaint about an unknown name."""
     wanted = []
     for name in names:

@@ -13,14 +13,15 @@ from typing import Any, Final
 from immich_ml_cn.errors import ServiceError
 from immich_ml_cn.messages import Translator, said_by, tr
 from immich_ml_cn.settings import Settings
+from immich_ml_cn.sources.tasks import Component, ModelTask
 from immich_ml_cn.store.inventory import Presence, Row, find, inventory
 
 from .console import Console
 from .drawing import draw
 from .local_server import LocalServer
 
-TASKS: Final[Mapping[str, str]] = {"ocr": "ocr", "faces": "facial-recognition", "clip": "clip"}
-"""What a person calls a task → Immich's name of it."""
+TASKS: Final = {"ocr": ModelTask.OCR, "faces": ModelTask.FACES, "clip": ModelTask.CLIP}
+"""What a person calls a task → the task."""
 
 SHOWN_NUMBERS: Final = 4
 """Of an embedding."""
@@ -33,7 +34,7 @@ Answer = dict[str, Any]
 class Outcome:
     """What came of one task; `error` is None where there is an answer."""
 
-    task: str
+    task: ModelTask
     model: str
     seconds: float
     answer: Answer
@@ -83,13 +84,13 @@ def _test(settings: Settings, options: argparse.Namespace) -> int:
 # --- which models ---
 
 
-def choose(settings: Settings, tasks: Iterable[str], models: Sequence[str] = ()) -> dict[str, str]:
+def choose(settings: Settings, tasks: Iterable[ModelTask], models: Sequence[str] = ()) -> dict[ModelTask, str]:
     """Task → the name to ask for: a named one, else one that is here, else the recommended one."""
     named = {found[0]: name for name in models if (found := find(settings, name)) is not None}
     return {task: named.get(task) or _best(settings, task) for task in tasks}
 
 
-def _best(settings: Settings, task: str) -> str:
+def _best(settings: Settings, task: ModelTask) -> str:
     rows = [one for one in inventory(settings) if one.task == task]
     best = max(rows, key=lambda one: (one.presence in {Presence.CACHED, Presence.BUNDLED}, one.recommended))
     return _asked_as(best)
@@ -99,17 +100,16 @@ def _asked_as(one: Row) -> str:
     return one.names[0] if one.names else one.model
 
 
-def entries_for(task: str, model: str) -> Entries:
+def entries_for(task: ModelTask, model: str) -> Entries:
     """What Immich's server sends for a task."""
-    if task == "clip":
-        return {task: {"visual": {"modelName": model}}}
-    return {task: {"detection": {"modelName": model}, "recognition": {"modelName": model}}}
+    components = [Component.VISUAL] if task is ModelTask.CLIP else task.components
+    return {task: {component: {"modelName": model} for component in components}}
 
 
 # --- asking ---
 
 
-def _ask_server(server: LocalServer, chosen: Mapping[str, str], image: bytes) -> list[Outcome]:
+def _ask_server(server: LocalServer, chosen: Mapping[ModelTask, str], image: bytes) -> list[Outcome]:
     def ask(entries: Entries) -> Answer:
         status, answer = server.predict(entries, image)
         if status != 200:
@@ -119,7 +119,7 @@ def _ask_server(server: LocalServer, chosen: Mapping[str, str], image: bytes) ->
     return [_timed(task, model, ask) for task, model in chosen.items()]
 
 
-def _timed(task: str, model: str, ask: Callable[[Entries], Answer]) -> Outcome:
+def _timed(task: ModelTask, model: str, ask: Callable[[Entries], Answer]) -> Outcome:
     begun = time.monotonic()
     answer, error = {}, None
     try:
@@ -129,7 +129,7 @@ def _timed(task: str, model: str, ask: Callable[[Entries], Answer]) -> Outcome:
     return Outcome(task, model, round(time.monotonic() - begun, 3), answer, error)
 
 
-def _ask_ourselves(settings: Settings, chosen: Mapping[str, str], image: bytes) -> list[Outcome]:
+def _ask_ourselves(settings: Settings, chosen: Mapping[ModelTask, str], image: bytes) -> list[Outcome]:
     from immich_ml_cn.engines import select_engine
     from immich_ml_cn.service import Service
 
@@ -181,11 +181,11 @@ def _lines(outcome: Outcome) -> Iterator[object]:
     found: Any = outcome.answer.get(outcome.task)
     values = {"model": outcome.model, "seconds": outcome.seconds}
     match outcome.task:
-        case "ocr":
+        case ModelTask.OCR:
             texts = found["text"] if found else []
             yield tr("text ({model}, {seconds:.2f} s): {count} lines", count=len(texts), **values)
             yield from (f"  {score:.2f}  {text}" for text, score in zip(texts, found["textScore"], strict=True))
-        case "facial-recognition":
+        case ModelTask.FACES:
             yield tr("faces ({model}, {seconds:.2f} s): {count}", count=len(found or ()), **values)
             yield from (f"  {face['score']:.2f}  {_shown_box(face['boundingBox'])}" for face in found or ())
         case _:

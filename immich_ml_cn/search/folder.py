@@ -143,9 +143,9 @@ class Folder:
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError as error:
-            aside = self.texts.with_suffix(".damaged")
-            self.texts.replace(aside)
-            logger.warning("%s is unusable (%s): it is now %s, and the texts are begun anew", self.texts, error, aside)
+            kept = self.texts.with_suffix(".damaged")
+            self.texts.replace(kept)
+            logger.warning("%s is unusable (%s): it is now %s, and the texts are begun anew", self.texts, error, kept)
             return Texts.create(self.texts)
 
     @contextmanager

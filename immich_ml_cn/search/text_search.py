@@ -19,7 +19,7 @@ from immich_ml_cn.serving.catalogue import Catalogue
 from immich_ml_cn.serving.concurrency import first_failure
 from immich_ml_cn.serving.cpu_pool import CpuPool
 from immich_ml_cn.serving.pipeline import Predictor
-from immich_ml_cn.serving.spec import ModelSpec
+from immich_ml_cn.serving.spec import AnyModel, ModelSpec
 from immich_ml_cn.serving.tasks import ClipTextual, Tasks
 
 from .query import Query, for_text, parse, plain
@@ -234,6 +234,6 @@ def _digest(image: bytes) -> bytes:
     return hashlib.blake2b(image, digest_size=DIGEST_BYTES).digest()
 
 
-def _model(spec: ModelSpec[Any]) -> str:
+def _model(spec: ModelSpec[AnyModel]) -> str:
     """The model that a tower belongs to, such as ``clip/chinese-clip-vit-base-patch16``."""
     return spec.key.rpartition("/")[0]

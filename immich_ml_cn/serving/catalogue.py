@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from immich_ml_cn import sources
 from immich_ml_cn.engines import LoadError
@@ -23,7 +23,7 @@ from immich_ml_cn.store.downloader import Downloader
 
 from . import warm_ups
 from .plan import FacePlan, OcrPlan, Plan, TextReader, TextualPlan, VisualPlan
-from .spec import ModelSpec, ModelT
+from .spec import AnyModel, ModelSpec, ModelT
 from .tasks import FaceTask, OcrTask, Tasks
 
 if TYPE_CHECKING:
@@ -88,9 +88,9 @@ class Catalogue:
             return OcrPlan(task, detector)
         return OcrPlan(task, detector, TextReader(self.text_orientation(), self.text_recognizer(task.recognition)))
 
-    def spec(self, task: ModelTask, component: Component, name: str) -> ModelSpec[Any]:
+    def spec(self, task: ModelTask, component: Component, name: str) -> ModelSpec[AnyModel]:
         """Any component of any model."""
-        finders: Mapping[tuple[ModelTask, Component], Callable[[str], ModelSpec[Any]]] = {
+        finders: Mapping[tuple[ModelTask, Component], Callable[[str], ModelSpec[AnyModel]]] = {
             (ModelTask.CLIP, Component.VISUAL): self.visual,
             (ModelTask.CLIP, Component.TEXTUAL): self.textual,
             (ModelTask.FACES, Component.DETECTION): self.face_detector,

@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def gather_or_cancel(*coroutines: Coroutine[Any, Any, T]) -> list[T]:
+async def gather_or_cancel(*coroutines: Coroutine[object, object, T]) -> list[T]:
     """Run coroutines concurrently and return their results in order.
 
     The first failure cancels the others and is raised as itself, once all have ended.

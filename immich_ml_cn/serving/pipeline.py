@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from .image_decoder import ImageDecoder
 from .last_hour import LastHour
 from .plan import DECODED_BYTES_PER_PIXEL, FacePlan, OcrPlan, Plan, TextReader, TextualPlan, VisualPlan
 from .registry import Registry
-from .spec import Leases, Loaded, ModelSpec
+from .spec import AnyModel, Leases, Loaded, ModelSpec
 from .tasks import OcrTask, Tasks
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 ItemT = TypeVar("ItemT")
 OutputT_co = TypeVar("OutputT_co", covariant=True)
 OutputT = TypeVar("OutputT")
+
+Models: TypeAlias = dict[str, ModelSpec[AnyModel] | None]
+"""By the label of the task that they answer; None where it is not of the catalogue."""
 
 CLIENT_LEFT: Final = 499
 """nginx's status for a client that closed the connection; it is counted, nobody receives it."""
@@ -150,7 +153,7 @@ class Pipeline:
             return answer
 
     @contextmanager
-    def _counted(self, models: dict[str, ModelSpec[Any] | None]) -> Iterator[dict[str, ModelSpec[Any] | None]]:
+    def _counted(self, models: Models) -> Iterator[Models]:
         """Count a request's tasks by how the request ends, under the name of the model that answers.
 
         Args:
@@ -174,7 +177,7 @@ class Pipeline:
     async def _answer_text(self, plan: Plan, text: str | None) -> Answer:
         if not text:
             raise BadRequest("Either image or text must be provided")
-        if plan.textual is None or plan.needs_image:
+        if plan.textual is None or plan.visual or plan.faces or plan.ocr:
             raise BadRequest("the request has a text, but a task that needs an image")
         embedding = await self._textual(plan.textual, text)
         return Answer(clip=embedding.vector, features=embedding.features)
@@ -342,7 +345,7 @@ def _next_lines(page: "Readings", readings: list[tuple[str, float]] | None) -> l
     return step(page, readings)
 
 
-def _check_dimension(vector: NDArray[np.float32], spec: ModelSpec[Any]) -> None:
+def _check_dimension(vector: NDArray[np.float32], spec: ModelSpec[AnyModel]) -> None:
     """Immich's database takes no other dimension than the listed name's: refuse rather than answer."""
     if spec.dimension is not None and len(vector) != spec.dimension:
         raise Unavailable(

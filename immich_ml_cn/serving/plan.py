@@ -1,10 +1,10 @@
 """The models that one request needs, each beside the options it is run with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
-from .spec import ModelSpec
+from .spec import AnyModel, ModelSpec
 from .tasks import ClipTextual, ClipVisual, FaceTask, OcrTask
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ class VisualPlan:
     encoder: "ModelSpec[VisualEncoder]"
 
     @property
-    def answering(self) -> ModelSpec[Any]:
-        """The model whose output is the answer."""
-        return self.encoder
+    def models(self) -> Sequence[ModelSpec[AnyModel]]:
+        """What is run, in this order: the output of the last one is the answer."""
+        return (self.encoder,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class TextualPlan:
     encoder: "ModelSpec[TextualEncoder]"
 
     @property
-    def answering(self) -> ModelSpec[Any]:
-        """See `VisualPlan.answering`."""
-        return self.encoder
+    def models(self) -> Sequence[ModelSpec[AnyModel]]:
+        """See `VisualPlan.models`."""
+        return (self.encoder,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ class FacePlan:
     recognizer: "ModelSpec[FaceRecognizer] | None" = None
 
     @property
-    def answering(self) -> ModelSpec[Any]:
-        """See `VisualPlan.answering`."""
-        return self.recognizer or self.detector
+    def models(self) -> Sequence[ModelSpec[AnyModel]]:
+        """See `VisualPlan.models`."""
+        return (self.detector,) if self.recognizer is None else (self.detector, self.recognizer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +81,9 @@ class OcrPlan:
     reader: TextReader | None = None
 
     @property
-    def answering(self) -> ModelSpec[Any]:
-        """See `VisualPlan.answering`."""
-        return self.reader.recognizer if self.reader else self.detector
+    def models(self) -> Sequence[ModelSpec[AnyModel]]:
+        """See `VisualPlan.models`."""
+        return (self.detector,) + ((self.reader.orientation, self.reader.recognizer) if self.reader else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,33 +96,18 @@ class Plan:
     ocr: OcrPlan | None = None
 
     @property
-    def needs_image(self) -> bool:
-        """Whether any task works on the image."""
-        return self.visual is not None or self.faces is not None or self.ocr is not None
-
-    @property
     def bytes_per_pixel(self) -> int:
         """Memory that a decoded image and the tasks on it need: Pillow has four bytes for each pixel."""
         tasks = (self.visual, self.faces, self.ocr)
         return DECODED_BYTES_PER_PIXEL + sum(task.bytes_per_pixel for task in tasks if task is not None)
 
-    def specs(self) -> list[ModelSpec[Any]]:
+    def specs(self) -> list[ModelSpec[AnyModel]]:
         """All models that the request may need, each once."""
-        specs: list[ModelSpec[Any] | None] = []
-        if self.visual:
-            specs.append(self.visual.encoder)
-        if self.textual:
-            specs.append(self.textual.encoder)
-        if self.faces:
-            specs += [self.faces.detector, self.faces.recognizer]
-        if self.ocr:
-            reader = self.ocr.reader
-            specs += [self.ocr.detector, *((reader.orientation, reader.recognizer) if reader else ())]
-        return [spec for spec in specs if spec is not None]
+        return [spec for plan in self._parts() for spec in plan.models]
 
-    def models(self) -> dict[str, ModelSpec[Any]]:
+    def models(self) -> dict[str, ModelSpec[AnyModel]]:
         """Label of each task → the model that answers it."""
-        return {plan.task.label: plan.answering for plan in self._parts()}
+        return {plan.task.label: plan.models[-1] for plan in self._parts()}
 
     def _parts(self) -> Iterator[VisualPlan | TextualPlan | FacePlan | OcrPlan]:
         return (plan for plan in (self.visual, self.textual, self.faces, self.ocr) if plan is not None)

@@ -6,58 +6,31 @@ touched because of it.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Final, Generic, Literal
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any, Final, cast
 
 from immich_ml_cn import memory
-from immich_ml_cn.engines import Engine, LoadError
-from immich_ml_cn.engines.graphs.files import Graph, graph_bytes
-from immich_ml_cn.engines.session import Model, OpenSession, Session
-from immich_ml_cn.errors import DamagedModel, ServiceError, Unavailable
+from immich_ml_cn.engines import Engine
+from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.messages import tr
 from immich_ml_cn.metrics import Metrics
 
-from .batching import Batcher, Replica
 from .concurrency import gather_or_cancel
+from .entry import Entry
 from .lanes import Lane
-from .spec import Leases, Loaded, ModelSpec, ModelT
+from .loader import Loader, failure_message
+from .spec import AnyModel, Leases, Loaded, ModelSpec, ModelT
 
 logger = logging.getLogger(__name__)
-
-RETRY_AFTER_FAILURE_S: Final = 30.0
-"""Seconds after a failed load during which requests for that model are refused at once, or answered by its fallback."""
-
-MAX_RETRY_DELAY_S: Final = 3600.0
-"""Seconds up to which the pauses grow in which a fallback answers."""
 
 IDLE_BEFORE_TRIM_S: Final = 10.0
 """Seconds without a request after which the memory that the last ones needed is returned to the system."""
 
 MAX_UNLOAD_WAIT_S: Final = 2.0
 """Seconds that an inference which ran out of memory waits for unused models to be unloaded."""
-
-CLOSE_TIMEOUT_S: Final = 3.0
-"""Seconds that `Registry.close` waits for lanes that are still loading something."""
-
-ModelState = Literal["loading", "ready"]
-
-
-@dataclass(eq=False)
-class _Entry(Generic[ModelT]):
-    spec: ModelSpec[ModelT]
-    task: "asyncio.Task[Loaded[ModelT]] | None" = None
-    loaded: Loaded[ModelT] | None = None
-    leases: int = 0
-    pinned: bool = False
-    last_used: float = 0.0
-    retry_at: float = 0.0
-    failure: str = ""
-    failures: int = 0
-    falls_back: bool = False
-    """Its files could not be had, and its fallback answers until they can."""
 
 
 class Registry:
@@ -83,16 +56,13 @@ class Registry:
             metrics: where the batches are counted.
         """
         self._engine = engine
-        self._metrics = metrics or Metrics()
-        self._lanes = tuple(lanes)
+        self._loader = Loader(engine, lanes, metrics=metrics or Metrics(), free_memory=self.free_memory)
         self._ttl_s = ttl_s
         self._wait_s = wait_s
         self._clock = clock
-        # Models of every type, by key: a key belongs to one spec, so an entry is of that spec's type.
-        self._entries: dict[str, _Entry[Any]] = {}
+        self._entries: dict[str, Entry[AnyModel]] = {}
         self._unloads: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._leases = 0
         self._trimmed = True
         self._last_lease = 0.0
 
@@ -111,11 +81,11 @@ class Registry:
             if loaded is not None:
                 yield loaded
                 return
-        async with self.lease(_fallback_of(entry)) as stand_in:
+        async with self.lease(entry.fallback) as stand_in:
             yield stand_in
 
     @asynccontextmanager
-    async def lease_all(self, specs: Iterable[ModelSpec[Any]]) -> AsyncIterator[Leases]:
+    async def lease_all(self, specs: Iterable[ModelSpec[AnyModel]]) -> AsyncIterator[Leases]:
         """Lease several models, which are loaded concurrently; see `lease`.
 
         Raises:
@@ -127,21 +97,19 @@ class Registry:
             yield Leases({spec.key: model for spec, model in zip(wanted, loaded, strict=True)})
 
     @contextmanager
-    def _leased(self, entry: _Entry[Any]) -> Iterator[None]:
+    def _leased(self, entry: Entry[ModelT]) -> Iterator[None]:
         entry.leases += 1
-        self._leases += 1
         try:
             yield
         finally:
             entry.leases -= 1
-            self._leases -= 1
             entry.last_used = self._last_lease = self._clock()
             self._trimmed = False
 
-    def name_of(self, spec: ModelSpec[Any]) -> str:
+    def name_of(self, spec: ModelSpec[AnyModel]) -> str:
         """The key of what answers for a model: its fallback's while that does, else its own."""
         entry = self._entries.get(spec.key)
-        return _fallback_of(entry).key if entry is not None and entry.falls_back else spec.key
+        return entry.fallback.key if entry is not None and entry.falls_back else spec.key
 
     async def preload(self, spec: ModelSpec[ModelT]) -> None:
         """Load a model, warm it up, and keep it for good, also if it can only be loaded later.
@@ -154,7 +122,7 @@ class Registry:
             if spec.warm_up is not None:
                 await spec.warm_up(loaded)
 
-    async def load_if_here(self, spec: ModelSpec[Any]) -> None:
+    async def load_if_here(self, spec: ModelSpec[AnyModel]) -> None:
         """Load a model for whoever asks next, if all its files are here, and warm it up unless somebody does.
 
         Nothing is fetched, and after a failure the next request tries again.
@@ -168,7 +136,7 @@ class Registry:
         await asyncio.wait([load])
         if entry.loaded is None:
             entry.failure, entry.retry_at = "", 0.0
-        elif spec.warm_up is not None and not self._leases:
+        elif spec.warm_up is not None and not self.leases:
             with self._leased(entry):
                 try:
                     await spec.warm_up(entry.loaded)
@@ -205,13 +173,13 @@ class Registry:
         Returns:
             True if it was done.
         """
-        if self._trimmed or self._leases or self._clock() - self._last_lease < IDLE_BEFORE_TRIM_S:
+        if self._trimmed or self.leases or self._clock() - self._last_lease < IDLE_BEFORE_TRIM_S:
             return False
         self._trimmed = True
         await asyncio.to_thread(self._engine.release_memory)
         return True
 
-    async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+    async def close(self, timeout_s: float = 3.0) -> None:
         """Unload everything. Later leases are refused, and so are items that are still queued.
 
         Args:
@@ -244,25 +212,16 @@ class Registry:
     @property
     def leases(self) -> int:
         """How many models are lent, each as often as it is."""
-        return self._leases
+        return sum(entry.leases for entry in self._entries.values())
 
     @property
     def waiting(self) -> int:
         """How many items wait for a batch, of all models."""
         return sum(entry.loaded.batcher.waiting for entry in self._entries.values() if entry.loaded is not None)
 
-    def states(self) -> dict[str, ModelState]:
-        """The models in memory or being loaded."""
-        return {
-            key: "ready" if entry.loaded else "loading"
-            for key, entry in self._entries.items()
-            if entry.loaded or entry.task
-        }
-
     def details(self) -> dict[str, dict[str, Any]]:
-        """The models of `states` and those that failed to load, with size, leases, queue and idle time."""
-        now = self._clock()
-        details = {key: _detail(entry, now) for key, entry in self._entries.items()}
+        """The models in memory, being loaded or failed, with size, leases, queue and idle time."""
+        details = {key: entry.detail(self._clock()) for key, entry in self._entries.items()}
         return {key: detail for key, detail in details.items() if detail["state"] != "absent"}
 
     async def free_memory(self) -> None:
@@ -277,15 +236,11 @@ class Registry:
         logger.warning("memory is short: unloaded %d models that nobody used", sum(task.done() for task in unloads))
         await asyncio.to_thread(self._engine.release_memory)
 
-    def _entry(self, spec: ModelSpec[ModelT]) -> _Entry[ModelT]:
-        return self._entries.setdefault(spec.key, _Entry(spec))
+    def _entry(self, spec: ModelSpec[ModelT]) -> Entry[ModelT]:
+        entry = self._entries.setdefault(spec.key, Entry[AnyModel](spec))
+        return cast("Entry[ModelT]", entry)  # a key belongs to one spec, so an entry is of that spec's type
 
-    def _is_idle(self, entry: _Entry[Any], at_once: bool) -> bool:
-        if entry.loaded is None or entry.leases or entry.pinned:
-            return False
-        return at_once or (0 < self._ttl_s <= self._clock() - entry.last_used)
-
-    async def _own_or_none(self, entry: _Entry[ModelT]) -> Loaded[ModelT] | None:
+    async def _own_or_none(self, entry: Entry[ModelT]) -> Loaded[ModelT] | None:
         """The model itself, None where its fallback is to answer; nobody waits for another try then."""
         if entry.falls_back and not self._closed:
             if entry.task is None and self._clock() >= entry.retry_at:
@@ -298,51 +253,42 @@ class Registry:
                 return None
             raise
 
-    async def _ready(self, entry: _Entry[ModelT]) -> Loaded[ModelT]:
+    async def _ready(self, entry: Entry[ModelT]) -> Loaded[ModelT]:
         if self._closed:
             raise Unavailable(tr("the server is shutting down"), retry_after=5)
         if entry.loaded is not None:
             return entry.loaded
         if entry.task is None and self._clock() < entry.retry_at:
-            raise self._unavailable(entry)
+            raise entry.unavailable(self._clock())
         return await self._await_load(entry, entry.task or self._begin_load(entry))
 
-    def _begin_load(self, entry: _Entry[ModelT], *, fetch: bool = True) -> "asyncio.Task[Loaded[ModelT]]":
+    def _begin_load(self, entry: Entry[ModelT], *, fetch: bool = True) -> "asyncio.Task[Loaded[ModelT]]":
         task = entry.task = asyncio.create_task(self._load(entry, fetch=fetch), name=f"load {entry.spec.key}")
         task.add_done_callback(_mark_retrieved)
         return task
 
-    async def _await_load(self, entry: _Entry[ModelT], task: "asyncio.Task[Loaded[ModelT]]") -> Loaded[ModelT]:
+    async def _await_load(self, entry: Entry[ModelT], task: "asyncio.Task[Loaded[ModelT]]") -> Loaded[ModelT]:
         """Wait for a load that is shared: a client that leaves must not cancel it for the others."""
         done, _ = await asyncio.wait([task], timeout=self._wait_s)
         if not done:
-            progress = entry.spec.progress() if entry.spec.progress is not None else ""
             raise Unavailable(
-                tr("{model} is still on its way{progress}; try again", model=entry.spec.key, progress=progress),
+                tr("{model} is still on its way{progress}; try again", model=entry.spec.key, progress=entry.progress),
                 retry_after=10,
             )
         if task.cancelled():
             raise Unavailable(tr("the server is shutting down"), retry_after=5)
         if task.exception() is not None:
-            raise self._unavailable(entry) from task.exception()
+            raise entry.unavailable(self._clock()) from task.exception()
         return task.result()
 
-    def _unavailable(self, entry: _Entry[Any]) -> Unavailable:
-        """Why a model is not available until its next try: a new exception for each caller."""
-        wait = entry.retry_at - self._clock()
-        return Unavailable(entry.failure, retry_after=max(1, round(wait)))
-
-    async def _load(self, entry: _Entry[ModelT], *, fetch: bool) -> Loaded[ModelT]:
+    async def _load(self, entry: Entry[ModelT], *, fetch: bool) -> Loaded[ModelT]:
         started = self._clock()
         try:
-            loaded = entry.loaded = await (self._fetch_and_build(entry) if fetch else self._build(entry))
+            loaded = entry.loaded = await (self._loader.load(entry) if fetch else self._loader.build(entry))
         except Exception as error:
-            entry.failure = self._failure(entry.spec, error)
-            wait = _retry_delay(entry, error)
-            entry.retry_at = self._clock() + wait
-            entry.failures += 1
+            wait = entry.fail(failure_message(entry.spec, error), error, self._clock())
             if entry.falls_back:
-                logger.warning("%s; %s answers in its place", entry.failure, _fallback_of(entry).key)
+                logger.warning("%s; %s answers in its place", entry.failure, entry.fallback.key)
             elif not entry.leases:  # each request that waits for it is refused with a line of its own
                 logger.error("%s", entry.failure)
             raise Unavailable(entry.failure, retry_after=round(wait)) from error
@@ -353,62 +299,10 @@ class Registry:
         logger.info("loaded %s in %.1f s", loaded.name, self._clock() - started)
         return loaded
 
-    async def _fetch_and_build(self, entry: _Entry[ModelT]) -> Loaded[ModelT]:
-        """Fetch and load; a damaged file is quarantined and fetched again once."""
-        try:
-            await self._fetch(entry)
-            return await self._build(entry)
-        except DamagedModel as damage:
-            if entry.spec.quarantine is None or not entry.spec.quarantine(damage):
-                raise
-        await self._fetch(entry)
-        return await self._build(entry)
-
-    @staticmethod
-    async def _fetch(entry: _Entry[Any]) -> None:
-        """Have the model's files brought; where they cannot be had, its fallback answers from now on."""
-        if entry.spec.fetch is None:
-            return
-        try:
-            await entry.spec.fetch()
-        except ServiceError:
-            entry.falls_back = entry.spec.fallback is not None
-            raise
-        if entry.falls_back:
-            logger.info("%s is here and answers again", entry.spec.key)
-        entry.falls_back = False
-
-    async def _build(self, entry: _Entry[ModelT]) -> Loaded[ModelT]:
-        spec = entry.spec
-        lanes = [lane for lane in self._lanes if lane.kind == spec.lane and spec.device in (None, lane.device_id)]
-        logger.info("loading %s", spec.key)
-        sizes: list[int] = []
-        models = [await lane.load(_build_model, spec, self._opener(entry, lane, sizes)) for lane in lanes]
-        replicas = [Replica(lane, model) for lane, model in zip(lanes, models, strict=True)]
-        batcher = Batcher(spec.key, replicas, spec.max_batch, metrics=self._metrics, free_memory=self.free_memory)
-        return Loaded(models[0], batcher, spec.key, sum(sizes))
-
-    def _opener(self, entry: _Entry[Any], lane: Lane, sizes: list[int]) -> OpenSession:
-        def open_session(graph: Graph) -> Session:
-            session = self._engine.open(
-                graph, lane.kind, lane.device_id, parallel=entry.spec.parallel, pinned=entry.pinned
-            )
-            with suppress(OSError):  # the file may be gone by now
-                sizes.append(graph_bytes(graph))
-            return session
-
-        return open_session
-
-    @staticmethod
-    def _failure(spec: ModelSpec[Any], error: Exception) -> str:
-        if isinstance(error, ServiceError | LoadError):
-            return tr("{model} is not available: {reason}", model=spec.key, reason=error)
-        reason = f"{type(error).__name__}: {error}"
-        return tr("{model} is not available, loading it failed: {reason}", model=spec.key, reason=reason)
-
     def _begin_unloading(self, *, at_once: bool) -> list["asyncio.Task[None]"]:
         """Take the idle models out, so that nobody can lease them any more, and unload them in tasks of their own."""
-        idle = [entry for entry in self._entries.values() if self._is_idle(entry, at_once)]
+        ttl_s = 0 if at_once else self._ttl_s if self._ttl_s > 0 else math.inf
+        idle = [entry for entry in self._entries.values() if entry.is_idle(self._clock(), ttl_s)]
         for entry in idle:
             del self._entries[entry.spec.key]
         unloads = [asyncio.create_task(self._unload(entry), name=f"unload {entry.spec.key}") for entry in idle]
@@ -417,15 +311,11 @@ class Registry:
             unload.add_done_callback(self._unloads.discard)
         return unloads
 
-    async def _unload(self, entry: _Entry[Any]) -> None:
-        if entry.loaded is None:
-            return
-        batcher, entry.loaded = entry.loaded.batcher, None
-        await batcher.close()
-        replicas = batcher.take_replicas()
-        while replicas:
-            await replicas[-1].lane.load(_drop_last_replica, replicas, self._engine)
-        logger.info("unloaded %s, %d MB resident", entry.spec.key, memory.resident_bytes() >> 20)
+    async def _unload(self, entry: Entry[AnyModel]) -> None:
+        if entry.loaded is not None:
+            batcher, entry.loaded = entry.loaded.batcher, None
+            await self._loader.unload(batcher)
+            logger.info("unloaded %s, %d MB resident", entry.spec.key, memory.resident_bytes() >> 20)
 
     def __repr__(self) -> str:
         ready = sum(entry.loaded is not None for entry in self._entries.values())
@@ -433,56 +323,7 @@ class Registry:
         return f"<Registry [{len(self._entries)} models, {ready} ready, {leases} leases]>"
 
 
-def _fallback_of(entry: _Entry[ModelT]) -> ModelSpec[ModelT]:
-    """
-    Raises:
-        LookupError: it has none.
-    """
-    if entry.spec.fallback is None:
-        raise LookupError(entry.spec.key)
-    return entry.spec.fallback
-
-
-def _retry_delay(entry: _Entry[Any], error: Exception) -> float:
-    """Seconds until a model that could not be loaded is tried again: longer each time while its fallback answers."""
-    wait = (error.retry_after if isinstance(error, ServiceError) else None) or RETRY_AFTER_FAILURE_S
-    return min(wait * 2 ** min(entry.failures, 10), MAX_RETRY_DELAY_S) if entry.falls_back else wait
-
-
-def _detail(entry: _Entry[Any], now: float) -> dict[str, Any]:
-    if entry.loaded is not None and not entry.falls_back:
-        return {
-            "state": "ready",
-            "bytes": entry.loaded.bytes,
-            "leases": entry.leases,
-            "waiting": entry.loaded.batcher.waiting,
-            "secondsIdle": 0 if entry.leases else round(now - entry.last_used, 1),
-            "kept": entry.pinned,
-        }
-    if entry.task is None and not entry.failure:
-        return {"state": "absent"}
-    fallback = {"fallback": _fallback_of(entry).key} if entry.falls_back else {}
-    failure = {"error": entry.failure} if entry.failure else {}
-    if entry.task is not None:
-        progress = entry.spec.progress() if entry.spec.progress is not None else ""
-        return {"state": "loading", "progress": progress.strip(" ()"), **failure, **fallback}
-    return {"state": "failed", **failure, "retryInSeconds": max(0, round(entry.retry_at - now)), **fallback}
-
-
-def _build_model(spec: ModelSpec[ModelT], open_session: OpenSession) -> ModelT:
-    """Build a model on the loader thread, and return the memory that only building it needed: over half its size."""
-    model = spec.build(open_session)
-    memory.release()
-    return model
-
-
-def _drop_last_replica(replicas: list[Replica[Any, Any]], engine: Engine) -> None:
-    """Free one replica's session on the lane's own thread: freeing hundreds of MB takes a while."""
-    replicas.pop()
-    engine.release_memory()
-
-
-def _mark_retrieved(task: "asyncio.Task[Loaded[Model[Any, Any]]]") -> None:
+def _mark_retrieved(task: "asyncio.Task[Loaded[ModelT]]") -> None:
     """Mark a failed load's exception as retrieved even when every client that waited for it has left."""
     if not task.cancelled():
         task.exception()

@@ -2,21 +2,24 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, Never, TypeAlias, TypeVar, cast
 
 from immich_ml_cn.engines.session import LaneKind, Model, OpenSession
 from immich_ml_cn.errors import DamagedModel
 
 from .batching import Batcher
 
-ModelT = TypeVar("ModelT", bound=Model[Any, Any])
-ModelT_co = TypeVar("ModelT_co", bound=Model[Any, Any], covariant=True)
+AnyModel: TypeAlias = Model[Never, object]
+"""A model of any type: it can be kept, but not be run."""
+
+ModelT = TypeVar("ModelT", bound=AnyModel)
+ModelT_co = TypeVar("ModelT_co", bound=AnyModel, covariant=True)
 ItemT = TypeVar("ItemT")
 OutputT = TypeVar("OutputT")
 
 
 @dataclass(frozen=True)
-class ModelSpec(Generic[ModelT]):
+class ModelSpec(Generic[ModelT_co]):
     """Everything it takes to load one model.
 
     Attributes:
@@ -39,13 +42,13 @@ class ModelSpec(Generic[ModelT]):
     key: str
     lane: LaneKind
     max_batch: int
-    build: Callable[[OpenSession], ModelT]
+    build: Callable[[OpenSession], ModelT_co]
     fetch: Callable[[], Awaitable[None]] | None = None
     is_here: Callable[[], bool] | None = None
     progress: Callable[[], str] | None = None
     quarantine: Callable[[DamagedModel], bool] | None = None
-    fallback: "ModelSpec[ModelT] | None" = None
-    warm_up: "Callable[[Loaded[ModelT]], Awaitable[None]] | None" = None
+    fallback: "ModelSpec[ModelT_co] | None" = None
+    warm_up: "Callable[[Loaded[ModelT_co]], Awaitable[None]] | None" = None
     device: int | None = None
     dimension: int | None = None
     parallel: bool = False
@@ -61,20 +64,20 @@ class Loaded(Generic[ModelT_co]):
     """
 
     model: ModelT_co
-    _batcher: Batcher[Any, Any]
+    _batcher: Batcher[Never, object]
     name: str
     bytes: int = 0
 
     @property
     def batcher(self: "Loaded[Model[ItemT, OutputT]]") -> Batcher[ItemT, OutputT]:
         """Runs the model on items of its own type."""
-        return self._batcher
+        return cast("Batcher[ItemT, OutputT]", self._batcher)  # made of replicas of this model
 
 
 class Leases:
     """Several models that are held in memory, by their specs."""
 
-    def __init__(self, loaded: Mapping[str, Loaded[Any]]) -> None:
+    def __init__(self, loaded: Mapping[str, Loaded[AnyModel]]) -> None:
         """
         Args:
             loaded: by the specs' keys.
@@ -87,4 +90,4 @@ class Leases:
         Raises:
             KeyError: it is not held.
         """
-        return self._loaded[spec.key]
+        return cast("Loaded[ModelT]", self._loaded[spec.key])  # a key belongs to one spec

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
-from typing import Any, Final
+from typing import Final
 
 from immich_ml_cn.engines import Engine
 from immich_ml_cn.errors import UnknownModel
@@ -13,7 +13,7 @@ from immich_ml_cn.errors import UnknownModel
 from .catalogue import Catalogue
 from .recent_models import RecentModels
 from .registry import Registry
-from .spec import ModelSpec
+from .spec import AnyModel, ModelSpec
 from .tasks import Tasks
 
 logger = logging.getLogger(__name__)
@@ -58,9 +58,9 @@ class WarmStart:
             except ImportError as error:  # whoever needs it says so
                 logger.debug("%s", error)
 
-    def _specs(self, recent: Iterable[Tasks]) -> list[ModelSpec[Any]]:
+    def _specs(self, recent: Iterable[Tasks]) -> list[ModelSpec[AnyModel]]:
         """The models that tasks need: those first that a person waits for, then those of the most used."""
-        specs: list[ModelSpec[Any]] = []
+        specs: list[ModelSpec[AnyModel]] = []
         for tasks in recent:
             try:
                 specs += self._catalogue.plan(tasks).specs()

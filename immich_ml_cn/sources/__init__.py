@@ -24,6 +24,7 @@ from .kinds import BASES, MIRRORS, Archive, HubSnapshot, Kind, Member, RemoteFil
 from .ocr import bundled, bundled_orientation, ocr_names, pp_ocr, rough_ocr_size
 from .preference import Preference
 from .repository import Repository
+from .tasks import Component, ModelTask
 
 __all__ = [
     "BASES",
@@ -53,42 +54,43 @@ NON_COMMERCIAL = tr("InsightFace: non-commercial research only")
 _LICENCES = (("dfn", "Apple AMLR: research only"), ("nllb-clip", "CC-BY-NC-4.0"), ("SigLIP", "Apache-2.0"))
 
 
-def model_names(task: str) -> tuple[str, ...]:
-    """Every model of a task (``clip``, ``facial-recognition``, ``ocr``) that has a source; () for another task.
+def model_names(task: ModelTask) -> tuple[str, ...]:
+    """Every model of a task that has a source.
 
-    Reads RapidOCR's table for ``ocr`` (17 ms with libyaml).
+    Reads RapidOCR's table for OCR (17 ms with libyaml).
     """
     match task:
-        case "clip":
+        case ModelTask.CLIP:
             return (*CHINESE_CLIP, *OPENCLIP, *MCLIP)
-        case "facial-recognition":
+        case ModelTask.FACES:
             return tuple(INSIGHTFACE)
-        case "ocr":
+        case ModelTask.OCR:
             return ocr_names()
-    return ()
 
 
-def folder_for(task: str, model: str, component: str | None = None, *, revision: str = _MAIN) -> PurePosixPath:
+def folder_for(
+    task: ModelTask, model: str, component: Component | None = None, *, revision: str = _MAIN
+) -> PurePosixPath:
     """The folder a model's files lie in, relative to the cache: Immich's layout, 2.x and 3.3's revisions.
 
     The detector of a language-prefixed OCR model is shared: it lies in the folder of the name without the prefix.
     Chinese-CLIP is no export of Immich's and has no revisions. A CLIP may also be named by the address of a
     `Repository` or by the absolute path of a folder, which is then the answer.
     """
-    if task == "clip" and model.startswith("/"):
+    if task == ModelTask.CLIP and model.startswith("/"):
         return PurePosixPath(model)
-    if task == "clip" and (repository := Repository.parse(model)) is not None:
+    if task == ModelTask.CLIP and (repository := Repository.parse(model)) is not None:
         return repository.folder
-    if task == "ocr" and component == "detection":
+    if task == ModelTask.OCR and component == Component.DETECTION:
         model = model.rpartition("__")[2]
     folder = PurePosixPath(task, model)
     return folder if revision == _MAIN or model in CHINESE_CLIP else folder / revision
 
 
 def sources_for(
-    task: str,
+    task: ModelTask,
     model: str,
-    component: str | None = None,
+    component: Component | None = None,
     *,
     organization: str = "immich-app",
     revision: str = _MAIN,
@@ -96,9 +98,8 @@ def sources_for(
     """The places that have a model, in the order in which they are tried.
 
     Args:
-        task: ``clip``, ``facial-recognition`` or ``ocr``.
         model: a clean model name, e.g. ``ViT-B-32__openai``; of a CLIP also a `Repository`'s address or a folder.
-        component: one of them only (``visual``, ``textual``, ``detection``, ``recognition``); None for both.
+        component: one of them only; None for both.
         organization: who has Immich's exports on Hugging Face.
         revision: of Immich's exports; another than ``main`` is had from Hugging Face only.
 
@@ -110,41 +111,41 @@ def sources_for(
     Raises:
         UnknownModel: the task has no such model.
     """
-    if task == "clip" and model.startswith("/"):
+    if task == ModelTask.CLIP and model.startswith("/"):
         return ()
-    if task == "clip" and (repository := Repository.parse(model)) is not None:
+    if task == ModelTask.CLIP and (repository := Repository.parse(model)) is not None:
         return repository.sources(component)
-    if task == "clip" and model in CHINESE_CLIP:
+    if task == ModelTask.CLIP and model in CHINESE_CLIP:
         return chinese_clip(CHINESE_CLIP[model], component)
-    if task == "clip" and (model in OPENCLIP or model in MCLIP):
+    if task == ModelTask.CLIP and (model in OPENCLIP or model in MCLIP):
         return (immich_clip(f"{organization}/{model}", revision, component),)
-    if task == "facial-recognition" and model in INSIGHTFACE:
+    if task == ModelTask.FACES and model in INSIGHTFACE:
         return insightface(model, component, organization, revision)
-    if task == "ocr":
+    if task == ModelTask.OCR:
         return pp_ocr(model, component, organization, revision)
     raise UnknownModel(
         tr("no model {model!r} for {task}; `immich-ml-cn models list` shows them all", model=model, task=task)
     )
 
 
-def licence_of(task: str, model: str) -> str:
+def licence_of(task: ModelTask, model: str) -> str:
     """The licence of a model's weights, in a few words."""
-    if task == "facial-recognition":
+    if task == ModelTask.FACES:
         return NON_COMMERCIAL
-    if task == "ocr":
+    if task == ModelTask.OCR:
         return "Apache-2.0"
     return next((licence for mark, licence in _LICENCES if mark in model), "MIT")
 
 
-def rough_size_of(task: str, model: str) -> int | None:
+def rough_size_of(task: ModelTask, model: str) -> int | None:
     """Bytes of both components of a model, None where nobody says; for a list, not for a check."""
     match task:
-        case "clip" if model in CHINESE_CLIP:
+        case ModelTask.CLIP if model in CHINESE_CLIP:
             return CHINESE_CLIP[model].size
-        case "clip":
+        case ModelTask.CLIP:
             return {**OPENCLIP, **MCLIP}.get(model)
-        case "facial-recognition" if model in INSIGHTFACE:
+        case ModelTask.FACES if model in INSIGHTFACE:
             return sum(member.size or 0 for member in INSIGHTFACE[model].members)
-        case "ocr" if model in ocr_names():
+        case ModelTask.OCR if model in ocr_names():
             return rough_ocr_size(model)
     return None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from .kinds import HubSnapshot, Kind, RemoteFile, Source, modelscope
+from .tasks import Component
 
 # Megabytes are parameters times four: nobody publishes the sizes of the exports, which differ by a few percent.
 _OPENCLIP = """
@@ -160,7 +161,7 @@ def joint_source(model: str) -> Source | None:
     return Source(Kind.HUGGINGFACE, snapshot, third_party=True)
 
 
-def immich_clip(repo: str, revision: str, component: str | None) -> Source:
+def immich_clip(repo: str, revision: str, component: Component | None) -> Source:
     """Immich's export of a model, or one component of it."""
     required = {
         "visual": ("visual/model.onnx", "visual/preprocess_cfg.json"),
@@ -173,7 +174,7 @@ def immich_clip(repo: str, revision: str, component: str | None) -> Source:
     return Source(Kind.HUGGINGFACE, snapshot)
 
 
-def chinese_clip(entry: ChineseClip, component: str | None) -> tuple[Source, ...]:
+def chinese_clip(entry: ChineseClip, component: Component | None) -> tuple[Source, ...]:
     """Ready conversions of a Chinese-CLIP, or of one component; () where there are none. We bring the tokenizer."""
     if entry.towers is None:
         return ()

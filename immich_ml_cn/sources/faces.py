@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from .kinds import BASES, Archive, HubSnapshot, Kind, Member, RemoteFile, Source
+from .tasks import Component
 
 _SCRFD_10G = ("5838f7fe053675b1c7a08b633df49e7af5495cee0493c7dcf6697200b85b5b91", 16_923_827)
 _SCRFD_2_5G = ("041f73f47371333d1d17a6fee6c8ab4e6aecabefe398ff32cca4e2d5eaee0af9", 3_292_009)
@@ -56,7 +57,7 @@ _PLAIN = "public-data/insightface/resolve/33c1063c49c785b7652d3fd529f86fa4f14939
 """The files of one pack, unpacked, on Hugging Face: what they must be is known before anybody is asked."""
 
 
-def _plain_files(pack: Archive, component: str | None) -> tuple[RemoteFile, ...]:
+def _plain_files(pack: Archive, component: Component | None) -> tuple[RemoteFile, ...]:
     return tuple(
         RemoteFile(member.path, f"{BASES[Kind.HUGGINGFACE]}/{_PLAIN}/{member.name}", member.sha256, member.size)
         for member in pack.members
@@ -64,7 +65,7 @@ def _plain_files(pack: Archive, component: str | None) -> tuple[RemoteFile, ...]
     )
 
 
-def insightface(model: str, component: str | None, organization: str, revision: str) -> tuple[Source, ...]:
+def insightface(model: str, component: Component | None, organization: str, revision: str) -> tuple[Source, ...]:
     """Where the halves of a pack are; another revision than Immich's ``main`` is had from Hugging Face only.
 
     GitHub brings both components even when one is asked for: they share one big archive.

@@ -10,6 +10,7 @@ from immich_ml_cn.errors import UnknownModel
 from immich_ml_cn.messages import tr
 
 from .kinds import HubSnapshot, Kind, RemoteFile, Source
+from .tasks import Component, ModelTask
 
 _OCR_SIZES: Mapping[str, tuple[str, ...]] = {
     "PP-OCRv6": ("tiny", "small", "medium"),
@@ -27,12 +28,12 @@ _MEGABYTES: Mapping[str, int] = {
 }
 _MEGABYTES_OF_LANGUAGE = {"CH": 21, "KOREAN": 19, "LATIN": 19, "ESLAV": 19}
 """Of a mobile recogniser with its detector; those of the other alphabets have 13."""
-_OCR_SECTIONS = {"detection": "det", "recognition": "rec"}
+_OCR_SECTIONS = {Component.DETECTION: "det", Component.RECOGNITION: "rec"}
 
 
-def bundled(task: str, model: str, component: str) -> Path | None:
+def bundled(task: ModelTask, model: str, component: Component) -> Path | None:
     """The file of a model that RapidOCR's wheel carries (both components of PP-OCRv6_small), None for all others."""
-    if task != "ocr" or model != "PP-OCRv6_small" or component not in _OCR_SECTIONS:
+    if task != ModelTask.OCR or model != "PP-OCRv6_small" or component not in _OCR_SECTIONS:
         return None
     return _carried(f"PP-OCRv6_{_OCR_SECTIONS[component]}_small.onnx")
 
@@ -48,7 +49,7 @@ def _carried(name: str) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def pp_ocr(model: str, component: str | None, organization: str, revision: str) -> tuple[Source, ...]:
+def pp_ocr(model: str, component: Component | None, organization: str, revision: str) -> tuple[Source, ...]:
     """A model or one component of it; another revision than Immich's ``main`` is had from Hugging Face only.
 
     Raises:
@@ -57,16 +58,16 @@ def pp_ocr(model: str, component: str | None, organization: str, revision: str) 
     files = tuple(_ocr_file(model, each) for each in _OCR_SECTIONS if component in (each, None))
     if revision == "main":
         return (Source(Kind.MODELSCOPE, files),)
-    name = model.rpartition("__")[2] if component == "detection" else model
+    name = model.rpartition("__")[2] if component == Component.DETECTION else model
     allow = ("*.json", "*.txt", *(f"{file.path.parts[0]}/*" for file in files))
     paths = tuple(file.path for file in files)
     return (Source(Kind.HUGGINGFACE, HubSnapshot(f"{organization}/{name}", revision, allow, paths)),)
 
 
-def _ocr_file(model: str, component: str) -> RemoteFile:
+def _ocr_file(model: str, component: Component) -> RemoteFile:
     prefix, _, name = model.rpartition("__")
     version, _, size = name.partition("_")
-    language = prefix.lower() if prefix and component == "recognition" else "ch"
+    language = prefix.lower() if prefix and component == Component.RECOGNITION else "ch"
     key = _ocr_key(version, _OCR_SECTIONS[component], size, language)
     if key is None:
         raise UnknownModel(tr("no OCR model {model!r}; there are {names}", model=model, names=", ".join(ocr_names())))

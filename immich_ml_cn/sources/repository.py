@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 from .clip import immich_clip
 from .kinds import BASES, Kind, RemoteFile, Source
+from .tasks import Component
 
 _ADDRESS = re.compile(
     r"(?P<hub>huggingface|modelscope):(?P<owner>[\w-][\w.-]*)/(?P<name>[\w-][\w.-]*)(@(?P<revision>[\w.-]+))?"
@@ -36,7 +37,7 @@ class Repository:
         """Where it lies, relative to the cache."""
         return PurePosixPath("clip", f"{self.owner}__{self.name}")
 
-    def sources(self, component: str | None) -> tuple[Source, ...]:
+    def sources(self, component: Component | None) -> tuple[Source, ...]:
         """The repository itself, or what one component needs of it."""
         repo = f"{self.owner}/{self.name}"
         if self.hub is Kind.HUGGINGFACE:

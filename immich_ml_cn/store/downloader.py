@@ -16,6 +16,7 @@ from immich_ml_cn.errors import DamagedModel, ServiceError, Unavailable, Unknown
 from immich_ml_cn.messages import tr
 from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.settings import Settings
+from immich_ml_cn.sources.tasks import Component, ModelTask
 
 from . import fetch, joint_graphs
 from .checkpoints import CheckpointConverter
@@ -24,7 +25,7 @@ from .conversion.convert import graph_name
 from .conversion.graph import Precision
 from .fetch.lock import locked
 from .fetch.monitor import TransferMonitor
-from .inventory import COMPONENTS, is_inside
+from .inventory import is_inside
 from .tower_check import check_tower
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Downloader:
         self._progress: dict[tuple[str, str], fetch.ProgressState] = {}
         self._executor = ThreadPoolExecutor(MAX_CONCURRENT_DOWNLOADS, thread_name_prefix="fetch")
 
-    async def ensure(self, task: str, model: str, component: str) -> None:
+    async def ensure(self, task: ModelTask, model: str, component: Component) -> None:
         """Make sure that the files of one component of a model are in the cache.
 
         Raises:
@@ -68,12 +69,12 @@ class Downloader:
         finally:
             self._metrics.count_fetch(f"{task}/{model}/{component}", outcome)
 
-    def progress(self, task: str, model: str) -> str:
+    def progress(self, task: ModelTask, model: str) -> str:
         """How far the fetch of a model is, as an addition to a sentence; "" when none is under way."""
         state = self._progress.get((task, model))
         return "" if state is None or state.now is None else tr(" ({progress})", progress=state.now.said)
 
-    def quarantine(self, task: str, model: str, component: str, damage: DamagedModel) -> bool:
+    def quarantine(self, task: ModelTask, model: str, component: Component, damage: DamagedModel) -> bool:
         """Rename a damaged file in the cache, so that it is fetched again.
 
         Returns:
@@ -101,18 +102,18 @@ class Downloader:
         self._cancelled.set()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _folder(self, task: str, model: str, component: str) -> Path:
+    def _folder(self, task: ModelTask, model: str, component: Component) -> Path:
         relative = sources.folder_for(task, model, component, revision=self._settings.model_revision)
         return self._settings.cache_folder / relative
 
-    def is_here(self, task: str, model: str, component: str) -> bool:
+    def is_here(self, task: ModelTask, model: str, component: Component) -> bool:
         """Whether `ensure` has nothing to do."""
         return (self._folder(task, model, component) / component / "model.onnx").is_file()
 
-    def ensure_now(self, task: str, model: str, component: str) -> None:
+    def ensure_now(self, task: ModelTask, model: str, component: Component) -> None:
         """`ensure` on the calling thread."""
         with self._working():
-            if task == "clip" and model in ARCHITECTURES:
+            if task == ModelTask.CLIP and model in ARCHITECTURES:
                 self._ensure_chinese_clip(model, component)
             else:
                 self._fetch(task, model, component)
@@ -123,12 +124,12 @@ class Downloader:
         Raises:
             Unavailable: one has to be converted, and its checkpoint cannot be had.
         """
-        folder = self._folder("clip", model, "visual").absolute()
+        folder = self._folder(ModelTask.CLIP, model, Component.VISUAL).absolute()
         wanted = tuple(dict.fromkeys((*self._precisions, *precisions)))
         with self._working():
             if not _has_all(folder, wanted):
                 self._checkpoints.convert(
-                    model, folder, wanted, self._observers("clip", model), lambda: _has_all(folder, wanted)
+                    model, folder, wanted, self._observers(ModelTask.CLIP, model), lambda: _has_all(folder, wanted)
                 )
 
     @contextmanager
@@ -139,25 +140,27 @@ class Downloader:
         finally:
             self._under_way.discard(threading.get_ident())
 
-    def _ensure_chinese_clip(self, model: str, component: str) -> None:
+    def _ensure_chinese_clip(self, model: str, component: Component) -> None:
         """Make it from the official checkpoint; where there is none to be had, fetch what others made of it."""
-        folder = self._folder("clip", model, component).absolute()
-        others = self._sources("clip", model, component)
+        folder = self._folder(ModelTask.CLIP, model, component).absolute()
+        others = self._sources(ModelTask.CLIP, model, component)
         if others and not fetch.missing_files(others, folder):
-            self._fetch("clip", model, component)  # placed by hand
+            self._fetch(ModelTask.CLIP, model, component)  # placed by hand
         else:
             self._convert_or_fetch(model, component, folder, others)
         if _has_all(folder, ("fp32",)):
             self._checkpoints.discard_partial(model, folder)
 
-    def _convert_or_fetch(self, model: str, component: str, folder: Path, others: tuple[sources.Source, ...]) -> None:
+    def _convert_or_fetch(
+        self, model: str, component: Component, folder: Path, others: tuple[sources.Source, ...]
+    ) -> None:
         try:
             self._checkpoints.convert(
                 model,
                 folder,
                 self._precisions,
-                self._observers("clip", model),
-                lambda: self.is_here("clip", model, component),
+                self._observers(ModelTask.CLIP, model),
+                lambda: self.is_here(ModelTask.CLIP, model, component),
             )
         except (fetch.Cancelled, fetch.DiskFailed):
             raise
@@ -166,18 +169,18 @@ class Downloader:
                 raise
             logger.warning("%s; trying what others made of it", error)
             try:
-                self._fetch("clip", model, component)
+                self._fetch(ModelTask.CLIP, model, component)
             except fetch.DiskFailed:
                 raise
             except Unavailable as failure:
                 message = tr("{official}; and of what others made of it: {others}", official=error, others=failure)
                 raise Unavailable(message, retry_after=error.retry_after) from None
 
-    def _observers(self, task: str, model: str) -> fetch.Progress:
+    def _observers(self, task: ModelTask, model: str) -> fetch.Progress:
         state = self._progress.setdefault((task, model), fetch.ProgressState())
         return fetch.MultiProgress(state, fetch.display_progress(sys.stderr, logger))
 
-    def _fetch(self, task: str, model: str, component: str) -> None:
+    def _fetch(self, task: ModelTask, model: str, component: Component) -> None:
         folder = self._folder(task, model, component).absolute()
         report = fetch.fetch_model(
             self._sources(task, model, component),
@@ -194,12 +197,12 @@ class Downloader:
             logger.info(
                 "fetched %s/%s/%s from %s: %.0f MB in %.0f s", task, model, component, report.source, size, seconds
             )
-        if task == "clip" and sources.joint_source(model) is not None:
+        if task == ModelTask.CLIP and sources.joint_source(model) is not None:
             self._split_joint(task, model, component, folder)
 
     def _check_third_party(self, model: str, path: PurePosixPath, graph: Path) -> None:
         """A tower is tried; a joint graph when it has been split."""
-        if path.name == "model.onnx" and path.parts[0] in ("visual", "textual"):
+        if path.name == "model.onnx" and path.parts[0] in ModelTask.CLIP.components:
             try:
                 check_tower(checking_engine(self._settings), model, path.parts[0], graph)
             except Unavailable as error:
@@ -207,7 +210,7 @@ class Downloader:
             finally:
                 memory.release()
 
-    def _sources(self, task: str, model: str, component: str) -> tuple[sources.Source, ...]:
+    def _sources(self, task: ModelTask, model: str, component: Component) -> tuple[sources.Source, ...]:
         """
         Raises:
             UnknownModel: nobody has a model of that name.
@@ -219,12 +222,12 @@ class Downloader:
             organization=self._settings.model_organization,
             revision=self._settings.model_revision,
         )
-        joint = sources.joint_source(model) if task == "clip" else None
+        joint = sources.joint_source(model) if task == ModelTask.CLIP else None
         return offered if joint is None else (*offered, joint)
 
-    def _is_offered(self, task: str, model: str, component: str) -> bool:
+    def _is_offered(self, task: ModelTask, model: str, component: Component) -> bool:
         """True if a model can be fetched again."""
-        if task == "clip" and model in ARCHITECTURES:
+        if task == ModelTask.CLIP and model in ARCHITECTURES:
             folder = self._folder(task, model, component)
             return not self._options.offline or self._checkpoints.find(model, folder) is not None
         try:
@@ -232,7 +235,7 @@ class Downloader:
         except UnknownModel:
             return False
 
-    def _split_joint(self, task: str, model: str, component: str, folder: Path) -> None:
+    def _split_joint(self, task: ModelTask, model: str, component: Component, folder: Path) -> None:
         """Make the towers where what arrived is one graph with both."""
         with locked(folder, TransferMonitor(self._options, fetch.NullProgress(), self._cancelled)):
             if not self.is_here(task, model, component):
@@ -254,7 +257,7 @@ def _precisions(settings: Settings, *, on_gpu: bool) -> tuple[Precision, ...]:
 def _has_all(folder: Path, precisions: Sequence[Precision]) -> bool:
     return all(
         (folder / component / graph_name(precision)).is_file()
-        for component in COMPONENTS["clip"]
+        for component in ModelTask.CLIP.components
         for precision in precisions
     )
 

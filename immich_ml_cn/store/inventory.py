@@ -1,6 +1,6 @@
 """What can be served, and what of it is here: the rows behind `immich-ml-cn models`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -10,10 +10,6 @@ from immich_ml_cn import sources
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.clip_names import CHINESE_CLIP_DIMENSIONS, DIRECT_NAMES, LISTED_DIMENSIONS, known_name
 from immich_ml_cn.sources.tasks import Component, ModelTask
-
-COMPONENTS: Final[Mapping[str, tuple[Component, Component]]] = {task: task.components for task in ModelTask}
-"""The components of each task's models; command lines and rows of the inventory have the tasks as text."""
-
 
 RECOMMENDED: Final = frozenset({"chinese-clip-vit-large-patch14", "buffalo_l", "PP-OCRv6_small"})
 """One model of each task for a library in Chinese, by the name of its folder."""
@@ -39,7 +35,7 @@ class Row:
         folders: where its two components are or would be.
     """
 
-    task: str
+    task: ModelTask
     model: str
     names: tuple[str, ...]
     dimension: int | None
@@ -59,20 +55,20 @@ def inventory(settings: Settings) -> Iterator[Row]:
 
     A model whose name another one answers to is left out, unless it is in the cache.
     """
-    for task in COMPONENTS:
+    for task in ModelTask:
         rows = (row(settings, task, model) for model in _models(settings, task))
         yield from (row for row in rows if row.names or row.presence is not Presence.MISSING)
 
 
-def row(settings: Settings, task: str, model: str) -> Row:
+def row(settings: Settings, task: ModelTask, model: str) -> Row:
     """The row of one model, by the name of its folder."""
-    folders = tuple(folder_of(settings, task, model, component) for component in COMPONENTS[task])
-    on_disk = sum(_size(folder / component) for folder, component in zip(folders, COMPONENTS[task], strict=True))
+    folders = tuple(folder_of(settings, task, model, component) for component in task.components)
+    on_disk = sum(_size(folder / component) for folder, component in zip(folders, task.components, strict=True))
     return Row(
         task=task,
         model=model,
         names=_immich_names(settings, task, model),
-        dimension=CHINESE_CLIP_DIMENSIONS.get(model, LISTED_DIMENSIONS.get(model)) if task == "clip" else None,
+        dimension=CHINESE_CLIP_DIMENSIONS.get(model, LISTED_DIMENSIONS.get(model)) if task == ModelTask.CLIP else None,
         size=on_disk or sources.rough_size_of(task, model),
         licence=sources.licence_of(task, model) if model in sources.model_names(task) else "unknown",
         presence=_presence(settings, task, model),
@@ -80,18 +76,18 @@ def row(settings: Settings, task: str, model: str) -> Row:
     )
 
 
-def find(settings: Settings, name: str) -> tuple[str, str] | None:
+def find(settings: Settings, name: str) -> tuple[ModelTask, str] | None:
     """The task and folder name of a model by any name it goes by, None where there is none."""
     model = settings.clip_aliases.get(known_name(name, settings.clip_aliases), name)
     model = DIRECT_NAMES.get(known_name(model, DIRECT_NAMES), model)
-    for task in COMPONENTS:
+    for task in ModelTask:
         models = _models(settings, task)
         if (found := known_name(model, models)) in models:
             return task, found
     return None
 
 
-def folder_of(settings: Settings, task: str, model: str, component: str) -> Path:
+def folder_of(settings: Settings, task: ModelTask, model: str, component: Component) -> Path:
     """The folder of a model that holds one of its components."""
     return settings.cache_folder / sources.folder_for(task, model, component, revision=settings.model_revision)
 
@@ -101,33 +97,34 @@ def is_inside(cache: Path, path: Path) -> bool:
     return path.resolve().is_relative_to(cache.resolve())
 
 
-def lacking(settings: Settings, task: str, model: str, component: str) -> bool:
+def lacking(settings: Settings, task: ModelTask, model: str, component: Component) -> bool:
     """True if a component must be fetched before it can be served."""
     if (folder_of(settings, task, model, component) / component / "model.onnx").is_file():
         return False
     return sources.bundled(task, model, component) is None
 
 
-def _presence(settings: Settings, task: str, model: str) -> Presence:
-    missing = [lacking(settings, task, model, component) for component in COMPONENTS[task]]
+def _presence(settings: Settings, task: ModelTask, model: str) -> Presence:
+    missing = [lacking(settings, task, model, component) for component in task.components]
     if all(missing):
         return Presence.MISSING
     if any(missing):
         return Presence.PARTLY
-    carried = [sources.bundled(task, model, component) is not None for component in COMPONENTS[task]]
+    carried = [sources.bundled(task, model, component) is not None for component in task.components]
     return Presence.BUNDLED if all(carried) else Presence.CACHED
 
 
-def _immich_names(settings: Settings, task: str, model: str) -> tuple[str, ...]:
-    aliases = tuple(name for name, target in settings.clip_aliases.items() if target == model and task == "clip")
-    own = task != "clip" or (model in LISTED_DIMENSIONS and model not in settings.clip_aliases)
-    return (*aliases, model) if own else aliases
+def _immich_names(settings: Settings, task: ModelTask, model: str) -> tuple[str, ...]:
+    if task is not ModelTask.CLIP:
+        return (model,)
+    aliases = tuple(name for name, target in settings.clip_aliases.items() if target == model)
+    return (*aliases, model) if model in LISTED_DIMENSIONS and model not in settings.clip_aliases else aliases
 
 
-def _models(settings: Settings, task: str) -> list[str]:
+def _models(settings: Settings, task: ModelTask) -> list[str]:
     """Known names, the addresses that aliases point to, and the folders in the cache that belong to neither."""
     known = list(sources.model_names(task))
-    if task == "clip":
+    if task == ModelTask.CLIP:
         known += dict.fromkeys(model for model in settings.clip_aliases.values() if model not in known)
     taken = {sources.folder_for(task, model).name for model in known}
     folder = settings.cache_folder / task

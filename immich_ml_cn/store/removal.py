@@ -9,9 +9,10 @@ from typing import Final
 
 from immich_ml_cn import sources
 from immich_ml_cn.settings import Settings
+from immich_ml_cn.sources.tasks import Component, ModelTask
 
 from .fetch.checksums import recorded
-from .inventory import COMPONENTS, folder_of, is_inside
+from .inventory import folder_of, is_inside
 
 _COMPONENT_FILES: Final = (
     *("model.onnx", "model.onnx.data", "model.onnx_data", "model.onnx.extra_file", "model.onnx.broken-*"),
@@ -30,7 +31,7 @@ _MODEL_FILES: Final = (
 _OWN_FOLDERS: Final = ("prepacked", "edited", "openvino", "migraphx", "coreml", ".partial", ".converting", ".cache")
 """Folders whose whole content is made by a server or a download: a model's other forms, and what is arriving."""
 
-_COMPONENT_FOLDERS: Final = frozenset(component for components in COMPONENTS.values() for component in components)
+_COMPONENT_FOLDERS: Final = frozenset(Component)
 
 
 @dataclass(frozen=True)
@@ -56,22 +57,13 @@ def shown(file: Path, cache: Path) -> Path:
     return own[-1] if own else file
 
 
-def unknown_files(folder: Path, task: str) -> tuple[Path, ...]:
-    """What lies in a model's folder and belongs to nothing we know.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
-    return tuple(_sorted(folder, task, set(COMPONENTS[task]))[1])
-
-
-def plan_removal(settings: Settings, task: str, model: str) -> Removal:
+def plan_removal(settings: Settings, task: ModelTask, model: str) -> Removal:
     """What `remove` of a model would do; nothing is touched.
 
     Raises:
         OSError: a folder cannot be read.
     """
-    folders = {component: folder_of(settings, task, model, component) for component in COMPONENTS[task]}
+    folders = {component: folder_of(settings, task, model, component) for component in task.components}
     outside = {folder for folder in folders.values() if not is_inside(settings.cache_folder, folder)}
     shared = {
         component for component, folder in folders.items() if _is_needed(settings, task, model, component, folder)
@@ -111,26 +103,26 @@ def _with_parents(folders: set[Path], cache: Path) -> set[Path]:
     return {folder for folder in above if cache in folder.parents and folder.parent != cache and folder.is_dir()}
 
 
-def _is_needed(settings: Settings, task: str, model: str, component: str, folder: Path) -> bool:
+def _is_needed(settings: Settings, task: ModelTask, model: str, component: Component, folder: Path) -> bool:
     """True if another model of the cache uses the same component: PP-OCR's languages share one detector."""
-    if task != "ocr" or component != "detection":
+    if task != ModelTask.OCR or component != Component.DETECTION:
         return False
     others = (other for other in sources.model_names(task) if other != model)
     return any(
         folder_of(settings, task, other, component) == folder
-        and (folder_of(settings, task, other, "recognition") / "recognition" / "model.onnx").is_file()
+        and (folder_of(settings, task, other, Component.RECOGNITION) / Component.RECOGNITION / "model.onnx").is_file()
         for other in others
     )
 
 
-def _sorted(folder: Path, task: str, components: Set[str]) -> tuple[list[Path], list[Path]]:
+def _sorted(folder: Path, task: ModelTask, components: Set[str]) -> tuple[list[Path], list[Path]]:
     """The files of some components of a model's folder: ours, and the others.
 
     With its last component goes what lies beside the components.
     """
     known = _downloaded(folder)
     whole = bool(components) and not any(
-        (folder / component).is_dir() for component in COMPONENTS[task] if component not in components
+        (folder / component).is_dir() for component in task.components if component not in components
     )
     ours: list[Path] = []
     others: list[Path] = []

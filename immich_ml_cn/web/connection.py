@@ -87,7 +87,7 @@ class HttpConnection(HttpToolsProtocol):
                 the end of that request's header.
             send_timeout_s: seconds in which the client must have read some of what waits for it.
             limiter: decides which requests are worked on, and which connections are closed.
-            count: told the route, which is ``other``, and the status of each request that is refused here.
+            count: called with the route, which is ``other``, and the status of each request that is refused here.
         """
         super().__init__(*args, **kwargs)
         self._receive_timeout_s = receive_timeout_s

@@ -2,7 +2,6 @@
 
 from typing import Final
 
-import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -13,6 +12,7 @@ from immich_ml_cn.api.gateway.gateway import ImmichGateway
 from immich_ml_cn.api.gateway.immich import LOOP_HEADER, Caller, Reply
 from immich_ml_cn.api.gateway.reprocessing import Part, asset_ids
 from immich_ml_cn.api.gateway.search_request import Call
+from immich_ml_cn.api.json_object import json_object
 from immich_ml_cn.errors import LoopDetected, Unavailable
 from immich_ml_cn.messages import tr
 from immich_ml_cn.service import Service
@@ -111,11 +111,7 @@ def _response(reply: Reply) -> Response:
 
 
 def _photo_and_parts(body: bytes) -> tuple[str, list[Part]]:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        document = None
-    asked = document if isinstance(document, dict) else {}
+    asked = json_object(body) or {}
     parts = asked.get("parts")
     if not isinstance(parts, list) or not parts or not set(map(str, parts)) <= set(Part):
         raise HTTPException(422, f"`parts` must be some of {', '.join(Part)}")

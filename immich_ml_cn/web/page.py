@@ -5,13 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-import orjson
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from immich_ml_cn.api.json_object import json_object
 from immich_ml_cn.service import Service
 from immich_ml_cn.settings import Settings, meanings
 
@@ -123,11 +123,7 @@ def _file(name: str) -> Response:
 
 
 def _model_key(body: bytes) -> str:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        document = None
-    key = document.get("model") if isinstance(document, dict) else None
+    key = (json_object(body) or {}).get("model")
     if not isinstance(key, str):
         raise HTTPException(422, 'the body must be {"model": name}')
     return key

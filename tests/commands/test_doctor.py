@@ -23,7 +23,7 @@ def found(cache: Path, *, unreached: str = "", **values: Any) -> dict[str, Findi
     return {finding.subject: finding for finding in examine(settings, lambda address: unreached)}
 
 
-def test_a_sound_house(tmp_path: Path) -> None:
+def test_a_sound_installation(tmp_path: Path) -> None:
     findings = found(tmp_path, api_key="k")
     assert not [finding for finding in findings.values() if finding.verdict is Verdict.BAD]
     assert {"device", "libraries", "computer", "cache", "disk", "access"} <= set(findings)

@@ -14,6 +14,7 @@ from immich_ml_cn.commands.drawing import FACE_COLOUR, TEXT_COLOUR, draw, text_b
 from immich_ml_cn.commands.photo import choose
 from immich_ml_cn.messages import Translator
 from immich_ml_cn.settings import Settings
+from immich_ml_cn.sources.tasks import ModelTask
 
 SAMPLE = ROOT / "docs" / "sample.jpg"
 
@@ -73,10 +74,10 @@ def test_a_photo_that_is_not_there_is_one_line_and_exit_code_2(
 
 def test_a_model_that_is_here_is_asked_else_the_recommended_one(tmp_path: Path) -> None:
     settings = Settings(cache_folder=tmp_path)
-    assert choose(settings, ["clip", "ocr"]) == {"clip": "ViT-L-14__openai", "ocr": OCR}
+    assert choose(settings, [ModelTask.CLIP, ModelTask.OCR]) == {"clip": "ViT-L-14__openai", "ocr": OCR}
     fill_cache(tmp_path)
-    assert choose(settings, ["clip"]) == {"clip": CLIP}
-    assert choose(settings, ["ocr"], ["PP-OCRv5_mobile"]) == {"ocr": "PP-OCRv5_mobile"}
+    assert choose(settings, [ModelTask.CLIP]) == {"clip": CLIP}
+    assert choose(settings, [ModelTask.OCR], ["PP-OCRv5_mobile"]) == {"ocr": "PP-OCRv5_mobile"}
 
 
 def test_boxes_are_drawn_where_the_answer_has_them(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from immich_ml_cn.sources.clip_names import (
     LISTED_DIMENSIONS,
     clean_name,
 )
+from immich_ml_cn.sources.tasks import ModelTask
 from immich_ml_cn.store.downloader import Downloader
 
 
@@ -317,7 +318,7 @@ def test_the_bundled_model_stands_in_for_one_that_is_missing(tmp_path: Path, kin
     assert bundled.fetch is None
 
 
-@pytest.mark.parametrize("name", [name for name in model_names("ocr") if "__" in name])
+@pytest.mark.parametrize("name", [name for name in model_names(ModelTask.OCR) if "__" in name])
 def test_nothing_stands_in_for_another_alphabet(tmp_path: Path, name: str) -> None:
     """The Chinese recogniser would answer Korean with wrong text, which Immich would store."""
     spec = catalogue(tmp_path).text_recognizer(name)

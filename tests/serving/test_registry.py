@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_fakes import TIMEOUT_S, Clock, Doubler, FakeEngine, a_lane, happens, settle, until
+from serving_fakes import TIMEOUT_S, Clock, Doubler, FakeEngine, a_lane, happens, settle, states, until
 
 from immich_ml_cn.engines import LoadError
 from immich_ml_cn.engines.session import OpenSession
 from immich_ml_cn.errors import DamagedModel, InferenceFailed, Unavailable
 from immich_ml_cn.serving import registry as registry_module
-from immich_ml_cn.serving.registry import IDLE_BEFORE_TRIM_S, MAX_RETRY_DELAY_S, RETRY_AFTER_FAILURE_S, Registry
+from immich_ml_cn.serving.entry import MAX_RETRY_DELAY_S, RETRY_AFTER_FAILURE_S
+from immich_ml_cn.serving.registry import IDLE_BEFORE_TRIM_S, Registry
 from immich_ml_cn.serving.spec import Loaded, ModelSpec
 
 pytestmark = pytest.mark.anyio
@@ -105,10 +106,10 @@ class TestLoading:
         async with setup() as h:
             tasks = await asking(h.registry, spec(build), 100)
             await happens(build.begun)
-            assert h.registry.states() == {"clip/m/visual": "loading"}
+            assert states(h.registry) == {"clip/m/visual": "loading"}
             build.gate.set()
             assert await asyncio.gather(*tasks) == [2 * item for item in range(1, 101)]
-            assert h.registry.states() == {"clip/m/visual": "ready"}
+            assert states(h.registry) == {"clip/m/visual": "ready"}
             assert repr(h.registry) == "<Registry [1 models, 1 ready, 0 leases]>"
         assert build.builds == 1
 
@@ -167,7 +168,7 @@ class TestLoading:
 
             task = asyncio.create_task(lease())
             await happens(slow.begun)
-            await until(lambda: h.registry.states() == {"slow": "loading", "quick": "ready"})
+            await until(lambda: states(h.registry) == {"slow": "loading", "quick": "ready"})
             slow.gate.set()
             assert await task == [6, 6]
             assert [detail["leases"] for detail in h.registry.details().values()] == [0, 0]
@@ -178,7 +179,7 @@ class TestLoading:
             with pytest.raises(Unavailable, match="bad"):
                 async with h.registry.lease_all(specs):
                     pytest.fail("it was leased")
-            await until(lambda: h.registry.states() == {"good": "ready"})
+            await until(lambda: states(h.registry) == {"good": "ready"})
             assert h.registry.details()["good"]["leases"] == 0
 
     async def test_who_waited_long_enough_is_sent_away_and_the_load_goes_on(self) -> None:
@@ -189,7 +190,7 @@ class TestLoading:
                 await double(h.registry, spec(build))
             assert caught.value.retry_after == 10
             build.gate.set()
-            await until(lambda: h.registry.states() == {"clip/m/visual": "ready"})
+            await until(lambda: states(h.registry) == {"clip/m/visual": "ready"})
             assert await double(h.registry, spec(build)) == 2
         assert build.builds == 1
 
@@ -214,7 +215,7 @@ class TestFailing:
         async with setup() as h:
             with pytest.raises(Unavailable, match="no memory"):
                 await double(h.registry, spec(build))
-            assert h.registry.states() == {}
+            assert states(h.registry) == {}
             h.clock.now += RETRY_AFTER_FAILURE_S - 10
             with pytest.raises(Unavailable, match="no memory") as refused:
                 await double(h.registry, spec(build))
@@ -322,7 +323,7 @@ class TestFallingBack:
             async with h.registry.lease(model) as loaded:
                 assert loaded.name == "ocr/small"
             assert h.registry.name_of(model) == "ocr/small"
-            assert h.registry.states() == {"ocr/small": "ready"}
+            assert states(h.registry) == {"ocr/small": "ready"}
             details = h.registry.details()
             assert details["ocr/big"]["state"] == "failed"
             assert details["ocr/big"]["fallback"] == "ocr/small"
@@ -372,30 +373,30 @@ class TestFallingBack:
             assert len(tries) == 2
             assert h.registry.details()["ocr/big"]["state"] == "loading"
             arrived.set()
-            await until(lambda: h.registry.states().get("ocr/big") == "ready")
+            await until(lambda: states(h.registry).get("ocr/big") == "ready")
             async with h.registry.lease(model) as loaded:
                 assert loaded.name == "ocr/big"
             assert h.registry.name_of(model) == "ocr/big"
             assert "fallback" not in h.registry.details()["ocr/big"]
             h.clock.now += 1000
             await h.registry.unload_idle()
-            assert h.registry.states() == {}
+            assert states(h.registry) == {}
         assert "ocr/big is here and answers again" in caplog.text
 
     async def test_a_preloaded_model_does_not_keep_its_fallback(self) -> None:
         model, _, _ = self.models([Unavailable("no route")])
         async with setup() as h:
             await h.registry.preload(model)
-            assert h.registry.states()["ocr/small"] == "ready"
+            assert states(h.registry)["ocr/small"] == "ready"
             h.clock.now += 1000
             await h.registry.unload_idle()
-            assert h.registry.states() == {}
+            assert states(h.registry) == {}
 
     async def test_the_fallback_is_not_unloaded_under_anyones_hands(self) -> None:
         model, _, _ = self.models([Unavailable("no route")])
         async with setup() as h, h.registry.lease(model):
             await h.registry.unload_idle(at_once=True)
-            assert h.registry.states() == {"ocr/small": "ready"}
+            assert states(h.registry) == {"ocr/small": "ready"}
 
     async def test_files_that_are_here_but_cannot_be_loaded_are_a_failure(self) -> None:
         """Not to be read by another model: the operator has to hear of it."""
@@ -427,7 +428,7 @@ class TestUnloading:
             assert await h.registry.unload_idle() == 0
             h.clock.now += 1
             assert await h.registry.unload_idle() == 1
-            assert h.registry.states() == {}
+            assert states(h.registry) == {}
             assert await double(h.registry, spec(build)) == 2
         assert build.builds == 2
 
@@ -472,7 +473,7 @@ class TestUnloading:
             await h.registry.preload(spec(Builder()))
             h.clock.now += 1e9
             assert await h.registry.unload_idle(at_once=True) == 0
-            assert h.registry.states() == {"clip/m/visual": "ready"}
+            assert states(h.registry) == {"clip/m/visual": "ready"}
 
     async def test_a_preloaded_model_is_warmed_up_one_that_is_asked_for_is_not(self) -> None:
         build = Builder()
@@ -588,7 +589,7 @@ class TestUnloading:
             await happens(slow.begun)
             assert await asyncio.wait_for(double(h.registry, spec(ready, "ready"), 4), TIMEOUT_S) == 8
             assert "memory is short: unloaded 0 models" in caplog.text
-            assert h.registry.states() == {"ready": "ready", "slow": "loading"}
+            assert states(h.registry) == {"ready": "ready", "slow": "loading"}
             reference = weakref.ref(idle.models.pop())
             slow.gate.set()
             assert await loading == 2
@@ -625,7 +626,7 @@ class TestClosing:
             reference = weakref.ref(build.models.pop())
             await h.registry.close()
             assert reference() is None
-            assert h.registry.states() == {}
+            assert states(h.registry) == {}
             with pytest.raises(Unavailable, match="shutting down"):
                 await double(h.registry, spec(build))
             await h.registry.close()

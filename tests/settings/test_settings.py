@@ -243,7 +243,7 @@ STRANGE = (
 )
 
 
-def told(**environ: str) -> list[str]:
+def messages_about(**environ: str) -> list[str]:
     """What is said of an environment: why it is refused, or the settings and the remarks."""
     try:
         settings = read(**environ)
@@ -254,7 +254,7 @@ def told(**environ: str) -> list[str]:
 
 @given(st.dictionaries(st.sampled_from(sorted(FIELDS)), st.sampled_from(STRANGE) | st.text(max_size=20), max_size=4))
 def test_whatever_is_set_is_used_or_refused_in_one_line(environ: dict[str, str]) -> None:
-    assert not any("\n" in said for said in told(**environ))
+    assert not any("\n" in said for said in messages_about(**environ))
 
 
 @given(
@@ -264,7 +264,7 @@ def test_whatever_is_set_is_used_or_refused_in_one_line(environ: dict[str, str])
 )
 def test_whatever_is_around_a_secret_it_is_not_shown(variable: str, before: str, after: str) -> None:
     for text in (f"{before}{SECRET}{after}", f"http://{before}:{SECRET}@{after}", f"{before}=http://{SECRET}@{after}"):
-        assert not any(SECRET in said for said in told(**{variable: text}))
+        assert not any(SECRET in said for said in messages_about(**{variable: text}))
 
 
 def test_secrets_are_in_no_repr() -> None:

@@ -7,11 +7,12 @@ from immich_ml_cn.sources.clip_names import (
     DIRECT_NAMES,
     LISTED_DIMENSIONS,
 )
+from immich_ml_cn.sources.tasks import ModelTask
 
 
 def test_every_name_of_immichs_list_has_a_dimension_and_a_source() -> None:
     """`model_names` is what can be fetched, `LISTED_DIMENSIONS` what Immich's server accepts."""
-    assert set(sources.model_names("clip")) == {*LISTED_DIMENSIONS, *CHINESE_CLIP_DIMENSIONS}
+    assert set(sources.model_names(ModelTask.CLIP)) == {*LISTED_DIMENSIONS, *CHINESE_CLIP_DIMENSIONS}
     assert len(LISTED_DIMENSIONS) == 58
 
 

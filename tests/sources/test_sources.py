@@ -29,21 +29,17 @@ from immich_ml_cn.sources import (
 )
 from immich_ml_cn.sources.clip import CHINESE_CLIP, MCLIP, OPENCLIP
 from immich_ml_cn.sources.faces import INSIGHTFACE
+from immich_ml_cn.sources.tasks import Component, ModelTask
 from immich_ml_cn.store.fetch import FetchOptions, fetch_model
 
-TASKS = ("clip", "facial-recognition", "ocr")
+TASKS = tuple(ModelTask)
 MODELS = [(task, name) for task in TASKS for name in model_names(task)]
 README = ROOT / "models" / "README.md"
-COMPONENTS = {"clip": ("visual", "textual")}
-
-
-def components(task: str) -> tuple[str, str]:
-    return COMPONENTS.get(task, ("detection", "recognition"))
 
 
 def all_sources() -> Iterator[Source]:
     for task, name in MODELS:
-        for component in components(task):
+        for component in task.components:
             yield from sources_for(task, name, component)
     for name in CHINESE_CLIP:
         yield from checkpoint_sources(name)
@@ -68,10 +64,12 @@ def all_files() -> Iterator[tuple[Source, RemoteFile | Archive | Member]]:
 
 def test_the_table_is_as_long_as_immichs() -> None:
     assert (len(OPENCLIP), len(MCLIP)) == (54, 4)
-    assert model_names("facial-recognition") == ("antelopev2", "buffalo_s", "buffalo_m", "buffalo_l")
+    assert model_names(ModelTask.FACES) == ("antelopev2", "buffalo_s", "buffalo_m", "buffalo_l")
     immich = "PP-OCRv5_server PP-OCRv5_mobile PP-OCRv6_tiny PP-OCRv6_small PP-OCRv6_medium CH__PP-OCRv5_server"
     languages = ["CH", "EL", "EN", "ESLAV", "KOREAN", "LATIN", "TH"]
-    assert set(immich.split()) | {f"{language}__PP-OCRv5_mobile" for language in languages} <= set(model_names("ocr"))
+    assert set(immich.split()) | {f"{language}__PP-OCRv5_mobile" for language in languages} <= set(
+        model_names(ModelTask.OCR)
+    )
 
 
 def test_every_address_is_well_formed() -> None:
@@ -108,8 +106,8 @@ def test_no_checksum_has_two_addresses_and_no_address_two_checksums() -> None:
 
 
 @pytest.mark.parametrize(("task", "name"), MODELS)
-def test_all_sources_of_a_model_bring_the_same(task: str, name: str) -> None:
-    for component in components(task):
+def test_all_sources_of_a_model_bring_the_same(task: ModelTask, name: str) -> None:
+    for component in task.components:
         sources = sources_for(task, name, component)
         if name in ("chinese-clip-rn50", "chinese-clip-vit-huge-patch14"):
             assert sources == ()
@@ -126,7 +124,7 @@ def test_paths_stay_inside_the_model() -> None:
 
 
 def test_faces_come_from_hugging_face_first_and_from_the_release_when_it_does_not_answer() -> None:
-    hub, release = sources_for("facial-recognition", "antelopev2", "recognition")
+    hub, release = sources_for(ModelTask.FACES, "antelopev2", Component.RECOGNITION)
 
     assert (hub.kind, release.kind) == (Kind.HUGGINGFACE, Kind.GITHUB)
     assert isinstance(hub.content, HubSnapshot)
@@ -139,7 +137,11 @@ def test_faces_come_from_hugging_face_first_and_from_the_release_when_it_does_no
 
 
 def test_immichs_revisions_and_organisations() -> None:
-    for task, name in (("clip", "ViT-B-32__openai"), ("facial-recognition", "buffalo_l"), ("ocr", "PP-OCRv5_mobile")):
+    for task, name in (
+        (ModelTask.CLIP, "ViT-B-32__openai"),
+        (ModelTask.FACES, "buffalo_l"),
+        (ModelTask.OCR, "PP-OCRv5_mobile"),
+    ):
         (source,) = sources_for(task, name, organization="immich-testing", revision="v2")
         assert isinstance(source.content, HubSnapshot)
         assert (source.content.repo, source.content.revision) == (f"immich-testing/{name}", "v2")
@@ -149,38 +151,41 @@ def test_immichs_revisions_and_organisations() -> None:
 
 def test_a_language_changes_the_recogniser_only() -> None:
     name = "KOREAN__PP-OCRv5_mobile"
-    (detection,), (recognition,) = sources_for("ocr", name, "detection"), sources_for("ocr", name, "recognition")
+    (detection,), (recognition,) = (
+        sources_for(ModelTask.OCR, name, Component.DETECTION),
+        sources_for(ModelTask.OCR, name, Component.RECOGNITION),
+    )
 
-    assert detection == sources_for("ocr", "PP-OCRv5_mobile", "detection")[0]
+    assert detection == sources_for(ModelTask.OCR, "PP-OCRv5_mobile", Component.DETECTION)[0]
     assert isinstance(recognition.content, tuple)
     assert recognition.content[0].url.endswith("/korean_PP-OCRv5_rec_mobile.onnx")
-    assert folder_for("ocr", name, "detection") == PurePosixPath("ocr/PP-OCRv5_mobile")
-    assert folder_for("ocr", name, "recognition") == PurePosixPath("ocr/KOREAN__PP-OCRv5_mobile")
+    assert folder_for(ModelTask.OCR, name, Component.DETECTION) == PurePosixPath("ocr/PP-OCRv5_mobile")
+    assert folder_for(ModelTask.OCR, name, Component.RECOGNITION) == PurePosixPath("ocr/KOREAN__PP-OCRv5_mobile")
 
 
 def test_the_ocr_checksums_of_the_protocol_notes() -> None:
     """Known from elsewhere, so a wrong turn in RapidOCR's table would show."""
     known = {
-        ("PP-OCRv5_mobile", "detection"): "4d97c44a20d30a81aad087d6a396b08f786c4635742afc391f6621f5c6ae78ae",
-        ("PP-OCRv5_mobile", "recognition"): "5825fc7ebf84ae7a412be049820b4d86d77620f204a041697b0494669b1742c5",
-        ("PP-OCRv5_server", "recognition"): "e09385400eaaaef34ceff54aeb7c4f0f1fe014c27fa8b9905d4709b65746562a",
-        ("PP-OCRv6_medium", "detection"): "92078b7355007ccfffcd4c8cd441a3afd4538904d06881b29a155e1e679907c2",
+        ("PP-OCRv5_mobile", Component.DETECTION): "4d97c44a20d30a81aad087d6a396b08f786c4635742afc391f6621f5c6ae78ae",
+        ("PP-OCRv5_mobile", Component.RECOGNITION): "5825fc7ebf84ae7a412be049820b4d86d77620f204a041697b0494669b1742c5",
+        ("PP-OCRv5_server", Component.RECOGNITION): "e09385400eaaaef34ceff54aeb7c4f0f1fe014c27fa8b9905d4709b65746562a",
+        ("PP-OCRv6_medium", Component.DETECTION): "92078b7355007ccfffcd4c8cd441a3afd4538904d06881b29a155e1e679907c2",
     }
     for (name, component), sha256 in known.items():
-        (source,) = sources_for("ocr", name, component)
+        (source,) = sources_for(ModelTask.OCR, name, component)
         assert isinstance(source.content, tuple)
         assert source.content[0].sha256 == sha256
 
 
 def test_the_bundled_files_are_those_of_the_table() -> None:
-    for component in components("ocr"):
-        path = bundled("ocr", "PP-OCRv6_small", component)
-        (source,) = sources_for("ocr", "PP-OCRv6_small", component)
+    for component in ModelTask.OCR.components:
+        path = bundled(ModelTask.OCR, "PP-OCRv6_small", component)
+        (source,) = sources_for(ModelTask.OCR, "PP-OCRv6_small", component)
         assert path is not None
         assert isinstance(source.content, tuple)
         assert hashlib.sha256(path.read_bytes()).hexdigest() == source.content[0].sha256
-    assert bundled("ocr", "PP-OCRv5_mobile", "detection") is None
-    assert bundled("clip", "PP-OCRv6_small", "detection") is None
+    assert bundled(ModelTask.OCR, "PP-OCRv5_mobile", Component.DETECTION) is None
+    assert bundled(ModelTask.CLIP, "PP-OCRv6_small", Component.DETECTION) is None
     orientation = bundled_orientation()
     assert orientation is not None
     assert orientation.stat().st_size == 585_532
@@ -188,27 +193,28 @@ def test_the_bundled_files_are_those_of_the_table() -> None:
 
 @pytest.mark.parametrize(
     ("task", "name"),
-    [("clip", "ViT-B-33"), ("clip", "buffalo_l"), ("ocr", "PP-OCRv7_small"), ("ocr", "PP-OCRv5_tiny"),
-     ("ocr", "XX__PP-OCRv5_mobile"), ("ocr", "KOREAN__PP-OCRv5_server"), ("ocr", ""), ("video", "ViT-B-32__openai")],
-)  # fmt: skip
-def test_what_does_not_exist_is_unknown(task: str, name: str) -> None:
+    [
+        *((ModelTask.CLIP, name) for name in ("ViT-B-33", "buffalo_l")),
+        *((ModelTask.OCR, name) for name in ("PP-OCRv7_small", "PP-OCRv5_tiny", "")),
+        *((ModelTask.OCR, name) for name in ("XX__PP-OCRv5_mobile", "KOREAN__PP-OCRv5_server")),
+    ],
+)
+def test_what_does_not_exist_is_unknown(task: ModelTask, name: str) -> None:
     with pytest.raises(UnknownModel):
         sources_for(task, name)
 
 
 def test_licences_that_forbid_something_are_named() -> None:
-    assert {licence_of("facial-recognition", name) for name in INSIGHTFACE} == {
-        "InsightFace: non-commercial research only"
-    }
-    assert licence_of("clip", "nllb-clip-large-siglip__v1") == "CC-BY-NC-4.0"
-    assert licence_of("clip", "ViT-H-14-378-quickgelu__dfn5b") == "Apple AMLR: research only"
-    assert licence_of("clip", "ViT-L-14__openai") == "MIT"
+    assert {licence_of(ModelTask.FACES, name) for name in INSIGHTFACE} == {"InsightFace: non-commercial research only"}
+    assert licence_of(ModelTask.CLIP, "nllb-clip-large-siglip__v1") == "CC-BY-NC-4.0"
+    assert licence_of(ModelTask.CLIP, "ViT-H-14-378-quickgelu__dfn5b") == "Apple AMLR: research only"
+    assert licence_of(ModelTask.CLIP, "ViT-L-14__openai") == "MIT"
 
 
 SMALLEST = {
-    "huggingface": ("clip", "ViT-B-32__openai", "config.json"),
-    "modelscope": ("ocr", "PP-OCRv6_tiny", "detection/model.onnx"),
-    "github": ("facial-recognition", "buffalo_s", "detection/model.onnx"),
+    "huggingface": (ModelTask.CLIP, "ViT-B-32__openai", "config.json"),
+    "modelscope": (ModelTask.OCR, "PP-OCRv6_tiny", "detection/model.onnx"),
+    "github": (ModelTask.FACES, "buffalo_s", "detection/model.onnx"),
 }
 
 
@@ -236,26 +242,26 @@ def test_the_smallest_file_of_each_source_arrives(kind: Kind, tmp_path: Path) ->
 def test_a_repository_of_anybodys_has_an_address() -> None:
     """Immich's layout from any hub, in a folder that no listed name has."""
     address = "huggingface:pigzhou/fg-clip2-base-immich@v1"
-    (source,) = sources_for("clip", address, "textual")
+    (source,) = sources_for(ModelTask.CLIP, address, Component.TEXTUAL)
     assert isinstance(source.content, HubSnapshot)
     assert (source.content.repo, source.content.revision) == ("pigzhou/fg-clip2-base-immich", "v1")
-    assert folder_for("clip", address, revision="v2") == PurePosixPath("clip/pigzhou__fg-clip2-base-immich")
-    (mirror,) = sources_for("clip", "modelscope:some-one/clip.zh")
+    assert folder_for(ModelTask.CLIP, address, revision="v2") == PurePosixPath("clip/pigzhou__fg-clip2-base-immich")
+    (mirror,) = sources_for(ModelTask.CLIP, "modelscope:some-one/clip.zh")
     assert isinstance(mirror.content, tuple)
     urls = {file.url for file in mirror.content}
     assert "https://www.modelscope.cn/models/some-one/clip.zh/resolve/master/visual/model.onnx" in urls
 
 
 def test_a_folder_of_ones_own_is_where_it_is_and_never_fetched() -> None:
-    assert folder_for("clip", "/models/mine") == PurePosixPath("/models/mine")
-    assert sources_for("clip", "/models/mine") == ()
+    assert folder_for(ModelTask.CLIP, "/models/mine") == PurePosixPath("/models/mine")
+    assert sources_for(ModelTask.CLIP, "/models/mine") == ()
 
 
 @pytest.mark.parametrize("address", ["huggingface:../x", "modelscope:a/../b", "github:a/b", "huggingface:a", "hf:a/b"])
 def test_what_is_no_address_is_an_unknown_model(address: str) -> None:
     with pytest.raises(UnknownModel):
-        sources_for("clip", address)
+        sources_for(ModelTask.CLIP, address)
 
 
 def test_revisions_are_immichs_only() -> None:
-    assert folder_for("clip", "chinese-clip-rn50", revision="v2") == PurePosixPath("clip/chinese-clip-rn50")
+    assert folder_for(ModelTask.CLIP, "chinese-clip-rn50", revision="v2") == PurePosixPath("clip/chinese-clip-rn50")

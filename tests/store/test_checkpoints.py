@@ -15,6 +15,7 @@ from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.settings import Precision, Settings
 from immich_ml_cn.settings.addresses import parse_preference
 from immich_ml_cn.sources import checkpoint_names, checkpoint_sources
+from immich_ml_cn.sources.tasks import Component, ModelTask
 from immich_ml_cn.store import checkpoints, tower_check
 from immich_ml_cn.store.downloader import Downloader
 from immich_ml_cn.store.fetch.staging import Staging
@@ -68,10 +69,12 @@ def offer(site: Site, model: str = RN50, page: Page | None = None) -> Page:
     return page
 
 
-def ensure(settings: Settings, model: str = RN50, component: str = "visual", *, on_gpu: bool = False) -> None:
+def ensure(
+    settings: Settings, model: str = RN50, component: Component = Component.VISUAL, *, on_gpu: bool = False
+) -> None:
     downloader = Downloader(settings, on_gpu=on_gpu)
     try:
-        downloader.ensure_now("clip", model, component)
+        downloader.ensure_now(ModelTask.CLIP, model, component)
     finally:
         downloader.close()
 
@@ -94,7 +97,7 @@ def test_a_checkpoint_that_was_cut_off_is_resumed_converted_and_deleted(
     ):
         assert said in caplog.text
     asked = len(site.requests)
-    ensure(settings, component="textual")
+    ensure(settings, component=Component.TEXTUAL)
     assert len(site.requests) == asked, "both towers are made at once"
 
 
@@ -191,7 +194,7 @@ def test_a_hostile_checkpoint_is_deleted_and_not_fetched_again(site: Site, setti
 
     for _ in range(2):
         with pytest.raises(Unavailable, match="has no place among weights; nothing of it was run"):
-            downloader.ensure_now("clip", RN50, "visual")
+            downloader.ensure_now(ModelTask.CLIP, RN50, Component.VISUAL)
 
     assert len(site.downloads(page)) == 1
     assert not (tmp_path / "owned").exists()

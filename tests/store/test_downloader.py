@@ -16,6 +16,7 @@ from immich_ml_cn.metrics import Metrics
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.settings.addresses import parse_preference
 from immich_ml_cn.sources import model_names
+from immich_ml_cn.sources.tasks import Component, ModelTask
 from immich_ml_cn.store.downloader import MAX_CONCURRENT_DOWNLOADS, Downloader, fetch_options
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +61,7 @@ async def test_a_missing_half_is_fetched_and_said(site: Site, tmp_path: Path, ca
     serve(site)
     downloader = Downloader(settings(tmp_path, site))
     with caplog.at_level(logging.INFO, logger="immich_ml_cn"):
-        await downloader.ensure("clip", NAME, "visual")
+        await downloader.ensure(ModelTask.CLIP, NAME, Component.VISUAL)
     assert (tmp_path / "clip" / NAME / "visual" / "model.onnx").read_bytes() == GRAPH
     assert not (tmp_path / "clip" / NAME / "textual").exists()
     assert f"fetched clip/{NAME}/visual from" in caplog.text
@@ -71,14 +72,14 @@ async def test_what_lies_in_the_cache_needs_no_source(tmp_path: Path) -> None:
     """Neither a network nor a name that anybody offers."""
     cached(tmp_path, "my-own-model")
     downloader = Downloader(settings(tmp_path))
-    await downloader.ensure("clip", "my-own-model", "visual")
+    await downloader.ensure(ModelTask.CLIP, "my-own-model", Component.VISUAL)
     downloader.close()
 
 
 async def test_what_cannot_be_had_is_unavailable_and_says_where_to_put_it(tmp_path: Path) -> None:
     downloader = Downloader(settings(tmp_path))
     with pytest.raises(Unavailable, match=r"switched off; place .*model.onnx"):
-        await downloader.ensure("clip", NAME, "visual")
+        await downloader.ensure(ModelTask.CLIP, NAME, Component.VISUAL)
     downloader.close()
 
 
@@ -87,11 +88,11 @@ async def test_fetches_are_counted_and_what_is_here_is_none(site: Site, tmp_path
     metrics = Metrics()
     downloader = Downloader(settings(tmp_path, site), metrics)
     for _ in range(2):
-        await downloader.ensure("clip", NAME, "visual")
+        await downloader.ensure(ModelTask.CLIP, NAME, Component.VISUAL)
     downloader.close()
     offline = Downloader(settings(tmp_path / "empty"), metrics)
     with pytest.raises(Unavailable):
-        await offline.ensure("clip", NAME, "visual")
+        await offline.ensure(ModelTask.CLIP, NAME, Component.VISUAL)
     offline.close()
     model = f"clip/{NAME}/visual"
     assert [
@@ -102,14 +103,14 @@ async def test_fetches_are_counted_and_what_is_here_is_none(site: Site, tmp_path
 
 async def test_a_model_that_is_here_does_not_wait_for_downloads(site: Site, tmp_path: Path) -> None:
     """And `close` stops the downloads; those that had not begun are dropped."""
-    names = [name for name in model_names("clip") if "SigLIP" in name][: MAX_CONCURRENT_DOWNLOADS + 1]
+    names = [name for name in model_names(ModelTask.CLIP) if "SigLIP" in name][: MAX_CONCURRENT_DOWNLOADS + 1]
     for name in names:
         serve(site, name, Page(GRAPH, stall_after=1000))
     cached(tmp_path)
     downloader = Downloader(settings(tmp_path, site))
-    downloads = [asyncio.create_task(downloader.ensure("clip", name, "visual")) for name in names]
+    downloads = [asyncio.create_task(downloader.ensure(ModelTask.CLIP, name, Component.VISUAL)) for name in names]
     await until(lambda: sum(request.path.startswith("/cdn/") for request in site.requests) >= MAX_CONCURRENT_DOWNLOADS)
-    await asyncio.wait_for(downloader.ensure("clip", NAME, "visual"), TIMEOUT_S)
+    await asyncio.wait_for(downloader.ensure(ModelTask.CLIP, NAME, Component.VISUAL), TIMEOUT_S)
     assert not any(download.done() for download in downloads)
     downloader.close()
     site.closing.set()
@@ -124,11 +125,13 @@ class TestQuarantine:
         path = cached(tmp_path)
         downloader = Downloader(Settings(cache_folder=tmp_path))
         damage = DamagedModel(path, "cut short")
-        assert downloader.quarantine("clip", NAME, "visual", damage)
+        assert downloader.quarantine(ModelTask.CLIP, NAME, Component.VISUAL, damage)
         assert not path.exists()
         assert [file.read_bytes() for file in path.parent.iterdir()] == [GRAPH]
         path.write_bytes(GRAPH)
-        assert not downloader.quarantine("clip", NAME, "visual", damage), "the same bytes again will not help"
+        assert not downloader.quarantine(ModelTask.CLIP, NAME, Component.VISUAL, damage), (
+            "the same bytes again will not help"
+        )
         assert path.exists()
         downloader.close()
 
@@ -144,7 +147,7 @@ class TestQuarantine:
             (cache / "clip" / NAME).symlink_to(path.parent.parent)
             path = cache / "clip" / NAME / "visual" / "model.onnx"
         downloader = Downloader(Settings(cache_folder=cache))
-        assert not downloader.quarantine("clip", NAME, "visual", DamagedModel(path, "cut short"))
+        assert not downloader.quarantine(ModelTask.CLIP, NAME, Component.VISUAL, DamagedModel(path, "cut short"))
         assert path.exists()
         downloader.close()
 
@@ -153,7 +156,7 @@ class TestQuarantine:
         """A file that nobody can bring again would be lost to its owner."""
         path = cached(tmp_path, name)
         downloader = Downloader(Settings(cache_folder=tmp_path, hf_hub_offline=offline))
-        assert not downloader.quarantine("clip", name, "visual", DamagedModel(path, "cut short"))
+        assert not downloader.quarantine(ModelTask.CLIP, name, Component.VISUAL, DamagedModel(path, "cut short"))
         assert path.exists()
         downloader.close()
 
@@ -163,7 +166,7 @@ class TestQuarantine:
         downloader = Downloader(Settings(cache_folder=tmp_path))
         (tmp_path / "clip").mkdir()
         damage = DamagedModel(tmp_path / "clip" / "gone.onnx", "cut short")
-        assert not downloader.quarantine("clip", NAME, "visual", damage)
+        assert not downloader.quarantine(ModelTask.CLIP, NAME, Component.VISUAL, damage)
         assert "cannot be set aside" in caplog.text
         downloader.close()
 

@@ -16,6 +16,7 @@ from server import ROOT
 from immich_ml_cn.errors import DamagedModel, Unavailable
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.settings.addresses import parse_preference
+from immich_ml_cn.sources.tasks import Component, ModelTask
 from immich_ml_cn.store.downloader import Downloader
 from immich_ml_cn.store.joint_graphs import split_joint
 
@@ -134,12 +135,12 @@ def test_without_the_two_file_conversion_the_joint_one_is_fetched_and_split(
 ) -> None:
     site.hub(f"Xenova/{MODEL}", {"onnx/model.onnx": Page((JOINT / "onnx" / "model.onnx").read_bytes())})
 
-    downloader.ensure_now("clip", MODEL, "textual")
+    downloader.ensure_now(ModelTask.CLIP, MODEL, Component.TEXTUAL)
 
     folder = tmp_path / "cache" / "clip" / MODEL
     assert files(folder) == {"visual/model.onnx", "textual/model.onnx", ".checksums.json"}
     asked = len(site.requests)
-    downloader.ensure_now("clip", MODEL, "visual")
+    downloader.ensure_now(ModelTask.CLIP, MODEL, Component.VISUAL)
     assert len(site.requests) == asked
 
 
@@ -149,7 +150,7 @@ def test_a_joint_conversion_placed_by_hand_is_split_without_a_network(
     folder = tmp_path / "cache" / "clip" / MODEL
     shutil.copytree(JOINT, folder)
 
-    downloader.ensure_now("clip", MODEL, "visual")
+    downloader.ensure_now(ModelTask.CLIP, MODEL, Component.VISUAL)
 
     assert site.requests == []
     assert "visual/model.onnx" in files(folder)
@@ -160,7 +161,7 @@ def test_the_two_file_conversion_comes_first(site: Site, downloader: Downloader,
     path = "/models/deadash/chinese_clip_ViT-B-16/resolve/master/models/Vit-B-16.img.fp32.onnx"
     site.add(path, Page(cn_clip.read_bytes()))
 
-    downloader.ensure_now("clip", MODEL, "visual")
+    downloader.ensure_now(ModelTask.CLIP, MODEL, Component.VISUAL)
 
     folder = tmp_path / "cache" / "clip" / MODEL
     assert (folder / "visual" / "model.onnx").read_bytes() == cn_clip.read_bytes()
@@ -175,11 +176,11 @@ def test_a_tower_of_another_kind_is_refused_and_the_next_conversion_is_tried(
     path = "/models/deadash/chinese_clip_ViT-B-16/resolve/master/models/Vit-B-16.img.fp32.onnx"
     site.add(path, Page(wrong.read_bytes()))
     with pytest.raises(Unavailable, match="the visual tower cannot be run"):
-        downloader.ensure_now("clip", MODEL, "visual")
+        downloader.ensure_now(ModelTask.CLIP, MODEL, Component.VISUAL)
     assert not list((tmp_path / "cache").rglob("*.whole"))
 
     site.hub(f"Xenova/{MODEL}", {"onnx/model.onnx": Page((JOINT / "onnx" / "model.onnx").read_bytes())})
-    downloader.ensure_now("clip", MODEL, "visual")
+    downloader.ensure_now(ModelTask.CLIP, MODEL, Component.VISUAL)
     assert (tmp_path / "cache" / "clip" / MODEL / "visual" / "model.onnx").is_file()
 
 
@@ -190,7 +191,7 @@ def test_another_file_than_at_the_first_fetch_is_refused(
     data = (JOINT.parent / "cn-clip" / "visual" / "model.onnx").read_bytes()
     path = "/models/deadash/chinese_clip_ViT-B-16/resolve/master/models/Vit-B-16.img.fp32.onnx"
     site.add(path, Page(data))
-    downloader.ensure_now("clip", MODEL, "visual")
+    downloader.ensure_now(ModelTask.CLIP, MODEL, Component.VISUAL)
     digest = hashlib.sha256(data).hexdigest()
     assert f"nobody else knows its checksum: {len(data)} bytes, sha256 {digest}" in caplog.text
 
@@ -200,9 +201,9 @@ def test_another_file_than_at_the_first_fetch_is_refused(
     changed.producer_name = "somebody else"
     site.add(path, Page(changed.SerializeToString()))
     with pytest.raises(Unavailable, match=f"offers another visual/model.onnx than at the first fetch: .* not {digest}"):
-        downloader.ensure_now("clip", MODEL, "visual")
+        downloader.ensure_now(ModelTask.CLIP, MODEL, Component.VISUAL)
     assert not graph.exists()
 
     site.add(path, Page(data))
-    downloader.ensure_now("clip", MODEL, "visual")
+    downloader.ensure_now(ModelTask.CLIP, MODEL, Component.VISUAL)
     assert graph.read_bytes() == data

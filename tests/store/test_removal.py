@@ -8,7 +8,7 @@ import pytest
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.tasks import ModelTask
 from immich_ml_cn.store.fetch.checksums import record
-from immich_ml_cn.store.removal import Removal, delete, plan_removal, shown, unknown_files
+from immich_ml_cn.store.removal import Removal, delete, plan_removal, shown
 
 CLIP = "ViT-B-32__openai"
 OCR = "PP-OCRv5_mobile"
@@ -120,9 +120,9 @@ def test_what_is_shown_of_files_in_folders_of_ours_are_the_folders() -> None:
 
 
 def test_a_folder_says_what_in_it_is_of_no_model(tmp_path: Path) -> None:
-    put(tmp_path, "visual/model.onnx", "config.json")
-    unknown = put(tmp_path, "holiday.jpg", "visual/notes.txt")
-    assert set(unknown_files(tmp_path, ModelTask.CLIP)) == unknown
+    put(tmp_path / "clip" / CLIP, "visual/model.onnx", "config.json")
+    unknown = put(tmp_path / "clip" / CLIP, "holiday.jpg", "visual/notes.txt")
+    assert set(planned(tmp_path, ModelTask.CLIP, CLIP).unknown) == unknown
 
 
 def test_a_damaged_record_hides_nothing(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def test_who_does_not_read_is_closed(server: RunningServer, client: Client, open
 
 def test_who_reads_slowly_is_not_closed(server: RunningServer, client: Client, opened: ExitStack) -> None:
     """A few bytes now and then, for longer than the time in which there must be some."""
-    told = server.log.count("read nothing")
+    before = server.log.count("read nothing")
     slow = opened.enter_context(narrow(server))
     slow.sendall(QUESTIONS)
     end = time.monotonic() + 3 * SEND_TIMEOUT_S
@@ -261,7 +261,7 @@ def test_who_reads_slowly_is_not_closed(server: RunningServer, client: Client, o
         assert slow.recv(2048)
         time.sleep(SEND_TIMEOUT_S / 20)
     assert not is_closed(slow)
-    assert server.log.count("read nothing") == told
+    assert server.log.count("read nothing") == before
 
 
 # --- many requests at once ---

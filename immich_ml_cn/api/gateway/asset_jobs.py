@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-import orjson
-
+from immich_ml_cn.api.json_object import json_object
 from immich_ml_cn.errors import NotAllowed, ServiceError, Unavailable
 from immich_ml_cn.messages import tr
 
@@ -102,24 +101,14 @@ class AssetJobs:
 
 def refreshed_assets(body: bytes) -> tuple[str, ...]:
     """The assets of a request to refresh faces; () for any other request."""
-    try:
-        document = orjson.loads(body)
-    except (orjson.JSONDecodeError, RecursionError):
-        return ()
-    if not isinstance(document, dict) or document.get("name") != REFRESH_FACES:
-        return ()
-    assets = document.get("assetIds")
+    document = json_object(body) or {}
+    assets = document.get("assetIds") if document.get("name") == REFRESH_FACES else None
     if not isinstance(assets, list) or not all(isinstance(asset, str) for asset in assets):
         return ()
-    return tuple(dict.fromkeys(asset for asset in assets if is_asset_id(asset)))[:MAX_ASSETS]
+    return tuple(dict.fromkeys(asset for asset in map(str, assets) if is_asset_id(asset)))[:MAX_ASSETS]
 
 
 def _field(reply: Reply, name: str) -> str | None:
-    if not reply.is_success:
-        return None
-    try:
-        document = orjson.loads(reply.body)
-    except orjson.JSONDecodeError:
-        return None
-    value = document.get(name) if isinstance(document, dict) else None
+    document = json_object(reply.body) if reply.is_success else None
+    value = document.get(name) if document else None
     return value if isinstance(value, str) else None

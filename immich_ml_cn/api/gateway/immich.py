@@ -1,21 +1,15 @@
 """One Immich server over pooled connections, asked with the credentials of whoever asks us."""
 
-import asyncio
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import orjson
 
-from immich_ml_cn.errors import UpstreamFailed, UpstreamTimeout
+from immich_ml_cn.api.http_client import HttpClient
+from immich_ml_cn.api.json_object import Json
 from immich_ml_cn.logs import redact_url
 from immich_ml_cn.messages import tr
-
-from .search_request import Json
-
-if TYPE_CHECKING:
-    pass
 
 LOOP_HEADER: Final = "x-immich-ml-cn-gateway"
 """Marks a request of ours to Immich; one that comes back with it went in a circle."""
@@ -55,16 +49,15 @@ class Immich:
         Args:
             url: such as ``http://immich-server:2283``, with a sub-path where there is one.
         """
-        import httpx2  # only here: a server without a gateway starts without it
-
-        self._url = url.rstrip("/")
-        self.name = redact_url(self._url)
-        self._client = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            limits=httpx2.Limits(keepalive_expiry=KEEP_S),
-            trust_env=False,
-            follow_redirects=False,
+        self._server = HttpClient(
+            url,
+            tr("Immich at {address}", address=redact_url(url)),
+            "MACHINE_LEARNING_IMMICH_URL",
+            timeout_s=TIMEOUT_S,
+            connect_timeout_s=CONNECT_TIMEOUT_S,
+            keepalive_s=KEEP_S,
         )
+        self.close = self._server.close
 
     async def post(self, path: str, caller: Caller, body: bytes, content_type: str = "application/json") -> Reply:
         """Send a body as it is.
@@ -86,35 +79,11 @@ class Immich:
         """
         return await self._ask("GET", path, caller, None, None)
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
-
     async def _ask(self, method: str, path: str, caller: Caller, body: bytes | None, content_type: str | None) -> Reply:
         headers = {**caller.credentials, "accept": "application/json", "accept-encoding": "identity", LOOP_HEADER: "1"}
         if content_type is not None:
             headers["content-type"] = content_type
-        url = f"{self._url}{path}" + (f"?{caller.query_string}" if caller.query_string else "")
-        with self._failures():
-            async with asyncio.timeout(TIMEOUT_S):
-                response = await self._client.request(method, url, content=body, headers=headers)
-        self._client.cookies.clear()  # what Immich sets is one caller's and nobody else's
+        address = path + (f"?{caller.query_string}" if caller.query_string else "")
+        response = await self._server.request(method, address, content=body, headers=headers)
         answered_type = response.headers.get("content-type", "application/json")
         return Reply(response.status_code, answered_type, response.content)
-
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        import httpx2
-
-        try:
-            yield
-        except (TimeoutError, httpx2.TimeoutException):
-            raise UpstreamTimeout(tr("Immich at {name} did not answer in time", name=self.name)) from None
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-            reason = str(error) or type(error).__name__
-            message = tr(
-                "Immich at {name} cannot be reached: {reason}; is MACHINE_LEARNING_IMMICH_URL right?",
-                name=self.name,
-                reason=reason,
-            )
-            raise UpstreamFailed(message) from error

@@ -6,7 +6,7 @@ from typing import Final
 
 import orjson
 
-from .search_request import Json
+from immich_ml_cn.api.json_object import Json, json_object
 
 Item = Mapping[str, Json]
 
@@ -41,15 +41,16 @@ def read_page(body: bytes) -> Page:
     Raises:
         ValueError: it is no answer of a search.
     """
-    document = orjson.loads(body)
-    assets = document.get("assets") if isinstance(document, dict) else None
+    document = json_object(body) or {}
+    assets = document.get("assets")
     if not isinstance(assets, dict):
         raise ValueError("no assets")
     items = assets.get("items")
-    if not isinstance(items, list) or not all(isinstance(item, dict) and "id" in item for item in items):
+    photos = [item for item in items if isinstance(item, dict) and "id" in item] if isinstance(items, list) else []
+    if items != photos:
         raise ValueError("no assets.items")
     following = assets.get("nextPage")
-    return Page(document, tuple(items), None if following is None else str(following))
+    return Page(document, tuple(photos), None if following is None else str(following))
 
 
 def id_of(item: Item) -> str:

@@ -9,10 +9,11 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import orjson
 
+from immich_ml_cn.api.json_object import Json
 from immich_ml_cn.errors import ServiceError
 from immich_ml_cn.search.query import Query, Term
 
@@ -20,7 +21,7 @@ from . import results, search_request
 from .credentials import fingerprint
 from .immich import Caller, Immich, Reply
 from .results import Item, Page
-from .search_request import MAX_SIZE, Call, Json, SearchRequest
+from .search_request import MAX_SIZE, Call, SearchRequest
 from .shown import ShownHits
 
 T = TypeVar("T")
@@ -183,7 +184,7 @@ def _finds_text(call: Call, query: Query) -> bool:
 
 
 async def _with_extra(
-    plain: Coroutine[Any, Any, T], extra: Sequence[Coroutine[Any, Any, Page]]
+    plain: Coroutine[object, object, T], extra: Sequence[Coroutine[object, object, Page]]
 ) -> "tuple[T, list[Page]]":
     """Await a call, and others beside it; of those, what is late or fails is left out.
 
@@ -200,7 +201,7 @@ async def _with_extra(
     return answer, [page for page in found if page is not None]
 
 
-async def _or_none(call: Coroutine[Any, Any, Page]) -> Page | None:
+async def _or_none(call: Coroutine[object, object, Page]) -> Page | None:
     try:
         async with asyncio.timeout(EXTRA_TIMEOUT_S):
             return await call

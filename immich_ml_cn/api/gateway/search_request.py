@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 import orjson
 
+from immich_ml_cn.api.json_object import Json, json_object
 from immich_ml_cn.search.query import Query, parse
 
-Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 Call = Literal["smart", "metadata"]
 
 SIZES: Final[Mapping[Call, int]] = {"smart": 100, "metadata": 250}
@@ -72,7 +72,7 @@ class SearchRequest:
 
 def read(call: Call, body: bytes) -> SearchRequest | None:
     """A call's body; None where it is not understood and has to go to Immich as it is."""
-    document = _object(body)
+    document = json_object(body)
     if document is None or document.keys() - FIELDS or "queryAssetId" in document:
         return None
     if call == "smart" and "ocr" in document:
@@ -91,7 +91,7 @@ def without_prefix(body: bytes) -> bytes | None:
 
     ``{"query": "ocr:发票", "filter": {…}}`` → ``{"filter": {…, "ocr": {"matches": "发票"}}}``
     """
-    document = _object(body)
+    document = json_object(body)
     if document is None or not document.keys() & NEW_FORM:
         return None
     words, filters = document.get("query"), document.get("filter", {})
@@ -102,14 +102,6 @@ def without_prefix(body: bytes) -> bytes | None:
     text = " ".join(term.text for term in query.terms)
     meaning: dict[str, Json] = {"query": query.meaning} if query.meaning else {}
     return orjson.dumps({**rest, **meaning, "filter": {**filters, "ocr": {"matches": text}}})
-
-
-def _object(body: bytes) -> dict[str, Json] | None:
-    try:
-        document = orjson.loads(body)
-    except (orjson.JSONDecodeError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
 
 
 def _whole(value: Json) -> int | None:

@@ -33,7 +33,7 @@ _LENGTH_TOLERANCE: Final = 1e-3
 
 
 class Observer(Protocol):
-    """Told how far a conversion is."""
+    """Is called as a conversion goes on."""
 
     def start(self, file: str, tensors: int, total: int) -> None:
         """A graph with so many tensors, `total` bytes in all, begins."""

@@ -63,7 +63,7 @@ def write_onnx(
 
     Args:
         path: of the graph; its folder exists.
-        advance: told the bytes of each weight that was written.
+        advance: called with the bytes of each weight that was written.
 
     Returns:
         What was written, the weights' file first.

@@ -10,6 +10,7 @@ from hub_server import Page, Site, files_in, running
 
 from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.sources import HubSnapshot, Kind, Source, sources_for
+from immich_ml_cn.sources.tasks import Component, ModelTask
 from immich_ml_cn.store.fetch import FetchOptions, fetch_model
 
 NAME = "ViT-B-32__openai"
@@ -64,7 +65,7 @@ def test_a_clip_model_arrives_without_what_other_devices_need(
 ) -> None:
     serve(site)
 
-    report = fetch_model(sources_for("clip", NAME), tmp_path, options)
+    report = fetch_model(sources_for(ModelTask.CLIP, NAME), tmp_path, options)
 
     wanted = {name for name in FILES if "armnn" not in name and name != "README.md"}
     assert files_in(tmp_path) == wanted
@@ -75,7 +76,7 @@ def test_a_clip_model_arrives_without_what_other_devices_need(
 def test_one_half_leaves_the_other_where_it_is(site: Site, options: FetchOptions, tmp_path: Path) -> None:
     serve(site)
 
-    fetch_model(sources_for("clip", NAME, "visual"), tmp_path, options)
+    fetch_model(sources_for(ModelTask.CLIP, NAME, Component.VISUAL), tmp_path, options)
 
     assert files_in(tmp_path) == {"config.json", "visual/model.onnx", "visual/preprocess_cfg.json"}
 
@@ -83,7 +84,7 @@ def test_one_half_leaves_the_other_where_it_is(site: Site, options: FetchOptions
 def test_the_files_are_those_of_one_commit(site: Site, options: FetchOptions, tmp_path: Path) -> None:
     commit = serve(site, revision="v2")
 
-    fetch_model(sources_for("clip", NAME, revision="v2"), tmp_path / "v2", options)
+    fetch_model(sources_for(ModelTask.CLIP, NAME, revision="v2"), tmp_path / "v2", options)
 
     assert (tmp_path / "v2" / "visual" / "model.onnx").read_bytes() == GRAPH
     resolved = [request.path for request in site.requests if "/resolve/" in request.path]
@@ -94,7 +95,7 @@ def test_the_files_are_those_of_one_commit(site: Site, options: FetchOptions, tm
 def test_the_token_goes_to_the_hub_and_not_to_its_file_host(site: Site, options: FetchOptions, tmp_path: Path) -> None:
     serve(site)
 
-    fetch_model(sources_for("clip", NAME, "visual"), tmp_path, options)
+    fetch_model(sources_for(ModelTask.CLIP, NAME, Component.VISUAL), tmp_path, options)
 
     sent = {request.path: request.headers.get("authorization") for request in site.requests}
     assert sent.pop(cdn(GRAPH)) is None
@@ -106,7 +107,7 @@ def test_big_files_are_checked_against_the_hubs_sha256(site: Site, options: Fetc
     site.pages[cdn(GRAPH)].data = GRAPH[:-1] + b"x"
 
     with pytest.raises(Unavailable, match=r"wrong bytes for .*visual/model\.onnx"):
-        fetch_model(sources_for("clip", NAME), tmp_path, options)
+        fetch_model(sources_for(ModelTask.CLIP, NAME), tmp_path, options)
     assert not (tmp_path / "visual").exists()
 
 
@@ -115,7 +116,7 @@ def test_small_files_are_checked_against_their_git_object(site: Site, options: F
     site.pages[f"/{REPO}/resolve/{commit}/config.json"].data = b'{"text_cfg": {"context_length": 99}}'
 
     with pytest.raises(Unavailable, match=r"wrong bytes for .*config\.json"):
-        fetch_model(sources_for("clip", NAME), tmp_path, options)
+        fetch_model(sources_for(ModelTask.CLIP, NAME), tmp_path, options)
 
 
 def test_nothing_is_visible_before_everything_is_there(site: Site, options: FetchOptions, tmp_path: Path) -> None:
@@ -124,10 +125,10 @@ def test_nothing_is_visible_before_everything_is_there(site: Site, options: Fetc
     site.pages[f"/{REPO}/resolve/{commit}/textual/tokenizer_config.json"].status = 403
 
     with pytest.raises(Unavailable, match="403"):
-        fetch_model(sources_for("clip", NAME), tmp_path, options)
+        fetch_model(sources_for(ModelTask.CLIP, NAME), tmp_path, options)
     assert all(name.startswith(".partial/") for name in files_in(tmp_path))
     site.pages[f"/{REPO}/resolve/{commit}/textual/tokenizer_config.json"].status = 200
-    fetch_model(sources_for("clip", NAME), tmp_path, options)
+    fetch_model(sources_for(ModelTask.CLIP, NAME), tmp_path, options)
 
     assert len(site.gets(cdn(GRAPH))) == 1, "what had arrived is not fetched again"
     assert (tmp_path / "textual" / "tokenizer_config.json").read_bytes() == b"{ }"
@@ -137,7 +138,7 @@ def test_a_cut_is_resumed(site: Site, options: FetchOptions, tmp_path: Path) -> 
     serve(site)
     site.pages[cdn(GRAPH)].cut_at, site.pages[cdn(GRAPH)].cuts = 0.6, 1
 
-    fetch_model(sources_for("clip", NAME, "visual"), tmp_path, options)
+    fetch_model(sources_for(ModelTask.CLIP, NAME, Component.VISUAL), tmp_path, options)
 
     assert [request.start for request in site.gets(cdn(GRAPH))] == [None, int(len(GRAPH) * 0.6)]
     assert (tmp_path / "visual" / "model.onnx").read_bytes() == GRAPH
@@ -149,7 +150,7 @@ def test_a_hub_that_refuses(site: Site, options: FetchOptions, tmp_path: Path, s
     site.pages[f"/api/models/{REPO}/revision/main"].status = status
 
     with pytest.raises(Unavailable, match=reason):
-        fetch_model(sources_for("clip", NAME), tmp_path, options)
+        fetch_model(sources_for(ModelTask.CLIP, NAME), tmp_path, options)
     assert len(site.requests) == 1
 
 
@@ -158,7 +159,7 @@ def test_a_hub_that_is_something_else(site: Site, options: FetchOptions, tmp_pat
     site.add(f"/api/models/{REPO}/revision/main", Page(b"<html>please log in</html>"))
 
     with pytest.raises(Unavailable, match="does not answer like Hugging Face"):
-        fetch_model(sources_for("clip", NAME), tmp_path, options)
+        fetch_model(sources_for(ModelTask.CLIP, NAME), tmp_path, options)
 
 
 def test_a_hub_that_never_answers(site: Site, options: FetchOptions, tmp_path: Path) -> None:
@@ -166,14 +167,14 @@ def test_a_hub_that_never_answers(site: Site, options: FetchOptions, tmp_path: P
     site.pages[f"/api/models/{REPO}/revision/main"].stall_after = 0
 
     with pytest.raises(Unavailable, match="did not answer within 1 s"):
-        fetch_model(sources_for("clip", NAME), tmp_path, options)
+        fetch_model(sources_for(ModelTask.CLIP, NAME), tmp_path, options)
 
 
 def test_a_repository_without_the_graph(site: Site, options: FetchOptions, tmp_path: Path) -> None:
     site.hub(REPO, {"config.json": Page(b"{}")})
 
     with pytest.raises(Unavailable, match=r"without visual/model\.onnx"):
-        fetch_model(sources_for("clip", NAME), tmp_path, options)
+        fetch_model(sources_for(ModelTask.CLIP, NAME), tmp_path, options)
 
 
 def test_a_name_that_climbs_out_is_not_fetched(site: Site, options: FetchOptions, tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_the_hub_is_left_for_the_next_source(site: Site, options: FetchOptions, 
 
     with pytest.raises(Unavailable, match=r"cannot be reached.*; github\.test.* "):
         fetch_model(
-            sources_for("facial-recognition", "buffalo_s"),
+            sources_for(ModelTask.FACES, "buffalo_s"),
             tmp_path,
             replace(
                 options,
@@ -233,11 +234,11 @@ def test_an_interrupted_half_survives_the_arrival_of_the_other(
     page = site.pages[cdn(GRAPH[::-1])]
     page.stall_after = 70_000
     with pytest.raises(Unavailable, match="stalled"):
-        fetch_model(sources_for("clip", NAME, "textual"), tmp_path, options)
-    fetch_model(sources_for("clip", NAME, "visual"), tmp_path, options)
+        fetch_model(sources_for(ModelTask.CLIP, NAME, Component.TEXTUAL), tmp_path, options)
+    fetch_model(sources_for(ModelTask.CLIP, NAME, Component.VISUAL), tmp_path, options)
     page.stall_after = None
 
-    fetch_model(sources_for("clip", NAME, "textual"), tmp_path, options)
+    fetch_model(sources_for(ModelTask.CLIP, NAME, Component.TEXTUAL), tmp_path, options)
 
     assert [request.start for request in site.gets(cdn(GRAPH[::-1]))] == [None, 70_000]
     assert not (tmp_path / ".partial").exists()

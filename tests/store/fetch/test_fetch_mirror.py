@@ -12,6 +12,7 @@ from hub_server import Page, Site, files_in, running
 from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.messages import Translator
 from immich_ml_cn.sources import BASES, MIRRORS, HubSnapshot, Kind, Preference, RemoteFile, Source, sources_for
+from immich_ml_cn.sources.tasks import ModelTask
 from immich_ml_cn.store.fetch import FetchOptions, fetch_model
 
 GRAPH = b"graph" * 1000
@@ -102,7 +103,7 @@ def test_the_mirror_takes_hugging_faces_place_and_gets_no_token() -> None:
 
 
 def test_the_default_faces_have_files_whose_checksums_are_known_before() -> None:
-    plain = sources_for("facial-recognition", "buffalo_l")[-1]
+    plain = sources_for(ModelTask.FACES, "buffalo_l")[-1]
     assert plain.kind is Kind.HUGGINGFACE
     assert isinstance(plain.content, tuple)
     assert {str(file.path) for file in plain.content} == {"detection/model.onnx", "recognition/model.onnx"}
@@ -112,7 +113,7 @@ def test_the_default_faces_have_files_whose_checksums_are_known_before() -> None
 def test_a_failure_names_the_address_and_the_target_of_every_file(options: FetchOptions, tmp_path: Path) -> None:
     folder = tmp_path / "facial-recognition" / "buffalo_l"
     with pytest.raises(Unavailable) as caught:
-        fetch_model(sources_for("facial-recognition", "buffalo_l"), folder, replace(options, offline=True))
+        fetch_model(sources_for(ModelTask.FACES, "buffalo_l"), folder, replace(options, offline=True))
     for half in ("detection", "recognition"):
         target = folder / half / "model.onnx"
         assert f"https://huggingface.co/immich-app/buffalo_l/resolve/main/{half}/model.onnx → {target}" in str(
@@ -122,6 +123,6 @@ def test_a_failure_names_the_address_and_the_target_of_every_file(options: Fetch
 
 
 def test_a_file_in_an_archive_is_named_there(tmp_path: Path, options: FetchOptions) -> None:
-    github = tuple(source for source in sources_for("facial-recognition", "buffalo_s") if source.kind is Kind.GITHUB)
+    github = tuple(source for source in sources_for(ModelTask.FACES, "buffalo_s") if source.kind is Kind.GITHUB)
     with pytest.raises(Unavailable, match=r"det_500m.onnx in https://github.com/\S+/buffalo_s.zip → /\S+/model.onnx"):
         fetch_model(github, tmp_path, replace(options, offline=True))

@@ -11,6 +11,7 @@ from server import ROOT
 
 from immich_ml_cn.settings.addresses import parse_preference
 from immich_ml_cn.sources import BASES, Kind, Preference, RemoteFile, Source, sources_for
+from immich_ml_cn.sources.tasks import ModelTask
 from immich_ml_cn.store.fetch import FetchOptions, HostHealth, fetch_model
 
 HF, MS, GH = Kind.HUGGINGFACE, Kind.MODELSCOPE, Kind.GITHUB
@@ -61,7 +62,7 @@ def test_the_preference_wins_over_hf_endpoint() -> None:
 
 
 def test_named_sources_come_first_and_the_others_follow() -> None:
-    sources = sources_for("facial-recognition", "buffalo_l")
+    sources = sources_for(ModelTask.FACES, "buffalo_l")
     assert [s.kind for s in HostHealth().order(sources, FetchOptions())] == [HF, GH, HF]
 
     for text, order in {"github": [GH, HF, HF], "modelscope": [HF, GH, HF]}.items():
