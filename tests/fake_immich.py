@@ -133,7 +133,7 @@ class FakeImmich:
     def running(self) -> Iterator["FakeImmich"]:
         listener = socket.create_server(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(self.app(), log_level="critical", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(self.app(), log_config=None, lifespan="off"))
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         deadline = time.monotonic() + 30

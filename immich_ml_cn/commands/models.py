@@ -3,7 +3,7 @@
 import argparse
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from immich_ml_cn.store.removal import plan_removal
 from .console import Console
 from .local_server import LocalServer
 from .removal import remove
-from .verification import Finding, verify
+from .verification import verify
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ def _verify(settings: Settings, options: argparse.Namespace) -> int:
     bad = [finding for finding in findings if finding.problem]
     console = Console(settings)
     if options.json:
-        console.json([_finding(finding) for finding in findings])
+        console.json([asdict(finding) for finding in findings])
         return int(bool(bad))
     if not findings:
         console.print(tr("there are no models in {folder}", folder=settings.cache_folder))
@@ -192,10 +192,6 @@ def _verify(settings: Settings, options: argparse.Namespace) -> int:
             tr("{bad} of {all} are wrong: remove the model, then fetch it again.", bad=len(bad), all=len(findings))
         )
     return int(bool(bad))
-
-
-def _finding(finding: Finding) -> dict[str, Any]:
-    return {"task": finding.task, "model": finding.model, "part": finding.part, "problem": finding.problem}
 
 
 # --- where, remove ---

@@ -39,24 +39,6 @@ class Message(str):
         return type(self), (self.template, self.values)
 
 
-class Listing(str):
-    """Messages one after the other, each of which is translated on its own."""
-
-    parts: tuple[object, ...]
-    separator: str
-
-    def __new__(cls, separator: str, parts: tuple[object, ...]) -> "Listing":
-        """Join the English sentences."""
-        listing = super().__new__(cls, separator.join(str(part) for part in parts))
-        listing.parts = parts
-        listing.separator = separator
-        return listing
-
-    def __reduce__(self) -> tuple[type["Listing"], tuple[str, tuple[object, ...]]]:
-        """A copy remembers as well."""
-        return type(self), (self.separator, self.parts)
-
-
 def tr(template: str, /, **values: object) -> Message:
     """A sentence for people: ``tr("cannot write {path}: {reason}", path=path, reason=reason)``.
 
@@ -65,15 +47,16 @@ def tr(template: str, /, **values: object) -> Message:
     return Message(template, values)
 
 
-def listing(separator: str, messages: Iterable[object]) -> Listing:
-    """Messages (or exceptions raised with one) joined to one."""
-    return Listing(separator, tuple(messages))
+def listing(separator: str, messages: Iterable[object]) -> Message:
+    """Messages (or exceptions raised with one) joined to one, each of which is translated on its own."""
+    parts = {f"part{number}": message for number, message in enumerate(messages)}
+    return Message(separator.join(f"{{{name}}}" for name in parts), parts)
 
 
 def said_by(error: BaseException) -> str:
     """What an exception says, still translatable where it was raised with a message."""
     first = error.args[0] if error.args else None
-    return first if isinstance(first, Message | Listing) else str(error)
+    return first if isinstance(first, Message) else str(error)
 
 
 def language_for(locale: str) -> Language | None:
@@ -99,12 +82,10 @@ class Translator:
     def __call__(self, said: object) -> str:
         """Any value as text, translated if it is a message or an exception that was raised with one."""
         match said:
-            case BaseException(args=(Message() | Listing() as message, *_)):
+            case BaseException(args=(Message() as message, *_)):
                 return self(message)
             case Message(template=template, values=values):
                 return self._formatted(template, values)
-            case Listing(separator=separator, parts=parts):
-                return separator.join(self(part) for part in parts)
         return str(said)
 
     def log(self, record: logging.LogRecord) -> str:
@@ -125,7 +106,7 @@ class Translator:
 
     def _shown(self, value: object) -> object:
         """A value of a template, which may be a number that the template formats."""
-        return self(value) if isinstance(value, Message | Listing | BaseException) else value
+        return self(value) if isinstance(value, Message | BaseException) else value
 
 
 def _read(file: Path) -> Mapping[str, str]:

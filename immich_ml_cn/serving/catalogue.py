@@ -236,14 +236,8 @@ class Catalogue:
         bundled = sources.bundled(ModelTask.OCR, BUNDLED_OCR, component)
         if bundled is None or path.is_file():
             return spec
-        stand_in = ModelSpec(
-            key=f"ocr/{BUNDLED_OCR}/{component} (bundled)",
-            lane="bulk",
-            max_batch=max_batch,
-            build=partial(build, bundled),
-            device=spec.device,
-            parallel=parallel,
-        )
+        key = f"ocr/{BUNDLED_OCR}/{component} (bundled)"
+        stand_in = ModelSpec(key, spec.lane, max_batch, partial(build, bundled), device=spec.device, parallel=parallel)
         if model == BUNDLED_OCR:
             return stand_in
         return replace(spec, fallback=stand_in) if _is_same_script(model, component) else spec
@@ -278,7 +272,7 @@ class Catalogue:
         if re.fullmatch(r"[\w+-]+", cleaned) and len(cleaned.encode()) <= MAX_NAME_BYTES:
             others = (*DIRECT_NAMES, *self._settings.clip_aliases) if task is ModelTask.CLIP else ()
             names = (*sources.model_names(task), *others)
-            if self._in_cache(task, cleaned):
+            if (self._settings.cache_folder / task / cleaned).is_dir():
                 return cleaned
             if (found := known_name(cleaned, names)) in names:
                 return found
@@ -291,9 +285,6 @@ class Catalogue:
                 known=", ".join(sources.model_names(task)),
             )
         )
-
-    def _in_cache(self, task: ModelTask, model: str) -> bool:
-        return (self._settings.cache_folder / task / model).is_dir()
 
     def _folder(self, task: ModelTask, model: str, component: Component) -> Path:
         relative = sources.folder_for(task, model, component, revision=self._settings.model_revision)

@@ -264,7 +264,8 @@ class Registry:
 
     def _begin_load(self, entry: Entry[ModelT], *, fetch: bool = True) -> "asyncio.Task[Loaded[ModelT]]":
         task = entry.task = asyncio.create_task(self._load(entry, fetch=fetch), name=f"load {entry.spec.key}")
-        task.add_done_callback(_mark_retrieved)
+        # Its exception counts as retrieved, even when every client that waited for it has left.
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return task
 
     async def _await_load(self, entry: Entry[ModelT], task: "asyncio.Task[Loaded[ModelT]]") -> Loaded[ModelT]:
@@ -321,9 +322,3 @@ class Registry:
         ready = sum(entry.loaded is not None for entry in self._entries.values())
         leases = sum(entry.leases for entry in self._entries.values())
         return f"<Registry [{len(self._entries)} models, {ready} ready, {leases} leases]>"
-
-
-def _mark_retrieved(task: "asyncio.Task[Loaded[ModelT]]") -> None:
-    """Mark a failed load's exception as retrieved even when every client that waited for it has left."""
-    if not task.cancelled():
-        task.exception()

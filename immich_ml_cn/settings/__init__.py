@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from immich_ml_cn.messages import Language, Message, tr
 from immich_ml_cn.sources.clip_names import DEFAULT_ALIASES
@@ -19,7 +19,7 @@ from immich_ml_cn.sources.tasks import ModelTask
 
 from . import addresses, values
 from .aliases import parse_aliases
-from .environment import INERT, PROXIES, as_meant, locale_language, remark_on, unknown
+from .environment import INERT, PROVIDERS_OF_DEVICE, PROXIES, as_meant, locale_language, remark_on, unknown
 from .values import PILLOWS_LIMIT, LogLevel, OpenVinoPrecision
 from .variables import SettingInForce, SettingsError, Variable, attribute_docstrings, setting
 
@@ -30,9 +30,6 @@ OpenVinoDevice = Literal["auto", "cpu", "gpu"]
 Precision = Literal["auto", "fp32", "fp16", "int8"]
 Preprocessing = Literal["exact", "fast"]
 TextSearchMode = Literal["off", "prefix", "hybrid"]
-
-PROVIDERS_OF_DEVICE: Final = ("cuda", "cpu")
-"""Values of DEVICE that name a provider; Immich's own images set others too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,9 @@ INERT: Final[Mapping[str, str]] = {
 }
 """Variables of Immich's service that are accepted and do nothing here, each with what it is for."""
 
+PROVIDERS_OF_DEVICE: Final = ("cuda", "cpu")
+"""Values of DEVICE that name a provider; Immich's own images set others too."""
+
 NO_TELEMETRY: Final[Mapping[str, str]] = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 """Libraries that would report to their makers: ONNX Runtime 1.32 sends events and keeps a database of them in ~."""
 

@@ -7,9 +7,10 @@ import logging
 import struct
 import termios
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
+from starlette.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from .connection_limiter import ConnectionLimiter
@@ -40,33 +41,14 @@ _HEADER_TOO_LARGE: Final = _final_response(
 )
 
 
-class _Refusal:
-    """The application for requests that are not worked on, whatever they ask for."""
-
-    def __init__(self, status: int, detail: str, *headers: tuple[bytes, bytes]) -> None:
-        self.status = status
-        self._body = json.dumps({"detail": detail}).encode()
-        self._headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(self._body)).encode()),
-            *headers,
-        ]
-
-    async def __call__(
-        self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
-    ) -> None:
-        await send({"type": "http.response.start", "status": self.status, "headers": self._headers})
-        await send({"type": "http.response.body", "body": self._body})
-
-
-_OVERLOADED: Final = _Refusal(
-    503,
-    "the server has more connections than it is set to hold",
-    (b"retry-after", str(_RETRY_AFTER_S).encode()),
+# The applications for requests that are not worked on, whatever they ask for.
+_OVERLOADED: Final = JSONResponse(
+    {"detail": "the server has more connections than it is set to hold"}, 503, {"retry-after": str(_RETRY_AFTER_S)}
 )
-_CLOSE: Final = (b"connection", b"close")
-_TWO_HOSTS: Final = _Refusal(400, "the request has more than one Host header", _CLOSE)
-_OTHER_VERSION: Final = _Refusal(400, "only HTTP/1.1 and HTTP/1.0 are spoken here", _CLOSE)
+_TWO_HOSTS: Final = JSONResponse({"detail": "the request has more than one Host header"}, 400, {"connection": "close"})
+_OTHER_VERSION: Final = JSONResponse(
+    {"detail": "only HTTP/1.1 and HTTP/1.0 are spoken here"}, 400, {"connection": "close"}
+)
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -174,14 +156,14 @@ class HttpConnection(HttpToolsProtocol):
         self._progressed = True
         refusal = self._refusal()
         if refusal is not None:
-            self._count("other", refusal.status)
+            self._count("other", refusal.status_code)
         self.app = refusal or self._application
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
         # httptools has refused what is no number, and passes on this many bytes of body.
         self._body_bytes_left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
 
-    def _refusal(self) -> _Refusal | None:
+    def _refusal(self) -> JSONResponse | None:
         """The answer to a request that is not to be worked on: RFC 9112 wants exactly one Host, proxies may differ."""
         if self.parser.get_http_version() not in ("1.0", "1.1"):
             return _OTHER_VERSION

@@ -42,7 +42,7 @@ MAX_FILES = 10
 ONLY_IN = {
     "onnxruntime": {"engines/onnx_runtime.py"},
     "openvino": {"engines/openvino.py"},
-    "starlette": {"web/admission.py", "web/app.py", "web/gateway.py", "web/page.py"},
+    "starlette": {"web/admission.py", "web/app.py", "web/connection.py", "web/gateway.py", "web/page.py"},
     "uvicorn": {"web/connection.py", "web/server.py"},
     "prometheus_client": {"metrics.py"},
     "pillow_heif": {"models/heic.py"},
