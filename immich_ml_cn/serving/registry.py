@@ -122,7 +122,7 @@ class Registry:
             if spec.warm_up is not None:
                 await spec.warm_up(loaded)
 
-    async def load_if_here(self, spec: ModelSpec[AnyModel]) -> None:
+    async def load_if_here(self, spec: ModelSpec[ModelT]) -> None:
         """Load a model for whoever asks next, if all its files are here, and warm it up unless somebody does.
 
         Nothing is fetched, and after a failure the next request tries again.

@@ -491,7 +491,7 @@ class TestUnloading:
         spec = ModelSpec("m", "bulk", 1, built, fetch=fetched, is_here=lambda: True)
         async with setup(ttl_s=5) as its:
             await its.registry.load_if_here(spec)
-            assert its.registry.states() == {"m": "ready"}
+            assert states(its.registry) == {"m": "ready"}
             await its.registry.load_if_here(spec)
             async with its.registry.lease(spec):
                 pass
@@ -507,14 +507,14 @@ class TestUnloading:
         async with setup() as its:
             await its.registry.load_if_here(ModelSpec("m", "bulk", 1, built, warm_up=warm_up))
             assert built.models[0].batches == [[-1]]
-            assert (its.registry.states(), its.registry.leases) == ({"m": "ready"}, 0)
+            assert (states(its.registry), its.registry.leases) == ({"m": "ready"}, 0)
 
     async def test_what_is_not_here_is_left_to_a_request(self) -> None:
         fetched, built = FetchCounter(), Builder()
         spec = ModelSpec("m", "bulk", 1, built, fetch=fetched, is_here=lambda: False)
         async with setup() as its:
             await its.registry.load_if_here(spec)
-            assert its.registry.states() == {}
+            assert states(its.registry) == {}
             async with its.registry.lease(spec):
                 assert fetched.count == 1
 

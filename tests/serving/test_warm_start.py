@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from serving_fakes import Doubler, FakeEngine, a_lane, settle, until
+from serving_fakes import Doubler, FakeEngine, a_lane, settle, states, until
 
 from immich_ml_cn.serving import warm_start as module
 from immich_ml_cn.serving.catalogue import BUNDLED_OCR, Catalogue
@@ -89,7 +89,7 @@ async def test_whoever_is_busy_all_the_time_has_loaded_what_is_needed(
         registry = Registry(engine, [lane], ttl_s=300, wait_s=10)
         async with registry.lease(BUSY):
             await WarmStart(engine, catalogue(tmp_path), registry, recent(tmp_path, used)).run()
-        assert registry.states() == {"busy": "ready"}
+        assert states(registry) == {"busy": "ready"}
         await registry.close()
     assert not engine.imported
     assert RecentModels(tmp_path).take() == [used]
