@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from immich_ml_cn.sources.ocr import bundled
+from immich_ml_cn.sources.tasks import ModelTask
 
 from . import openclip, pictures
 from . import requests as forms
@@ -194,9 +195,9 @@ def fill(cache: Path, say: Callable[[str], None]) -> None:
         if not made.exists():
             say(f"building {made.relative_to(cache)}")
             build(made)
-    for component in ("detection", "recognition"):
+    for component in ModelTask.OCR.components:
         path = cache / "ocr" / READER / component / "model.onnx"
-        source = bundled("ocr", OCR, component)
+        source = bundled(ModelTask.OCR, OCR, component)
         if source is not None and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, path)
