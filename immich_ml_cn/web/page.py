@@ -69,7 +69,10 @@ class Page:
     def __init__(self, settings: Settings, service: Service) -> None:
         self._settings = settings
         self._service = service
-        self._names = file_names()
+        self._files = {
+            name: Response(data, media_type=_TYPES[Path(name).suffix], headers=HEADERS)
+            for name, data in read_files().items()
+        }
 
     def routes(self) -> list[BaseRoute]:
         """Its files, and what its scripts ask for beside Immich's routes and ``/status``."""
@@ -82,14 +85,14 @@ class Page:
 
     def index(self) -> Response:
         """The page itself."""
-        return _file(INDEX)
+        return self._files[INDEX]
 
     async def file(self, request: Request) -> Response:
         """A file of the page."""
         name = request.path_params["name"]
-        if name not in self._names:
+        if name not in self._files:
             raise HTTPException(404)
-        return _file(name)
+        return self._files[name]
 
     async def settings(self, request: Request) -> Response:
         """Every setting as it was read at the start; secrets are null."""
@@ -118,10 +121,6 @@ class Page:
         return JSONResponse({"model": key}, 202)
 
 
-def _file(name: str) -> Response:
-    return Response(read_file(name), media_type=media_type(name), headers=HEADERS)
-
-
 def _model_key(body: bytes) -> str:
     key = (json_object(body) or {}).get("model")
     if not isinstance(key, str):
@@ -129,19 +128,9 @@ def _model_key(body: bytes) -> str:
     return key
 
 
-def file_names() -> frozenset[str]:
-    """The names of the files that may be asked for."""
-    return frozenset(file.name for file in FOLDER.iterdir() if file.suffix in _TYPES)
-
-
-def media_type(name: str) -> str:
-    """The ``Content-Type`` of one of `file_names`, without its charset, which is UTF-8."""
-    return _TYPES[Path(name).suffix]
-
-
-def read_file(name: str) -> bytes:
-    """One of `file_names`: a few KB."""
-    return (FOLDER / name).read_bytes()
+def read_files() -> dict[str, bytes]:
+    """The files that may be asked for: about 100 KB."""
+    return {file.name: file.read_bytes() for file in FOLDER.iterdir() if file.suffix in _TYPES}
 
 
 def prefers_html(accept: str) -> bool:

@@ -31,41 +31,38 @@ def test_browsers_prefer_html_and_nobody_else(accept: str, html: bool) -> None:
 
 
 def test_the_files_are_small() -> None:
-    assert sum(len(page.read_file(name)) for name in page.file_names()) < 120_000
+    assert sum(map(len, page.read_files().values())) < 120_000
 
 
 def test_nothing_in_the_files_names_another_address() -> None:
     """But for the namespace of SVG, which nobody asks for."""
-    for name in page.file_names():
-        addresses = re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"']*", page.read_file(name).decode())
+    for name, data in page.read_files().items():
+        addresses = re.findall(r"(?:https?:)?//[\w.-]+\.\w+[^\s\"']*", data.decode())
         assert set(addresses) <= {"http://www.w3.org/2000/svg"}, name
 
 
 def test_nothing_in_the_page_is_inline() -> None:
-    index = page.read_file(page.INDEX).decode()
+    index = page.read_files()[page.INDEX].decode()
     assert not re.search(r"\son\w+=|<style|style=|<script(?![^>]*\ssrc=)", index)
 
 
 def test_no_script_reads_markup() -> None:
-    for name in page.file_names():
-        assert not re.search(
-            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function",
-            page.read_file(name).decode(),
-        ), name
+    markup = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function"
+    for name, data in page.read_files().items():
+        assert not re.search(markup, data.decode()), name
 
 
 def test_every_file_that_a_file_names_is_there() -> None:
-    names = page.file_names()
-    index = page.read_file(page.INDEX).decode()
-    assert set(re.findall(r"(?:href|src)=\"page/([^\"]+)\"", index)) <= names
-    for name in names:
-        assert set(re.findall(r"from \"\./([^\"]+)\"", page.read_file(name).decode())) <= names
+    files = page.read_files()
+    assert set(re.findall(r"(?:href|src)=\"page/([^\"]+)\"", files[page.INDEX].decode())) <= files.keys()
+    for data in files.values():
+        assert set(re.findall(r"from \"\./([^\"]+)\"", data.decode())) <= files.keys()
 
 
 def test_every_word_that_is_asked_for_is_there_in_both_languages() -> None:
-    words = page.read_file("texts.js").decode()
-    defined = set(re.findall(r"^  (\w+): \[", words, re.MULTILINE))
-    sources = "".join(page.read_file(name).decode() for name in page.file_names())
+    files = page.read_files()
+    defined = set(re.findall(r"^  (\w+): \[", files["texts.js"].decode(), re.MULTILINE))
+    sources = "".join(data.decode() for data in files.values())
     asked = set(re.findall(r"data-text=\"(\w+)\"", sources)) | set(re.findall(r"\bword\(\"(\w+)\"", sources))
     assert asked <= defined
     computed = {"tierExact", "tierLines", "tierMisread"} | {
