@@ -34,8 +34,8 @@ def in_one_width(text: str) -> str:
     """A line with all its letters and digits in one width, and its katakana likewise.
 
     Where the widths are mixed, the usual form is taken; a line that is full-width throughout stays so. So it is for
-    the signs inside a word or number (``021－555``, ``12：30``) and a currency sign before one. All other punctuation
-    stays as it is: ``：`` and ``，`` after an ideograph are full-width by right.
+    the signs inside a word or number (``021－555``, ``12：30``, ``A・81211``) and a currency sign before one. All other
+    punctuation stays as it is: ``：`` and ``，`` after an ideograph are full-width by right.
     """
     for unusual, usual in _WIDTHS:
         if usual.search(text):
