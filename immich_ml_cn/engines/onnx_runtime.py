@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -267,10 +268,12 @@ def _dummy_input(info: TensorInfo) -> NDArray[Any]:
 
 
 def _sessions(open_on: Callable[[int], "OnnxSession"], threads: int, *, parallel: bool) -> Session:
-    session = open_on(threads)
-    if not parallel:
-        return session
-    return CpuParallelSession(session, open_on(1) if threads > 1 else session, threads)
+    if not parallel or threads == 1:
+        session = open_on(threads)
+        return CpuParallelSession(session, session, threads) if parallel else session
+    with ThreadPoolExecutor(1, thread_name_prefix="load") as other:  # each packs the weights once more, on one core
+        single = other.submit(open_on, 1)
+        return CpuParallelSession(open_on(threads), single.result(), threads)
 
 
 def _is_copied(graph: Graph) -> bool:

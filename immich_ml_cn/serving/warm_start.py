@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 MODULES: Final = tuple(f"immich_ml_cn.models.{name}" for name in ("clip", "faces", "ocr"))
 """What models are built with; each brings libraries along."""
 
+DELAY_S: Final = 0.5
+"""Seconds after the port has opened in which a request that waited for it has arrived: an import would hold it up."""
+
 IDLE_POLL_S: Final = 0.2
 
 TIME_LIMIT_S: Final = 60.0
@@ -39,6 +42,7 @@ class WarmStart:
     async def run(self) -> None:
         """Do it all, or as much as there is time for."""
         recent = await asyncio.to_thread(self._recent.take)
+        await asyncio.sleep(DELAY_S)
         try:
             async with asyncio.timeout(TIME_LIMIT_S):
                 await self._import_libraries()

@@ -21,6 +21,11 @@ pytestmark = pytest.mark.anyio
 BUSY = ModelSpec("busy", "bulk", 1, lambda open_session: Doubler())
 
 
+@pytest.fixture(autouse=True)
+def _no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "DELAY_S", 0.0)
+
+
 def recent(folder: Path, *used: Tasks) -> RecentModels:
     run = RecentModels(folder)
     for tasks in used:
