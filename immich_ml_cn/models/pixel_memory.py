@@ -6,7 +6,6 @@ without it, and Pillow works on one without a copy.
 
 import mmap
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from PIL import Image
@@ -38,10 +37,8 @@ def allocated(size: int) -> "NDArray[np.uint8]":
 
     if size < MAPPED_BYTES:
         return np.empty(size, np.uint8)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(AttributeError, OSError):  # Linux, where it is not switched off: there are 512 times fewer pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.uint8)
+    # Not in huge pages: where memory is full of cached files, the kernel makes room for them first, and all wait.
+    return np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
 
 
 def image_of(pixels: "NDArray[np.uint8]", mode: str, size: tuple[int, int]) -> Image.Image:
