@@ -96,7 +96,7 @@ class Comparison:
             for start in _in_turns(starts, number):
                 for name in (CLIP_VISUAL, OCR_SPARSE, TEXT_SHORT):
                     self._first_answer(start, self._cache, name, name)
-                with tempfile.TemporaryDirectory(dir=self._cache.parent) as folder:
+                with tempfile.TemporaryDirectory(dir=self._cache.parent, ignore_cleanup_errors=True) as folder:
                     fresh = _fresh_copy(self._cache, Path(folder) / "cache")
                     self._first_answer(start, fresh, CLIP_VISUAL, FIRST_EVER)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,8 +136,7 @@ async def _stream(host: str, port: int, stream: Stream, finished: asyncio.Event)
         client = _Client(host, port)
         for number in numbers:
             due = started + number * stream.interval_s if stream.interval_s else time.perf_counter() + stream.pause_s
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            if finished.is_set():
+            if await _is_set_by(due, finished):
                 break
             begun = due if stream.interval_s else time.perf_counter()
             status = await client.send(stream.requests[number % len(stream.requests)])
@@ -150,6 +150,13 @@ async def _stream(host: str, port: int, stream: Stream, finished: asyncio.Event)
 
     await asyncio.gather(*(work(numbers) for _ in range(stream.clients)))
     return Outcome(latencies, time.perf_counter() - started, failures)
+
+
+async def _is_set_by(due: float, event: asyncio.Event) -> bool:
+    """Wait for a time of `time.perf_counter`, or until an event is set before; whether it is."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), max(0.0, due - time.perf_counter()))
+    return event.is_set()
 
 
 def _main() -> None:
