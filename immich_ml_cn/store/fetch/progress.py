@@ -16,7 +16,7 @@ class Progress(Protocol):
     """Receives the progress of each file, on the thread that fetches it."""
 
     def start(self, file: str, done: int, total: int | None) -> None:
-        """A file begins with `done` bytes here from before, of `total` if that is known."""
+        """A file begins with `done` bytes here from before, of `total` if that is known; again once it is known."""
         ...
 
     def advance(self, count: int) -> None:
@@ -144,6 +144,10 @@ class ProgressBar:
     def start(self, file: str, done: int, total: int | None) -> None:
         from tqdm import tqdm  # type: ignore[import-untyped]
 
+        if self._bar is not None:
+            self._bar.total, self._bar.n = total, done
+            self._bar.refresh()
+            return
         self._bar = tqdm(desc=file, total=total, initial=done, file=self._stream, unit="B", unit_scale=True)
 
     def advance(self, count: int) -> None:

@@ -135,6 +135,8 @@ def _stream(
         if answer.status_code >= 400:
             raise refused(answer.status_code, answer.headers)
         total = _accept(answer, part)
+        if part.expected.size is None and total is not None:
+            monitor.progress.start(part.name, part.size, total)
         monitor.start_window()
         for chunk in answer.iter_raw():
             part.write(chunk)

@@ -65,6 +65,34 @@ def test_a_whole_file_is_told_even_when_it_was_quick(lines: logging.Logger, capl
     assert [record.message for record in caplog.records] == [f"{FILE}: complete, 4.0 MB at 2.0 MB/s"]
 
 
+def test_a_size_that_is_known_late_is_said_from_then_on(
+    lines: logging.Logger, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    progress = ProgressLog(lines, interval_s=5, clock=clock)
+
+    progress.start(FILE, 0, None)
+    progress.start(FILE, 0, 100 * MB)
+    clock.now += 5
+    progress.advance(50 * MB)
+    progress.finish()
+
+    assert [record.message for record in caplog.records] == [f"{FILE}: 50 % of 100 MB, 10.0 MB/s, 5 s left"]
+
+
+def test_a_bar_learns_the_size_late() -> None:
+    stream = io.StringIO()
+    progress = ProgressBar(stream)
+
+    progress.start(FILE, 0, None)
+    progress.start(FILE, 1 * MB, 4 * MB)
+    progress.advance(3 * MB)
+    progress.finish()
+
+    assert "100%" in stream.getvalue()
+    assert stream.getvalue().count("\n") == 1, "it stays one bar"
+
+
 def test_a_small_file_is_not_worth_a_line(lines: logging.Logger, caplog: pytest.LogCaptureFixture) -> None:
     progress = ProgressLog(lines, clock=Clock())
 
