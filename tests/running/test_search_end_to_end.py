@@ -119,7 +119,7 @@ def assert_good(rows: Mapping[str, Figures], *, lookalikes: float) -> None:
     for kind, row in rows.items():
         assert row.recall >= 0.9, kind
         assert row.precision >= (lookalikes if kind == "3 to 4" else 0.9), kind
-        assert row.order >= 0.8, kind
+        assert row.order >= 0.95, kind
     assert np.mean([row.recall for row in rows.values()]) >= 0.97
 
 
