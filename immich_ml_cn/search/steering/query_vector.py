@@ -99,23 +99,25 @@ def steer(
     task = Task(photos, wanted, free, lambda: clock() - started > time_limit_s)
     vectors = photos.rows(wanted)
     anchor = _anchor(photos, wanted, rest)
-    near, found = _near(task, vectors, anchor, lambda: clock() - started > NEAR_SHARE * time_limit_s)
-    follows = not len(rest) or _cosine(found.direction, anchor) > FOLLOWED
-    if (found.is_clean and follows) or task.over():
-        return _finished(task, _in_order(task, near, found, anchor), "near")
+    least = FOLLOWED if len(rest) else CLOSE
+    near, found = _near(task, vectors, anchor, least, lambda: clock() - started > NEAR_SHARE * time_limit_s)
+    if (found.is_clean and (not len(rest) or _cosine(found.direction, anchor) > least)) or task.over():
+        return _finished(task, found if len(rest) else _in_order(task, near, found, anchor), "near")
     pull = _pull(statistics().whiten(photos.rows(rest))) if len(rest) else None
     search = Search(task, Whitened(vectors, statistics(), pull))
     other = search.run()
     if other.is_clean or other.intruders < found.intruders:
-        return _finished(task, _in_order(task, search, other, other.direction), "whitened")
+        return _finished(task, other if len(rest) else _in_order(task, search, other, other.direction), "whitened")
     return _finished(task, found, "near")
 
 
-def _near(task: Task, vectors: NDArray[np.float32], anchor: Matrix, over: Callable[[], bool]) -> tuple[Search, Found]:
+def _near(
+    task: Task, vectors: NDArray[np.float32], anchor: Matrix, least: float, over: Callable[[], bool]
+) -> tuple[Search, Found]:
     """The direction near to the anchor, with company where that can be had."""
 
     def is_close(direction: Matrix) -> bool:
-        return _cosine(direction, anchor) > CLOSE
+        return _cosine(direction, anchor) > least
 
     accompanied = replace(task, over=over, company=_company(task, vectors))
     if len(accompanied.company):
@@ -154,7 +156,8 @@ def _pull(rest: Matrix) -> Matrix:
 
 
 def _in_order(task: Task, search: Search, found: Found, near_to: Matrix) -> Found:
-    """The direction that also has the wanted photos in their order, where that costs nothing else."""
+    """The direction that also has the wanted photos in their order, where that costs nothing else. There is no room for
+    it where some matches have no place."""
     if len(task.wanted) < 2 or not found.is_clean or task.over() or _is_in_order(task, found.direction):
         return found
     ordered = search.in_order()
