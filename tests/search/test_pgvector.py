@@ -17,8 +17,8 @@ IMMICHS_EF = 40
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with postgres.running(tmp_path_factory.mktemp("postgres")) as started:
+def server() -> Iterator[Postgres]:
+    with postgres.running() as started:
         yield started
 
 
