@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 
-SOFTNESS: Final = 1e-4
+SOFTNESS: Final = 1e-5
 """Share of the constraints' mean squared length by which one is missed for each unit that it has to push: what cannot
 hold is missed by little instead of driving the others off."""
 

@@ -25,7 +25,8 @@ NEAR_SHARE: Final = 0.4
 """Of the time, for the near vector; the rest is the whitened one's."""
 
 LESS_CLOSE: Final = 0.995
-"""Share of that cosine that the matches' own order may leave: with 0.98, pgvector's HNSW lost another 6 % of them."""
+"""Share of that cosine that the order of few matches may leave: with 0.98, pgvector's HNSW lost another
+6 % of them. Of more it loses many anyway, and those with something misread are to come last."""
 
 ACCOMPANIED: Final = 13
 """Wanted photos that have company, at most."""
@@ -161,7 +162,7 @@ def _in_order(task: Task, search: Search, found: Found, near_to: Matrix) -> Foun
     if len(task.wanted) < 2 or not found.is_clean or task.over() or _is_in_order(task, found.direction):
         return found
     ordered = search.in_order()
-    least = LESS_CLOSE * _cosine(found.direction, near_to)
+    least = LESS_CLOSE * _cosine(found.direction, near_to) if len(task.wanted) <= ACCOMPANIED else -1.0
     return ordered if ordered.is_clean and _cosine(ordered.direction, near_to) >= least else found
 
 
