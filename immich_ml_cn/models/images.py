@@ -132,9 +132,10 @@ def decode(data: bytes, max_pixels: int, min_side: int | None = None) -> Picture
     with _pillow_failures(max_pixels):
         image, metadata = _opened(data, max_pixels)
         size = _checked_size(image, max_pixels)
-        if min_side is not None:
-            image.draft(None, (min_side, min_side))
+        scaled = min_side is not None and image.draft(None, (min_side, min_side)) is not None
         image.load()
+        if not scaled:
+            size = _checked_size(image, max_pixels)  # what a HEIC holds may be smaller than it says
     return Picture(image, size, _orientation(image, metadata))
 
 

@@ -1,5 +1,6 @@
 """Bytes → picture: every format and mode, every way a file can be broken, and the limits."""
 
+import base64
 import io
 import json
 import struct
@@ -403,6 +404,23 @@ def test_a_heic_picture_with_more_in_it_than_its_header_says_is_refused() -> Non
 
 
 VALID = [encode(gradient(mode, (24, 17)), kind) for kind, mode in FILES]
+
+
+CROPPED_HEIC = (
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAX1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAACJpbG9jAA"
+    "AAAERAAAEAAQAAAAABoQABAAAAAAAAABwAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRtAAAAAAABAAAA/WlwcnAA"
+    "AADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkA"
+    "AAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAA"
+    "AAAoY2xhcAAAACwAAAABAAAAKAAAAAH////oAAAAAv///+gAAAACAAAAEHBpeGkAAAAAAwgICAAAABhpcG1hAAAAAAAAAAEAAQWBAgMFhAAAAC"
+    "RtZGF0AAAAGCgBrxOA9SeBP/+UFH/+BBnhuNV+efLU8A=="
+)
+"""A file that the fuzzer has found: 44 x 40 by its header, 42 x 40 once it is cropped."""
+
+
+def test_the_size_is_that_of_the_pixels() -> None:
+    """Where the header has another, faces and lines of text would be beside the picture."""
+    picture = decode(base64.b64decode(CROPPED_HEIC), LIMIT)
+    assert picture.size == picture.image.size == (42, 40)
 
 
 @pytest.mark.filterwarnings("ignore::Warning")
