@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any, Final, cast
@@ -80,8 +81,13 @@ def main() -> None:
 
 
 def _edited(name: str, path: Path) -> EditedGraph:
-    version = hashlib.sha256(Path(str(_home_of(name).__file__)).read_bytes()).hexdigest()
+    version = _version(_home_of(name))
     return EditedGraph(path, name.removeprefix("with_").replace("_", "-"), version, lambda: _call(name, path)[1])
+
+
+@cache
+def _version(module: ModuleType) -> str:
+    return hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()
 
 
 def _home_of(name: str) -> ModuleType:

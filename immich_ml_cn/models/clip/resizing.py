@@ -7,6 +7,9 @@ from PIL import Image
 
 _THREADS: Final = 2
 _MIN_PIXELS: Final = 1_000_000
+_BAND_PIXELS: Final = 1 << 18
+"""Pixels of a band: each thread has a copy of one at a time."""
+
 _MODES: Final = frozenset({"L", "RGB", "CMYK", "YCbCr"})
 """Of the others, those with transparency are multiplied by it and divided again in each pass."""
 
@@ -19,14 +22,16 @@ def resized(image: Image.Image, size: tuple[int, int], resample: Image.Resamplin
     """
     if not _has_first_pass_along_rows(image, size):
         return image.resize(size, resample)
-    edges = [image.height * number // _THREADS for number in range(_THREADS + 1)]
+    rows = max(1, _BAND_PIXELS // image.width)
+    tops = range(0, image.height, rows)
 
-    def narrowed(top: int, bottom: int) -> Image.Image:
-        return image.crop((0, top, image.width, bottom)).resize((size[0], bottom - top), resample)
+    def narrowed(top: int) -> Image.Image:
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        return band.resize((size[0], band.height), resample)
 
     narrow = Image.new(image.mode, (size[0], image.height))
     with ThreadPoolExecutor(_THREADS) as threads:  # they have the priority of this one
-        for top, band in zip(edges, threads.map(narrowed, edges, edges[1:]), strict=False):
+        for top, band in zip(tops, threads.map(narrowed, tops), strict=True):
             narrow.paste(band, (0, top))
     return narrow.resize(size, resample)
 
