@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 from immich_ml_cn.sources.ocr import bundled
 from immich_ml_cn.sources.tasks import ModelTask
 
-from . import openclip, pictures
+from . import openclip
 from . import requests as forms
 from .comparison_rows import BESIDE, FIRST_EVER, IMPORT_CLIENTS, QUERIES_PER_S
 from .measurements import Key, Measurements, percentile
@@ -20,6 +20,7 @@ from .models import OCR, build_detector, build_recognizer
 from .requests import Names, Task
 from .server import Server, tree_mb
 from .targets import ALL, CLIP_VISUAL, FACES, OCR_DENSE, OCR_SPARSE, TEXT_SHORT
+from .tasks import image_tasks
 
 T = TypeVar("T")
 Start: TypeAlias = Callable[[Path], Server]
@@ -168,17 +169,8 @@ class Comparison:
 
 def tasks_for(names: Names) -> dict[str, Task]:
     """What both servers are asked, by name; `names` are what both call the models."""
-    visual, faces, ocr = forms.clip_visual(names.clip), forms.faces(names.faces), forms.ocr(names.ocr)
-    photos = tuple(pictures.photos())
-    tasks = [
-        Task(CLIP_VISUAL, visual, images=photos),
-        Task(FACES, faces, images=photos),
-        Task(OCR_DENSE, ocr, images=tuple(pictures.dense())),
-        Task(OCR_SPARSE, ocr, images=tuple(pictures.sparse())),
-        Task(ALL, {**visual, **faces, **ocr}, images=tuple(pictures.photos_with_text())),
-        Task(TEXT_SHORT, forms.clip_textual(names.clip), texts=openclip.QUERIES),
-    ]
-    return {task.name: task for task in tasks}
+    text = Task(TEXT_SHORT, forms.clip_textual(names.clip), texts=openclip.QUERIES)
+    return {task.name: task for task in (*image_tasks(names), text)}
 
 
 def fill(cache: Path, say: Callable[[str], None]) -> None:

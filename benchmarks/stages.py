@@ -45,6 +45,7 @@ from .targets import (
     TEXT_LONG,
     TEXT_SHORT,
 )
+from .tasks import image_tasks
 
 BATCHES = (1, 2, 4, 8)
 TEXT_TURNS = 5
@@ -125,19 +126,9 @@ class Bench:
     @cached_property
     def tasks(self) -> dict[str, Task]:
         """What is measured, by name."""
-        photos = tuple(pictures.photos())
-        visual, faces, ocr = (
-            forms.clip_visual(self.names.clip),
-            forms.faces(self.names.faces),
-            forms.ocr(self.names.ocr),
-        )
         textual = forms.clip_textual(self.names.clip)
         tasks = [
-            Task(CLIP_VISUAL, visual, images=photos),
-            Task(FACES, faces, images=photos),
-            Task(OCR_DENSE, ocr, images=tuple(pictures.dense())),
-            Task(OCR_SPARSE, ocr, images=tuple(pictures.sparse())),
-            Task(ALL, {**visual, **faces, **ocr}, images=tuple(pictures.photos_with_text())),
+            *image_tasks(self.names),
             Task(TEXT_SHORT, textual, texts=_SHORT_QUERIES),
             Task(TEXT_LONG, textual, texts=(_LONG_QUERY,)),
         ]

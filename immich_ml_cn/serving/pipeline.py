@@ -101,7 +101,7 @@ class Pipeline:
             decoder: decodes the images.
             scaled_decoding: decode an image that only CLIP looks at no larger than it needs.
             metrics: where requests and the time of their parts are counted.
-            answered: told of each request's tasks once they are.
+            answered: called with each request's tasks once they are answered.
         """
         self._catalogue = catalogue
         self._registry = registry

@@ -1,11 +1,10 @@
 """The benchmark's pure parts: figures, ratios, tables, requests, and its load generator against a ten-line server."""
 
 import math
-import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
+import ten_line_server
 
 from benchmarks import report
 from benchmarks.load import Stream, drive
@@ -110,27 +109,8 @@ def test_requests_are_whole() -> None:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A server that answers every request with 200, and those that say ``bad`` with 503."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=accept, args=(listener,), daemon=True).start()
-    yield listener.getsockname()[1]
-    listener.close()
-
-
-def accept(listener: socket.socket) -> None:
-    try:
-        while True:
-            connection, _ = listener.accept()
-            threading.Thread(target=answer, args=(connection,), daemon=True).start()
-    except OSError:
-        listener.close()
-
-
-def answer(connection: socket.socket) -> None:
-    with connection:
-        while data := connection.recv(1 << 16):
-            status = b"503 Busy" if b"bad" in data else b"200 OK"
-            connection.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\n{}")
+    with ten_line_server.running() as port:
+        yield port
 
 
 def test_clients_share_a_number_of_requests(port: int) -> None:

@@ -1,8 +1,6 @@
 """The comparison with another server: its rows, its table, and a run between two servers of ten lines."""
 
-import socket
 import sys
-import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import ten_line_server
 from tokenizers import Tokenizer
 
 from benchmarks import comparison, openclip
@@ -46,26 +45,8 @@ def test_the_table_says_what_was_not_measured() -> None:
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    """A server that answers everything with 200."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=accept, args=(listener,), daemon=True).start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    listener.close()
-
-
-def accept(listener: socket.socket) -> None:
-    try:
-        while True:
-            connection, _ = listener.accept()
-            threading.Thread(target=answer, args=(connection,), daemon=True).start()
-    except OSError:
-        listener.close()
-
-
-def answer(connection: socket.socket) -> None:
-    with connection:
-        while connection.recv(1 << 16):
-            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+    with ten_line_server.running() as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_two_running_servers_are_compared(url: str, tmp_path: Path) -> None:

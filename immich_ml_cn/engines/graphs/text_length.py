@@ -223,11 +223,7 @@ def _integers(tensor: Any) -> list[int]:
     from onnx import TensorProto, numpy_helper
 
     whole = tensor.data_type in (TensorProto.INT64, TensorProto.INT32)
-    return numpy_helper.to_array(tensor).ravel().tolist() if whole and _count(tensor) <= _SMALL else []
-
-
-def _count(tensor: Any) -> int:
-    return math.prod(tensor.dims)
+    return numpy_helper.to_array(tensor).ravel().tolist() if whole and math.prod(tensor.dims) <= _SMALL else []
 
 
 def _has_fixed_length(value: bytes) -> bool:
