@@ -35,6 +35,9 @@ COUNTS: Final = (1, 5, 10, 20, 32)
 MORE: Final = (60, 150, 600)
 """Matches that have no place for all."""
 
+EVERYWHERE: Final = "everywhere"
+"""A word in every fifth photo."""
+
 MANY: Final = 10_000_000
 COMMON: Final = (
     "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出"
@@ -109,7 +112,7 @@ def build(cache: Path, count: int, dimension: int, draws: int) -> None:
 
 
 def made_up_texts(library: Library, dimension: int, draws: int) -> list[tuple[str, ...]]:
-    """Two lines of common characters for every photo, and the words."""
+    """Two lines of common characters for every photo, each of which two in five have, and the words."""
     random = np.random.default_rng(1)
     drawn = random.choice(list(COMMON), (len(library.vectors), 2, 14))
     lines = [["".join(line) for line in photo] for photo in drawn]
@@ -119,6 +122,8 @@ def made_up_texts(library: Library, dimension: int, draws: int) -> list[tuple[st
                 lines[index].append(word)
         except ValueError:  # no topic is that large
             continue
+    for photo in lines[::5]:
+        photo.append(EVERYWHERE)
     return [tuple(photo) for photo in lines]
 
 
@@ -145,18 +150,23 @@ def _measure_words(searcher: Searcher, dimension: int, draws: int) -> None:
     print("matches | kind | found | placed all first | s, longest | s of CPU, mean", flush=True)
     drawn = list(words(dimension, draws))
     for start in range(0, len(drawn), draws):
-        rows = [_search(searcher, word, dimension) for word, _, _ in drawn[start : start + draws]]
+        rows = [_search(searcher, f'"{word}"', dimension) for word, _, _ in drawn[start : start + draws]]
         if start == 0:
             print(f"the first search of all took {rows[0].seconds:.3f} s, {rows[0].cpu:.3f} s of CPU")
-        _, kind, count = drawn[start]
-        clean, longest = sum(row.is_clean for row in rows), max(row.seconds for row in rows)
-        cpu = np.mean([row.cpu for row in rows])
-        print(f"{count} | {kind} | {rows[0].found} | {clean} of {draws} | {longest:.3f} | {cpu:.3f}", flush=True)
+        _print(f"{drawn[start][2]} | {drawn[start][1]}", rows)
+    _print("of five photos one | a word", [_search(searcher, EVERYWHERE, dimension) for _ in range(draws)])
+    _print("of five photos two | a character", [_search(searcher, one, dimension) for one in COMMON[:draws]])
 
 
-def _search(searcher: Searcher, word: str, dimension: int) -> Measured:
+def _print(kind: str, rows: list[Measured]) -> None:
+    clean, longest = sum(row.is_clean for row in rows), max(row.seconds for row in rows)
+    cpu = np.mean([row.cpu for row in rows])
+    print(f"{kind} | {rows[0].found} | {clean} of {len(rows)} | {longest:.3f} | {cpu:.3f}", flush=True)
+
+
+def _search(searcher: Searcher, query: str, dimension: int) -> Measured:
     started, spent = time.perf_counter(), time.process_time()
-    found = searcher.find(MODEL, dimension, for_text(f'"{word}"'))
+    found = searcher.find(MODEL, dimension, for_text(query))
     is_clean = bool(len(found)) and searcher.steer(found).intruders == 0
     return Measured(len(found), is_clean, time.perf_counter() - started, time.process_time() - spent)
 

@@ -8,7 +8,6 @@ import os
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -146,9 +145,9 @@ def map_records(path: Path, dimension: int) -> NDArray[np.void]:
 
 
 def append(path: Path, dimension: int, entries: Iterable[tuple[bytes, NDArray[np.float32]]]) -> None:
-    """Append photos, digest and embedding (d,), as one write; what cannot be written whole is taken back.
+    """Append photos, digest and embedding (d,), as one write. Where it fails, the first of them may be there.
 
-    Only one process may do so at a time.
+    Only one process may do so at a time. Whole records are never taken back: others may have them mapped.
 
     Raises:
         OSError: it cannot be written.
@@ -158,17 +157,12 @@ def append(path: Path, dimension: int, entries: Iterable[tuple[bytes, NDArray[np
     try:
         end = os.fstat(file).st_size
         whole = end - end % record(dimension).itemsize
-        if whole != end:  # cut off in the middle when another process was killed
+        if whole != end:  # cut off in the middle: another process was killed, or the disk was full
             os.ftruncate(file, whole)
-        try:
-            written = os.pwrite(file, data, whole)
-            while written < len(data):
-                written += os.pwrite(file, data[written:], whole + written)
-            os.fsync(file)
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(file, whole)
-            raise
+        written = os.pwrite(file, data, whole)
+        while written < len(data):
+            written += os.pwrite(file, data[written:], whole + written)
+        os.fsync(file)
     finally:
         os.close(file)
 

@@ -30,14 +30,15 @@ class Reader:
         """
         self._folder = folder
         self._threads = threads
-        self.words = Words()
+        self._words = Words()
         self._texts: Texts | None = None
         self._inode: tuple[int, int] | None = None
         self._photos: dict[Path, tuple[Version, Embeddings]] = {}
         self._statistics: dict[Path, Statistics] = {}
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files, and end the process that knows words."""
+        self._words.close()
         if self._texts is not None:
             self._texts.close()
         self._texts = None
@@ -82,7 +83,7 @@ class Reader:
             self._texts.close()
             self._texts = None
         if self._texts is None:
-            self._texts = Texts.open(self._folder.texts, self.words)
+            self._texts = Texts.open(self._folder.texts, self._words)
             self._inode = inode
 
 

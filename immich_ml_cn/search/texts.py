@@ -12,7 +12,7 @@ from typing import Final, Self
 
 from .expressions import expression, misread_expression, misread_like, misread_pattern, pattern
 from .query import Query, Term
-from .tokens import Script, tokens
+from .tokens import tokens
 from .words import Words
 
 VERSION: Final = 1
@@ -75,7 +75,7 @@ class Texts:
 
     def __init__(self, connection: sqlite3.Connection, words: Words | None = None) -> None:
         self._connection = connection
-        self._words = words or Words()
+        self._words = words
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -170,13 +170,13 @@ class Texts:
         return sorted(self._with_words(query, found), key=lambda match: match.order)
 
     def _with_words(self, query: Query, found: list[Match]) -> list[Match]:
-        """The matches, told apart by whether single characters are words there: once the dictionary is loaded."""
-        characters = [term.text for term in query.terms if len(term.text) == 1 and term.runs[0].script is Script.CJK]
-        if not characters:
+        """The matches, told apart by whether single characters are words there."""
+        characters = [term.runs[0].text for term in query.terms if term.is_single_ideograph]
+        if not characters or not found or self._words is None:
             return found
-        self._words.start()
-        has = self._words.has
-        return [replace(match, is_word=all(has(match.text, one) for one in characters)) for match in found]
+        texts = [match.text for match in found]
+        alone = zip(*(self._words.stand_alone(character, texts) for character in characters), strict=True)
+        return [replace(match, is_word=all(which)) for match, which in zip(found, alone, strict=True)]
 
     def _misread(self, query: Query) -> Iterator[Match]:
         words = {term: self._like(term) for term in query.terms}

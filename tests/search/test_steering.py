@@ -1,12 +1,16 @@
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import pytest
 from search_libraries import Indices, Kind, Library, Vectors, embedded_text, made_up
 
 from immich_ml_cn.search.embeddings import Embeddings, record
-from immich_ml_cn.search.steering import Statistics, Steered, lift, most, places, query_vector, steer
+from immich_ml_cn.search.steering import Statistics, Steered, lift, most, places, quadratic, query_vector, steer
 from immich_ml_cn.search.steering.quadratic import Constraints, nearest
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 COUNTS = (1, 5, 10, 20, 32)
 AMPLE_S = 60.0
@@ -156,6 +160,45 @@ def test_when_the_time_is_up_the_best_so_far_is_answered(usual: Indexed) -> None
     mean = usual.library.vectors[matches].mean(0)
     assert steered.intruders > 0
     np.testing.assert_allclose(steered.vector, mean / np.linalg.norm(mean), atol=1e-3)
+
+
+class SlowMachine:
+    """Photos, and a clock on which every look at all of them and each of Newton's steps takes `STEP_S`."""
+
+    STEP_S = 0.05
+
+    def __init__(self, photos: Embeddings, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._photos = photos
+        self.now = 0.0
+        self.dimension = photos.dimension
+        self.rows = photos.rows
+        self.scores = self._slowly(photos.scores)
+        monkeypatch.setattr(quadratic, "_ridge", self._slowly(quadratic._ridge))
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    def _slowly(self, work: Callable[P, T]) -> Callable[P, T]:
+        def slow(*args: P.args, **kwargs: P.kwargs) -> T:
+            self.now += self.STEP_S
+            return work(*args, **kwargs)
+
+        return slow
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("count", [10, 32, 400, 1000])
+def test_the_time_limit_holds_for_any_number_of_matches(
+    usual: Indexed, kind: Kind, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What had begun is ended, and what came of it looked at; nothing more is begun."""
+    matches = usual.library.with_text(kind, min(count, 300 if kind is Kind.TOPIC else count), np.random.default_rng(4))
+    for limit_s in (0.1, 0.3, 0.6, 1.0):
+        slow = SlowMachine(usual.photos, monkeypatch)
+        steered = steer(slow, matches, lambda: usual.statistics, time_limit_s=limit_s, clock=lambda: slow.now)  # noqa: B023 - called at once
+        assert slow.now <= limit_s + 3 * slow.STEP_S
+        assert np.linalg.norm(steered.vector) == pytest.approx(1, abs=1e-5)
+        monkeypatch.undo()
 
 
 def in_half_precision(vector: Vectors) -> Vectors:

@@ -1,10 +1,11 @@
+import signal
 import sqlite3
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from immich_ml_cn.engines import child_process
 from immich_ml_cn.search.normalisation import normalise_lines
 from immich_ml_cn.search.query import Query, parse
 from immich_ml_cn.search.texts import VERSION, Match, OtherVersion, Texts, Tier
@@ -117,11 +118,18 @@ def test_within_a_tier_the_more_relevant_then_the_newer(texts: Texts) -> None:
     assert numbers.index(2) < numbers.index(1) < numbers.index(0)
 
 
-def test_a_single_character_that_is_a_word_comes_before_part_of_a_word(texts: Texts, tmp_path: Path) -> None:
+@pytest.fixture
+def words() -> Iterator[Words]:
+    started = Words()
+    yield started
+    started.close()
+
+
+def test_a_single_character_that_is_a_word_comes_before_part_of_a_word(
+    texts: Texts, tmp_path: Path, words: Words
+) -> None:
     filler = "今天天气很好我们去公园"
     fill(texts, "鸡毛蒜皮", f"买一只鸡回家/{filler}", "田鸡")
-    words = Words()
-    words.wait()
     with_words = Texts.open(tmp_path / "texts.db", words)
     assert with_words is not None
     numbers = [int.from_bytes(match.digest, "big") for match in with_words.match(asked("鸡"))]
@@ -130,13 +138,46 @@ def test_a_single_character_that_is_a_word_comes_before_part_of_a_word(texts: Te
     assert set(numbers) == {0, 1, 2}
 
 
-def test_the_dictionary_is_loaded_only_for_single_characters(texts: Texts) -> None:
-    words = Words()
-    assert not words.is_ready
-    assert not words.has("鸡", "鸡")
-    fill(texts, "发票")
-    found(texts, "发票")
-    assert not [thread for thread in threading.enumerate() if thread.name == "search-words"]
+def test_the_dictionary_is_asked_about_single_characters_only(
+    texts: Texts, tmp_path: Path, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_about: list[str] = []
+
+    def stand_alone(word: str, texts: Sequence[str]) -> list[bool]:
+        asked_about.append(word)
+        return [True] * len(texts)
+
+    monkeypatch.setattr(words, "stand_alone", stand_alone)
+    fill(texts, "发票 票", "车票")
+    with_words = Texts.open(tmp_path / "texts.db", words)
+    assert with_words is not None
+    for text in ("发票", "x", "5", "没", "票", "票 发票"):
+        with_words.match(asked(text))
+    with_words.close()
+    assert asked_about == ["票", "票"]
+
+
+def test_words_are_told_again_after_their_process_has_ended(words: Words) -> None:
+    for _ in range(2):
+        assert words.stand_alone("鸡", ["买一只鸡", "鸡毛\n蒜皮", "鱼\n一只鸡", ""]) == [True, False, True, False]
+        assert words._process is not None
+        words._process.kill()
+        words._process.wait()
+
+
+def test_without_a_process_nothing_is_a_word(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in (["false"], ["/no/such/program"]):
+        monkeypatch.setattr("immich_ml_cn.search.words.child_process.command", lambda *_, command=command: command)
+        assert words.stand_alone("鸡", ["买一只鸡"] * 9) == [False] * 9
+
+
+def test_the_process_that_knows_words_ends_when_nobody_asks(words: Words, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = child_process.command("immich_ml_cn.search.words", "main")
+    command[2] = f"from immich_ml_cn.search import words; words.IDLE_S = 1; {command[2]}"
+    monkeypatch.setattr("immich_ml_cn.search.words.child_process.command", lambda *_: command)
+    assert words.stand_alone("鸡", ["买一只鸡"]) == [True]
+    assert words._process is not None
+    assert words._process.wait(10) == -signal.SIGALRM
 
 
 def test_a_photo_seen_again_is_renewed(texts: Texts) -> None:

@@ -84,15 +84,15 @@ class Search:
             if not found.intruders + found.strays or self._task.over() or not goes_on(found.direction):
                 break
             self._rule_out(scores, FIRST if number == 0 else AT_ONCE)
-            self._point = self._problem.solve(self._others, self._point)
+            self._point = self._problem.solve(self._others, self._point, self._task.over)
             found, scores = self._judged()
             if (found.intruders, found.strays) < (best.intruders, best.strays):
                 best = found
         return best
 
-    def in_order(self) -> Found:
+    def in_order(self, over: Callable[[], bool]) -> Found:
         """The direction that also has the wanted photos in their order, among those that are ruled out so far."""
-        self._point = self._problem.solve(self._others, self._point, in_order=True)
+        self._point = self._problem.solve(self._others, self._point, over, in_order=True)
         return self._judged()[0]
 
     def _judged(self) -> tuple[Found, NDArray[np.float32]]:

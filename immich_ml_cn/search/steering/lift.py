@@ -92,7 +92,7 @@ class _Lift:
         """The vector, where it does what it should."""
         ruled_out = np.zeros(0, np.intp)
         for _ in range(PASSES):
-            change = self._change(ruled_out)
+            change = self._change(ruled_out, over)
             scores = self._photos.scores((self._text + change)[None])[0]
             if self._hidden is not None:
                 scores[self._hidden] = -np.inf
@@ -105,7 +105,7 @@ class _Lift:
             ruled_out = np.r_[ruled_out, new]
         return None
 
-    def _change(self, ruled_out: NDArray[np.intp]) -> Matrix:
+    def _change(self, ruled_out: NDArray[np.intp], over: Callable[[], bool]) -> Matrix:
         """The least change of the text's vector, measured by how far it moves the photos.
 
         Every photo moves by the same as their mean does, which changes no order; the rest of its move is bounded.
@@ -122,7 +122,7 @@ class _Lift:
             ]
         ).astype(np.float64)
         nothing = np.zeros(self._photos.dimension)
-        return self._statistics.direction(nearest(nothing, Constraints(rows, bounds)))
+        return self._statistics.direction(nearest(nothing, Constraints(rows, bounds), over=over))
 
     def _whitened(self, indices: NDArray[np.intp]) -> Matrix:
         return self._statistics.whiten(self._photos.rows(indices))

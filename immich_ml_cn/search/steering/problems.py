@@ -1,6 +1,7 @@
 """Two ways to ask for a direction that ranks given photos above others."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -43,17 +44,18 @@ class Problem(ABC):
         """Embeddings (n, d) as `solve` takes them, which is done once for each."""
         return others.astype(np.float64)
 
-    def solve(self, others: Matrix, point: Matrix, *, in_order: bool = False) -> Matrix:
+    def solve(self, others: Matrix, point: Matrix, over: Callable[[], bool], *, in_order: bool = False) -> Matrix:
         """The point that keeps the wanted photos above `others`, prepared (n, d).
 
         Args:
             point: where to begin.
+            over: whether the time is up; then the point so far is taken.
             in_order: the wanted photos are to follow each other in their order, too.
         """
         constraints = self._above() + self._below(others)
         if in_order:
             constraints += self._follow(_steps(self._wanted))
-        return nearest(self._origin, constraints, point)
+        return nearest(self._origin, constraints, point, over)
 
     @abstractmethod
     def _above(self) -> Constraints:

@@ -1,5 +1,6 @@
 """The point nearest to a given one that satisfies linear inequalities."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,7 +34,12 @@ class Constraints:
         return Constraints(np.vstack([self.rows, other.rows]), np.r_[self.bounds, other.bounds])
 
 
-def nearest(origin: Matrix, constraints: Constraints, start: Matrix | None = None) -> Matrix:
+def nearest(
+    origin: Matrix,
+    constraints: Constraints,
+    start: Matrix | None = None,
+    over: Callable[[], bool] = lambda: False,
+) -> Matrix:
     """The point nearest to `origin` that satisfies the constraints.
 
     What a constraint is missed by counts with its square, heavily: the function to be minimised is quadratic but for
@@ -43,12 +49,15 @@ def nearest(origin: Matrix, constraints: Constraints, start: Matrix | None = Non
     Args:
         origin: float64 (d,).
         start: float64 (d,), where to begin: the solution for fewer constraints, say.
+        over: whether the time is up; then the point so far is taken.
     """
     rows, softness = constraints.rows, SOFTNESS * float(np.mean(np.square(constraints.rows).sum(1)))
     change = np.zeros(len(origin)) if start is None else start - origin
     bounds = constraints.bounds - rows @ origin
     missing = bounds - rows @ change
     for _ in range(STEPS):
+        if over():
+            break
         missed = missing > 0
         step = _ridge(rows[missed], bounds[missed], softness) - change
         gain = rows @ step

@@ -161,7 +161,7 @@ def _in_order(task: Task, search: Search, found: Found, near_to: Matrix) -> Foun
     it where some matches have no place."""
     if len(task.wanted) < 2 or not found.is_clean or task.over() or _is_in_order(task, found.direction):
         return found
-    ordered = search.in_order()
+    ordered = search.in_order(task.over)
     least = LESS_CLOSE * _cosine(found.direction, near_to) if len(task.wanted) <= ACCOMPANIED else -1.0
     return ordered if ordered.is_clean and _cosine(ordered.direction, near_to) >= least else found
 
