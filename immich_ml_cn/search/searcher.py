@@ -31,6 +31,7 @@ class Found:
         matches: the matches themselves.
         query: what was looked for in the end.
         unplaced: matches that have no embedding under the model.
+        seconds: that it took to find them.
     """
 
     model: str
@@ -39,6 +40,7 @@ class Found:
     matches: list[Match]
     query: Query
     unplaced: int
+    seconds: float
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,7 +60,7 @@ class Searcher:
         """
         Args:
             threads: that score photos.
-            time_limit_s: seconds in which a vector is sought; then the best so far is taken.
+            time_limit_s: seconds for finding photos and a vector; then the best so far is taken.
             clock: monotonic seconds.
         """
         threadpool_limits(1, "blas")  # OpenBLAS's spin for each other: 25 times slower beside models that use all cores
@@ -82,11 +84,18 @@ class Searcher:
         Raises:
             sqlite3.Error, OSError: the index cannot be read.
         """
+        started = self._clock()
         photos = self._reader.photos(model, dimension or self._folder.dimension(model) or 1)
         matches, query = self._match(query, misread=misread)
         rows, known = rows_of(photos, matches)
         return Found(
-            model, photos, rows[:MOST_MATCHES], known[:MOST_MATCHES], query, unplaced=len(matches) - len(known)
+            model,
+            photos,
+            rows[:MOST_MATCHES],
+            known[:MOST_MATCHES],
+            query,
+            unplaced=len(matches) - len(known),
+            seconds=self._clock() - started,
         )
 
     def matches(self, query: Query) -> list[Match]:
@@ -111,13 +120,13 @@ class Searcher:
             found.rows,
             lambda: self._reader.statistics(found.model, found.photos),
             hidden=found.photos.hidden,
-            time_limit_s=self._time_limit_s,
+            time_limit_s=self._left_s(found),
             clock=self._clock,
         )
 
     def lift(self, found: Found, text: NDArray[np.float32]) -> Lifted | None:
         """The vector that ranks the best matches first and keeps the order of a text's embedding (d,) behind them."""
-        end = self._clock() + self._time_limit_s
+        end = self._clock() + self._left_s(found)
         return lift(
             found.photos,
             text,
@@ -127,11 +136,18 @@ class Searcher:
             hidden=found.photos.hidden,
         )
 
+    def _left_s(self, found: Found) -> float:
+        """Seconds for the vector: what is left, and half of all at least."""
+        return max(self._time_limit_s - found.seconds, self._time_limit_s / 2)
+
     def _match(self, query: Query, *, misread: bool) -> tuple[list[Match], Query]:
+        end = self._clock() + self._time_limit_s
         matches = self._reader.match(query, misread=misread)
         if matches or query.meaning or not misread:
             return matches, query
         for count in range(len(query.terms) - 1, 0, -1):
+            if self._clock() > end:
+                break
             shown = " ".join(term.text for term in query.terms[count:])
             fewer = replace(query, terms=query.terms[:count], meaning=shown)
             matches = self._reader.match(fewer)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cache
 from pathlib import Path
 from typing import Final, Self
 
@@ -186,10 +187,13 @@ class Texts:
         wanted = " AND ".join(
             f"({expression(term)} OR {other})" if other else expression(term) for term, other in alternatives.items()
         )
-        tests = [(pattern(term, across_lines=True), misread_pattern(term, words[term])) for term in query.terms]
+
+        @cache  # most searches find no such text, and long patterns take long to compile
+        def tests() -> list[tuple[re.Pattern[str], re.Pattern[str] | None]]:
+            return [(pattern(term, across_lines=True), misread_pattern(term, words[term])) for term in query.terms]
 
         def tier(text: str) -> Tier | None:
-            fits = all(test.search(text) or (other is not None and other.search(text)) for test, other in tests)
+            fits = all(test.search(text) or (other is not None and other.search(text)) for test, other in tests())
             return Tier.MISREAD if fits else None
 
         yield from self._look_up(wanted, query, "rowid DESC", tier)
