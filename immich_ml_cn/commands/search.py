@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from immich_ml_cn.messages import Translator, tr
@@ -84,12 +85,10 @@ def _print_matches(console: Console, folder: "Folder", options: argparse.Namespa
     from immich_ml_cn.search.query import for_text
     from immich_ml_cn.search.reader import Reader
 
-    reader, query = Reader(folder), for_text(options.query)
-    if any(len(term.text) == 1 for term in query.terms):
-        reader.words.wait()
-    matches = reader.match(query)
-    shown = matches[: max(0, options.limit)]
-    placed = _embedded(folder, reader, shown)
+    with closing(Reader(folder)) as reader:
+        matches = reader.match(for_text(options.query))
+        shown = matches[: max(0, options.limit)]
+        placed = _embedded(folder, reader, shown)
     if options.json:
         console.json([_as_dict(match, has) for match, has in zip(shown, placed, strict=True)])
         return

@@ -28,6 +28,9 @@ class SlowTexts:
 
         monkeypatch.setattr(Texts, "match", match)
 
+    def clock(self) -> float:
+        return self.now
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
@@ -52,7 +55,7 @@ def test_the_vector_has_the_time_that_the_look_up_left(
     folder: Folder, searchers: list[Searcher], monkeypatch: pytest.MonkeyPatch, look_up_s: float, left_s: float
 ) -> None:
     slow = SlowTexts(look_up_s, monkeypatch)
-    searcher = Searcher(folder, time_limit_s=LIMIT_S, clock=lambda: slow.now)
+    searcher = Searcher(folder, time_limit_s=LIMIT_S, clock=slow.clock)
     searchers.append(searcher)
     limits: list[float] = []
     monkeypatch.setattr(
@@ -69,7 +72,7 @@ def test_fewer_words_are_looked_up_as_long_as_there_is_time(
 ) -> None:
     for look_up_s, look_ups, meaning in ((0.01, 9, "a b c d e f g h"), (0.4, 3, "")):
         slow = SlowTexts(look_up_s, monkeypatch)
-        searcher = Searcher(folder, time_limit_s=LIMIT_S, clock=lambda slow=slow: slow.now)
+        searcher = Searcher(folder, time_limit_s=LIMIT_S, clock=slow.clock)
         searchers.append(searcher)
         found = searcher.find(MODEL, 8, for_text("发票 a b c d e f g h"))
         assert (slow.look_ups, found.query.meaning, len(found)) == (look_ups, meaning, 3 if meaning else 0)
