@@ -61,7 +61,7 @@ class Silent:
 
 def open_session(graph: Graph) -> Session:
     """Open a graph to check it."""
-    from clip_models import OrtSession  # where the golden files are made there may be no engine
+    from ort_session import OrtSession  # where the golden files are made there may be no engine
 
     return OrtSession(graph)
 
@@ -94,3 +94,8 @@ def copy_small(name: str, folder: Path) -> Path:
     """The golden checkpoint of a small model, copied to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     return Path(shutil.copy(GOLDEN / f"{name}.pt", folder))
+
+
+def every_file(folder: Path) -> set[str]:
+    """The files below a folder, by their paths in it."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -1,72 +1,23 @@
-"""Small CLIP towers with random weights and the signatures of the exports in the field, and a session to run them."""
+"""Small CLIP towers with random weights and the signatures of the exports in the field."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from immich_ml_cn.engines.graphs import files
-from immich_ml_cn.engines.session import TensorInfo
-
 WIDTH = 24
 DIMENSION = 32
-_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-}
 _ELEMENTS = {
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,
     "int32": TensorProto.INT32,
     "int64": TensorProto.INT64,
 }
-
-
-class OrtSession:
-    """`immich_ml_cn.engines.session.Session` over ONNX Runtime on one CPU thread; records what it was fed."""
-
-    def __init__(self, source: files.Graph) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = 1
-        model = files.file_or_data(source)
-        self.session = onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
-        )
-        self.runs: list[dict[str, tuple[int, ...]]] = []
-        self.fed: dict[str, NDArray[Any]] = {}
-
-    @property
-    def inputs(self) -> tuple[TensorInfo, ...]:
-        return tuple(map(_info, self.session.get_inputs()))
-
-    @property
-    def outputs(self) -> tuple[TensorInfo, ...]:
-        return tuple(map(_info, self.session.get_outputs()))
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        return dict(self.session.get_modelmeta().custom_metadata_map)
-
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        self.runs.append({name: array.shape for name, array in feeds.items()})
-        self.fed = dict(feeds)
-        outputs: list[NDArray[Any]] = self.session.run(None, dict(feeds))
-        return outputs
-
-
-def _info(node: Any) -> TensorInfo:
-    shape = tuple(axis if isinstance(axis, int) else None for axis in node.shape)
-    return TensorInfo(node.name, _DTYPES[node.type], shape)
 
 
 @dataclass

@@ -1,10 +1,12 @@
 """Fixtures of all tests: those marked `anyio` run on asyncio. A module may put its own in the place of any of them."""
 
 import gc
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hub_server import Site, running
 from hypothesis import HealthCheck, settings
 from server import Client, RunningServer, fill_cache
 
@@ -23,6 +25,17 @@ def pytest_collection_finish() -> None:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """A site of this machine: whatever a test makes of it, for ours to fetch from."""
+    with running() as site:
+        yield site
+    if "huggingface_hub" in sys.modules:
+        from huggingface_hub import close_session
+
+        close_session()
 
 
 @pytest.fixture(scope="module")

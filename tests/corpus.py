@@ -1,14 +1,12 @@
 """Bad and odd inputs, made by code: what a hostile, broken or merely unlucky client may send."""
 
-import io
 import json
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
 import pillow_heif
+from picture_files import encoded, gradient, png_chunk, png_of
 from PIL import Image
 from server import BOUNDARY, CLIP, node_form, predict_form
 
@@ -100,35 +98,6 @@ STRANGE_SOCKETS = {
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)),
 }
-
-
-def gradient(mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Image.Image:
-    """A small picture in a mode."""
-    x, y = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
-    image = Image.fromarray(np.stack([x, y, 255 - x], axis=2).astype(np.uint8))
-    if mode in ("I;16", "I;16B"):
-        return image.convert("I").convert("I;16") if mode == "I;16" else image.convert("L").convert(mode)
-    if mode == "LA":
-        return image.convert("RGBA").convert("LA")
-    return Image.merge("LAB", image.split()) if mode == "LAB" else image.convert(mode)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
-    """A picture as a file."""
-    stream = io.BytesIO()
-    image.save(stream, kind, **({"sizes": [image.size]} if kind == "ICO" else {}), **how)
-    return stream.getvalue()
-
-
-def png_chunk(kind: bytes, data: bytes) -> bytes:
-    """A chunk of a PNG."""
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png_of(width: int, height: int, pixels: bytes = b"") -> bytes:
-    """A PNG that promises a size and holds what it likes."""
-    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(pixels)) + png_chunk(b"IEND", b"")
 
 
 def png_with(*chunks: bytes) -> bytes:

@@ -7,57 +7,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from immich_ml_cn.engines.graphs.files import Graph, file_or_data
-from immich_ml_cn.engines.session import TensorInfo
 from immich_ml_cn.models.images import Picture
 
 # Output names of buffalo_l's det_10g: scores, boxes, landmarks at strides 8, 16, 32.
 DET_10G_OUTPUTS = ("448", "471", "494", "451", "474", "497", "454", "477", "500")
 # Where the landmarks lie about an anchor's centre, in strides: eyes, nose, corners of the mouth.
 _LANDMARKS = (-1.0, -0.8, 1.0, -0.8, 0.0, 0.1, -0.8, 1.0, 0.8, 1.0)
-
-
-class OrtSession:
-    """`immich_ml_cn.engines.session.Session` over ONNX Runtime on the CPU; counts its runs' batch sizes."""
-
-    def __init__(self, source: Graph) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = 1
-        self.source = source
-        self.batches: list[int] = []
-        model = file_or_data(source)
-        self.ort = onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
-        )
-
-    @property
-    def inputs(self) -> tuple[TensorInfo, ...]:
-        return tuple(_tensor_info(value) for value in self.ort.get_inputs())
-
-    @property
-    def outputs(self) -> tuple[TensorInfo, ...]:
-        return tuple(_tensor_info(value) for value in self.ort.get_outputs())
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        return dict(self.ort.get_modelmeta().custom_metadata_map)
-
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        self.batches.append(len(next(iter(feeds.values()))))
-        outputs: list[NDArray[Any]] = self.ort.run(None, dict(feeds))
-        return outputs
-
-
-def _tensor_info(value: Any) -> TensorInfo:
-    dtypes = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(uint8)": "uint8"}
-    shape = tuple(size if isinstance(size, int) else None for size in value.shape)
-    return TensorInfo(value.name, dtypes[value.type], shape)
 
 
 class GraphBuilder:

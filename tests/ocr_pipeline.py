@@ -4,14 +4,15 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from ocr_session import classifier, detector, recognizer
 from PIL import Image
 
+from immich_ml_cn.models.ocr import TextDetector, TextOrientation, TextRecognizer
 from immich_ml_cn.models.results import ReadText
 from immich_ml_cn.serving.catalogue import Catalogue
 from immich_ml_cn.serving.cpu_pool import ByteBudget, CpuPool
@@ -65,26 +66,27 @@ class Lent:
     name: str
 
 
-@dataclass
 class OcrModels:
     """Catalogue and registry in one.
 
     Attributes:
-        parallel: lines are run side by side, as on a CPU, and not in batches.
         waiting: nobody does.
     """
 
-    parallel: bool = False
-    waiting: int = 0
-    lent: dict[str, Lent] = field(init=False)
+    waiting = 0
 
-    def __post_init__(self) -> None:
-        models: dict[str, Any] = {
-            "detector": detector(),
-            "orientation": classifier(parallel=self.parallel),
-            "recognizer": recognizer(parallel=self.parallel),
-        }
+    def __init__(self, detector: TextDetector, orientation: TextOrientation, recognizer: TextRecognizer) -> None:
+        models: dict[str, Any] = {"detector": detector, "orientation": orientation, "recognizer": recognizer}
         self.lent = {name: Lent(model, Batcher(model), name) for name, model in models.items()}
+
+    @classmethod
+    def bundled(cls, *, parallel: bool = False) -> Self:
+        """On bare sessions.
+
+        Args:
+            parallel: lines are run side by side, as on a CPU, and not in batches.
+        """
+        return cls(detector(), classifier(parallel=parallel), recognizer(parallel=parallel))
 
     def plan(self, tasks: Tasks) -> Plan:
         assert tasks.ocr is not None
@@ -112,7 +114,9 @@ def read_picture(
         picture: a file, or what is to be sent as PNG.
         min_score: of the text's recognition.
     """
-    return asyncio.run(_read(picture, OcrTask("d", "r", MIN_SCORE, max_resolution, min_score), models or OcrModels()))
+    return asyncio.run(
+        _read(picture, OcrTask("d", "r", MIN_SCORE, max_resolution, min_score), models or OcrModels.bundled())
+    )
 
 
 async def _read(picture: bytes | Image.Image | NDArray[np.uint8], task: OcrTask, models: OcrModels) -> ReadText:

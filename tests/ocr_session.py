@@ -1,18 +1,14 @@
 """PP-OCRv6_small and the angle classifier from RapidOCR's wheel, on a bare ONNX Runtime session."""
 
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import onnxruntime
-from numpy.typing import NDArray
+from ort_session import OrtSession
 
 from immich_ml_cn.engines import CpuEngine
-from immich_ml_cn.engines.graphs.files import Graph, file_or_data
-from immich_ml_cn.engines.session import OpenSession, Session, TensorInfo
+from immich_ml_cn.engines.graphs.files import Graph
+from immich_ml_cn.engines.session import OpenSession, Session
 from immich_ml_cn.models.ocr import (
     TextDetector,
     TextOrientation,
@@ -23,38 +19,9 @@ from immich_ml_cn.models.ocr import (
 )
 from immich_ml_cn.settings import Settings
 
-_DTYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
-
-
-@dataclass(frozen=True)
-class OrtSession:
-    """`immich_ml_cn.engines.session.Session` without lanes or options."""
-
-    ort: Any
-
-    @property
-    def inputs(self) -> tuple[TensorInfo, ...]:
-        return tuple(_info(value) for value in self.ort.get_inputs())
-
-    @property
-    def outputs(self) -> tuple[TensorInfo, ...]:
-        return tuple(_info(value) for value in self.ort.get_outputs())
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        metadata: dict[str, str] = self.ort.get_modelmeta().custom_metadata_map
-        return metadata
-
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        outputs: list[NDArray[Any]] = self.ort.run(None, dict(feeds))
-        return outputs
-
 
 def open_session(source: Graph) -> OrtSession:
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    model = file_or_data(source)
-    return OrtSession(onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), options))
+    return OrtSession(source, threads=0)
 
 
 def open_parallel_session(source: Graph) -> Session:
@@ -68,11 +35,6 @@ def bundled(name: str) -> Path:
     assert spec is not None
     assert spec.origin is not None
     return Path(spec.origin).parent / "models" / f"{name}.onnx"
-
-
-def _info(value: Any) -> TensorInfo:
-    shape = tuple(side if isinstance(side, int) else None for side in value.shape)
-    return TensorInfo(value.name, _DTYPES[value.type], shape)
 
 
 @cache

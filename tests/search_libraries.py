@@ -10,6 +10,11 @@ Vectors = NDArray[np.float32]
 Indices = NDArray[np.intp]
 
 
+def digest(number: int) -> bytes:
+    """A photo's digest of its own."""
+    return (number + 1).to_bytes(8, "little") * 2
+
+
 class Kind(StrEnum):
     """Which photos have a text in common."""
 

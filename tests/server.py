@@ -1,7 +1,6 @@
 """The real server in a process of its own, a client that speaks as Node's FormData does, and models to serve."""
 
 import http.client
-import io
 import json
 import os
 import re
@@ -19,6 +18,8 @@ from unittest.mock import patch
 import clip_models
 import face_models
 import numpy as np
+from numpy.typing import NDArray
+from picture_files import encoded
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +102,12 @@ class Reply:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+    @property
+    def embedding(self) -> NDArray[Any]:
+        """CLIP's, of an answer that has it."""
+        assert self.status == 200, self.body
+        return np.array(json.loads(self.json["clip"]))
 
     @property
     def detail(self) -> str:
@@ -252,6 +259,23 @@ class RunningServer:
     def client(self, *, timeout: float = 150.0) -> Client:
         return Client(self.port, timeout=timeout)
 
+    def predict(self, entries: Any, image: bytes | None = None, text: str | None = None) -> Reply:
+        """Ask on a connection of its own."""
+        with self.client() as client:
+            return client.predict(entries, image, text)
+
+    def predict_once_loaded(self, entries: Any, image: bytes) -> Reply:
+        """The first answer that is no 503: a model may take longer than one request waits."""
+        replies: list[Reply] = []
+
+        def answered() -> bool:
+            replies.append(self.predict(entries, image))
+            return replies[-1].status != 503
+
+        wait_until(answered)
+        assert all("is still on its way" in reply.detail for reply in replies[:-1])
+        return replies[-1]
+
     def connect(self, *, timeout: float = 150.0) -> socket.socket:
         """A bare connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
@@ -286,12 +310,6 @@ def http_request(body: bytes, *, path: str = "/predict", content_type: str = CON
     """The bytes of a POST, for tests that send them in pieces."""
     headers = (f"POST {path} HTTP/1.1", "host: x", f"content-type: {content_type}", f"content-length: {len(body)}")
     return "\r\n".join([*headers, "", ""]).encode() + body
-
-
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind)
-    return stream.getvalue()
 
 
 SMALL = encoded(Image.new("RGB", (64, 48), "white"))

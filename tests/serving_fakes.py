@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -107,6 +108,11 @@ def a_lane(
         lane.close()
         assert lane.join(TIMEOUT_S), f"{name} did not end"
     assert fatal_errors is not None or not reasons, reasons
+
+
+def priority() -> int:
+    """Of this thread."""
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
 async def happens(event: threading.Event) -> None:

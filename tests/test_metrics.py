@@ -1,12 +1,10 @@
 """What is counted: histograms, one request through the real server, and the form that Prometheus reads."""
 
-import io
 from contextlib import suppress
 from pathlib import Path
 
-from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
-from server import CLIP, OCR_TASK, ROOT, TEXTUAL, VISUAL, Client, RunningServer, fill_cache
+from server import CLIP, OCR_TASK, ROOT, SMALL, TEXTUAL, VISUAL, Client, RunningServer, fill_cache
 from serving_fakes import Clock
 
 from immich_ml_cn.metrics import MAX_ERRORS, TIMES, Gauge, Metrics, exposition
@@ -62,18 +60,12 @@ def test_the_exposition_is_read_back_by_prometheus_own_parser() -> None:
     assert not [name for name, _ in found if name.endswith("_created")]
 
 
-def small() -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (40, 30)).save(stream, "PNG")
-    return stream.getvalue()
-
-
 def test_requests_are_counted_by_task_model_and_status(client: Client) -> None:
     key = f"clip/{CLIP}/visual"
     before = samples(client.get("/metrics").body.decode())
-    client.predict(VISUAL, small())
+    client.predict(VISUAL, SMALL)
     client.predict(VISUAL, b"no picture")
-    client.predict({"clip": {"visual": {"modelName": "made-up-by-a-client"}}}, small())
+    client.predict({"clip": {"visual": {"modelName": "made-up-by-a-client"}}}, SMALL)
     client.predict({**VISUAL, **OCR_TASK}, (ROOT / "docs" / "sample.jpg").read_bytes())
     reply = client.get("/metrics")
     assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -126,7 +118,7 @@ def test_the_status_tells_what_runs_here(client: Client) -> None:
 
 def test_a_model_that_cannot_be_had_is_in_the_status_with_the_reason(tmp_path: Path) -> None:
     with RunningServer(fill_cache(tmp_path)) as running, running.client() as client:
-        assert client.predict({"clip": {"visual": {"modelName": "RN50__openai"}}}, small()).status == 503
+        assert client.predict({"clip": {"visual": {"modelName": "RN50__openai"}}}, SMALL).status == 503
         model = client.get("/status").json["models"]["clip/chinese-clip-rn50/visual"]
         assert model["state"] == "failed"
         assert "clip/chinese-clip-rn50/visual is not available" in model["error"]

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from face_models import photo
 from numpy.typing import NDArray
+from ort_session import OrtSession
+from picture_files import encoded
 from PIL import Image
 from server import (
     BOUNDARY,
@@ -46,12 +48,6 @@ LINES = [
 ]
 CN_CLIP = "chinese-clip-vit-base-patch16"
 OUT_OF_RANGE = "more than 10000 wide or high"
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
 
 
 PHOTO = encoded(photo("astronaut").image)
@@ -245,7 +241,7 @@ def assert_same_features(given: NDArray[Any], expected: NDArray[Any]) -> None:
 
 def plain(cache: Path, kind: str, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     """The features that the graph itself gives for one item."""
-    session = clip_models.OrtSession(graph(cache, kind))
+    session = OrtSession(graph(cache, kind))
     names = [info.name for info in session.outputs]
     features: NDArray[Any] = session.run(feeds)[names.index("features")][0]
     return features

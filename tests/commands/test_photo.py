@@ -1,53 +1,50 @@
 """`immich-ml-cn test PHOTO`: on a running server and by itself, with the boxes drawn where they are."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Run, command
 from PIL import Image
 from server import CLIP, FACES, OCR, ROOT, RunningServer, fill_cache
 
-from immich_ml_cn.cli import parser
 from immich_ml_cn.commands.drawing import FACE_COLOUR, TEXT_COLOUR, draw, text_boxes
 from immich_ml_cn.commands.photo import choose
-from immich_ml_cn.messages import Translator
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.sources.tasks import ModelTask
 
 SAMPLE = ROOT / "docs" / "sample.jpg"
 
 
-def run(cache: Path, *arguments: str, **environ: str) -> int:
-    """The exit code of `test …` with a cache and no network."""
-    offline = {"MACHINE_LEARNING_CACHE_FOLDER": str(cache), "HF_HUB_OFFLINE": "1", "IMMICH_PORT": "9"}
-    options = parser(Translator()).parse_args(["test", *arguments])
-    code: int = options.command(Settings.from_env({**offline, **environ}), options)
-    return code
+@pytest.fixture
+def photo(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Run `test …` with a cache of its own and no network."""
+    return command(capsys, "test", MACHINE_LEARNING_CACHE_FOLDER=str(tmp_path), HF_HUB_OFFLINE="1", IMMICH_PORT="9")
 
 
-def test_by_itself_it_reads_a_photo_and_draws_the_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_by_itself_it_reads_a_photo_and_draws_the_boxes(photo: Run, tmp_path: Path) -> None:
     out = tmp_path / "boxes.png"
-    assert run(tmp_path, str(SAMPLE), "--task", "ocr", "--out", str(out)) == 0
-    said = capsys.readouterr().out
-    assert "by itself" in said
-    assert f"text ({OCR}, " in said
-    assert "山间音乐会" in said
-    with Image.open(out) as drawn, Image.open(SAMPLE) as photo:
-        assert drawn.size == photo.size
-        changed = np.any(np.asarray(drawn) != np.asarray(photo.convert("RGB")), axis=2)
+    printed = photo(str(SAMPLE), "--task", "ocr", "--out", str(out))
+    assert printed.code == 0
+    assert "by itself" in printed.out
+    assert f"text ({OCR}, " in printed.out
+    assert "山间音乐会" in printed.out
+    with Image.open(out) as drawn, Image.open(SAMPLE) as sample:
+        assert drawn.size == sample.size
+        changed = np.any(np.asarray(drawn) != np.asarray(sample.convert("RGB")), axis=2)
         green = np.all(np.asarray(drawn) == TEXT_COLOUR, axis=2)
     assert 0.002 < green.mean() < 0.05
-    assert not (changed & ~green)[: photo.height // 10].any(), "nothing but the frames has changed"
+    assert not (changed & ~green)[: sample.height // 10].any(), "nothing but the frames has changed"
 
 
-def test_a_running_server_does_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_running_server_does_the_work(photo: Run, tmp_path: Path) -> None:
     fill_cache(tmp_path)
     with RunningServer(tmp_path) as server:
-        assert run(tmp_path, str(SAMPLE), "--model", CLIP, IMMICH_PORT=str(server.port)) == 0
+        printed = photo(str(SAMPLE), "--model", CLIP, IMMICH_PORT=str(server.port))
         requests = server.log.count("loaded ")
-    said = capsys.readouterr().out
+    assert printed.code == 0
+    said = printed.out
     assert f"asking the server at http://127.0.0.1:{server.port}" in said
     assert f"embedding ({CLIP}, " in said
     assert "512 numbers" in said
@@ -55,21 +52,22 @@ def test_a_running_server_does_the_work(tmp_path: Path, capsys: pytest.CaptureFi
     assert requests >= 4
 
 
-def test_what_fails_is_said_and_is_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(tmp_path, str(SAMPLE), "--task", "faces", "--task", "ocr", "--json") == 1
-    faces, text = json.loads(capsys.readouterr().out)
+def test_what_fails_is_said_and_is_exit_code_1(photo: Run, tmp_path: Path) -> None:
+    printed = photo(str(SAMPLE), "--task", "faces", "--task", "ocr", "--json")
+    assert printed.code == 1
+    faces, text = printed.json
     assert "fetching is switched off" in faces["error"]
     assert text["error"] is None
     assert text["answer"]["ocr"]["text"][0] == "山间音乐会"
-    assert run(tmp_path, str(SAMPLE), "--task", "faces") == 1
-    assert "what to do: immich-ml-cn doctor" in capsys.readouterr().out
+    printed = photo(str(SAMPLE), "--task", "faces")
+    assert printed.code == 1
+    assert "what to do: immich-ml-cn doctor" in printed.out
 
 
-def test_a_photo_that_is_not_there_is_one_line_and_exit_code_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(tmp_path, str(tmp_path / "none.jpg")) == 2
-    assert capsys.readouterr().err == f"{tmp_path / 'none.jpg'} cannot be read: No such file or directory\n"
+def test_a_photo_that_is_not_there_is_one_line_and_exit_code_2(photo: Run, tmp_path: Path) -> None:
+    printed = photo(str(tmp_path / "none.jpg"))
+    assert printed.code == 2
+    assert printed.err == f"{tmp_path / 'none.jpg'} cannot be read: No such file or directory\n"
 
 
 def test_a_model_that_is_here_is_asked_else_the_recommended_one(tmp_path: Path) -> None:

@@ -1,48 +1,18 @@
 """`immich-ml-cn search`: what a person types, and what it answers."""
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from command_line import Run, command
 
-from immich_ml_cn.cli import parser
-from immich_ml_cn.messages import Translator
 from immich_ml_cn.search.folder import Folder
-from immich_ml_cn.settings import Settings
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the command printed, and its exit code."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Run = Callable[..., Answer]
 
 
 @pytest.fixture
 def search(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Run `search …` on a cache of its own."""
-
-    def run(*arguments: str, language: str = "en") -> Answer:
-        options = parser(Translator()).parse_args(["search", *arguments])
-        environ = {"MACHINE_LEARNING_CACHE_FOLDER": str(tmp_path), "IMMICH_ML_CN_LANGUAGE": language}
-        code = options.command(Settings.from_env(environ), options)
-        captured = capsys.readouterr()
-        return Answer(code, captured.out, captured.err)
-
-    return run
+    return command(capsys, "search", MACHINE_LEARNING_CACHE_FOLDER=str(tmp_path), IMMICH_ML_CN_LANGUAGE="en")
 
 
 @pytest.fixture
@@ -117,4 +87,4 @@ def test_a_folder_that_cannot_be_used(search: Run, folder: Folder) -> None:
 
 
 def test_it_speaks_chinese(search: Run, folder: Folder) -> None:
-    assert "2 张照片含有这段文字" in search("发票", language="zh").out
+    assert "2 张照片含有这段文字" in search("发票", IMMICH_ML_CN_LANGUAGE="zh").out

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 import ocr_session
 import pytest
 from numpy.typing import NDArray
+from ocr_pipeline import OcrModels, read_picture
 from onnx import TensorProto, helper, numpy_helper
 from server import FACE_TASK, OCR_TASK, ROOT, TEXTUAL, VISUAL, RunningServer, fill_cache
 from test_engines import graph, install
@@ -32,8 +33,6 @@ from immich_ml_cn.engines.openvino import OpenVinoSession
 from immich_ml_cn.engines.self_test import DOUBLING
 from immich_ml_cn.engines.session import ParallelSession, Session
 from immich_ml_cn.models import ocr
-from immich_ml_cn.models.images import decode
-from immich_ml_cn.models.results import NO_BOXES, ReadText
 from immich_ml_cn.settings import Settings
 
 DETECTOR = ocr_session.bundled("PP-OCRv6_det_small")
@@ -659,51 +658,33 @@ class TestParity:
         self.same(parity_engine, face_models.build_recognizer(tmp_path / "rec.onnx"), 1, 3, 112, 112)
 
     def test_ocr_reads_the_same_text(self, parity_engine: OpenVinoEngine) -> None:
-        reader = Reader(parity_engine)
-        assert {path.name: reader.read(path) for path in PICTURES} == texts_of_onnx_runtime()
+        assert texts(parity_engine, parallel=True) == texts_of_onnx_runtime()
 
-    def test_ocr_reads_the_same_text_in_parallel(self, tmp_path: Path) -> None:
-        reader = Reader(engine_in(tmp_path), parallel=True)
-        assert {path.name: reader.read(path) for path in PICTURES} == texts_of_onnx_runtime(parallel=True)
+    def test_ocr_reads_the_same_text_in_batches(self, tmp_path: Path) -> None:
+        """As on graphics."""
+        assert texts(engine_in(tmp_path), parallel=False) == texts_of_onnx_runtime()
+
+
+def texts(engine: Engine, *, parallel: bool) -> dict[str, tuple[str, ...]]:
+    """What is read on every picture."""
+
+    def open_session(graph: Graph) -> Session:
+        return engine.open(graph, "bulk", 0)
+
+    def open_lines(graph: Graph) -> Session:
+        return engine.open(graph, "bulk", 0, parallel=parallel)
+
+    models = OcrModels(
+        ocr.load_detector(DETECTOR, open_session),
+        ocr.load_classifier(CLASSIFIER, open_lines),
+        ocr.load_recognizer(RECOGNIZER, open_lines),
+    )
+    return {path.name: read_picture(path.read_bytes(), models=models).texts for path in PICTURES}
 
 
 @cache
-def texts_of_onnx_runtime(*, parallel: bool = False) -> dict[str, list[str]]:
-    reader = Reader(CpuEngine(Settings()), parallel=parallel)
-    return {path.name: reader.read(path) for path in PICTURES}
-
-
-class Reader:
-    """What the pipeline does of OCR on an engine's sessions, without lanes."""
-
-    def __init__(self, engine: Engine, *, parallel: bool = False) -> None:
-        def open_session(graph: Graph) -> Session:
-            return engine.open(graph, "bulk", 0)
-
-        def open_lines(graph: Graph) -> Session:
-            return engine.open(graph, "bulk", 0, parallel=parallel)
-
-        self.at_once = parallel
-        self.detector = ocr.load_detector(DETECTOR, open_session)
-        self.classifier = ocr.load_classifier(CLASSIFIER, open_lines)
-        self.recognizer = ocr.load_recognizer(RECOGNIZER, open_lines)
-
-    def read(self, path: Path) -> list[str]:
-        item = self.detector.prepare(decode(path.read_bytes(), 10**8), 736)
-        found = self.detector.boxes(item, self.detector.infer([item])[0], 0.5)
-        crops = [ocr.crop_line(item.image, box) for box in found.boxes]
-        classify, recognize = self.classifier, self.recognizer
-        upside_down = self.answers(classify.infer, [classify.prepare(crop) for crop in crops])
-        page = ocr.read_page(found, NO_BOXES, crops, upside_down, 0.5)
-        wanted = ocr.step(page)
-        while not isinstance(wanted, ReadText):
-            paths = self.answers(recognize.infer, [recognize.prepare(line) for line in wanted])
-            wanted = ocr.step(page, [recognize.decode(path) for path in paths])
-        return list(wanted.texts)
-
-    def answers(self, infer: Callable[[Sequence[Any]], list[Any]], items: Sequence[Any]) -> list[Any]:
-        """All lines at once where they run side by side, else one by one."""
-        return infer(items) if self.at_once and items else [infer([item])[0] for item in items]
+def texts_of_onnx_runtime() -> dict[str, tuple[str, ...]]:
+    return texts(CpuEngine(Settings()), parallel=True)
 
 
 @needs_openvino

@@ -6,7 +6,6 @@ import json
 import struct
 import subprocess
 import sys
-import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 from corpus import resized
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from picture_files import encoded, gradient, png_of
 from PIL import Image, ImageOps
 
 from immich_ml_cn.errors import BadImage, TooLarge
@@ -43,43 +43,12 @@ FORMATS = {
     "PCX": ("1", "L", "P", "RGB"),
 }
 pillow_heif.register_heif_opener()  # which writes them; `images` has to find its reader itself
-HOW: dict[str, dict[str, Any]] = {"ICO": {"sizes": [(40, 30)]}}
 FILES = [(kind, mode) for kind, modes in FORMATS.items() for mode in modes]
-
-
-def gradient(mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Image.Image:
-    """A picture in which no two corners are alike."""
-    width, height = size
-    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
-    image = Image.fromarray(np.stack([x, y, 255 - x], axis=2).astype(np.uint8))
-    if mode in ("I;16", "I;16B"):
-        return image.convert("I").convert("I;16").convert(mode) if mode == "I;16" else image.convert("L").convert(mode)
-    if mode in ("LA", "PA", "La"):
-        return image.convert("RGBA").convert("LA" if mode == "LA" else "P").convert(mode)
-    if mode == "LAB":
-        return Image.merge("LAB", image.split())
-    return image.convert(mode)
-
-
-def encode(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **how)
-    return stream.getvalue()
-
-
-def header_png(width: int, height: int) -> bytes:
-    """The start of a PNG of any size, with nothing in it."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize(("kind", "mode"), FILES)
 def test_every_format_and_mode(kind: str, mode: str) -> None:
-    data = encode(gradient(mode), kind, **HOW.get(kind, {}))
+    data = encoded(gradient(mode), kind)
     picture = decode(data, LIMIT)
     assert measure(data, LIMIT) == (picture.width, picture.height) == (40, 30)
     pixels = picture.rgb
@@ -91,7 +60,7 @@ def test_every_format_and_mode(kind: str, mode: str) -> None:
 
 
 def test_the_pixels_are_right_and_read_only() -> None:
-    picture = decode(encode(gradient()), LIMIT)
+    picture = decode(encoded(gradient()), LIMIT)
     assert np.array_equal(picture.rgb, np.asarray(gradient()))
     assert picture.rgb is picture.rgb
     with pytest.raises(ValueError, match="read-only"):
@@ -105,19 +74,19 @@ def test_an_rgb_picture_is_not_copied_or_converted() -> None:
 
 def test_transparency_is_dropped_not_blended() -> None:
     image = Image.new("RGBA", (4, 4), (200, 100, 50, 0))
-    assert decode(encode(image), LIMIT).rgb[0, 0].tolist() == [200, 100, 50]
+    assert decode(encoded(image), LIMIT).rgb[0, 0].tolist() == [200, 100, 50]
 
 
 def test_16_bit_grey_is_clipped_as_immich_clips_it() -> None:
     grey = Image.fromarray(np.array([[0, 100, 255, 256, 65535]], dtype=np.uint16))
-    assert decode(encode(grey), LIMIT).rgb[0, :, 0].tolist() == [0, 100, 255, 255, 255]
+    assert decode(encoded(grey), LIMIT).rgb[0, :, 0].tolist() == [0, 100, 255, 255, 255]
 
 
 def test_exif_orientation_is_not_applied() -> None:
     """Immich sends upright previews, and its own service does not turn them either."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    data = encode(gradient(), "JPEG", exif=exif)
+    data = encoded(gradient(), "JPEG", exif=exif)
     assert Image.open(io.BytesIO(data)).getexif()[0x0112] == 6
     picture = decode(data, LIMIT)
     assert (picture.width, picture.height) == (40, 30)
@@ -128,7 +97,7 @@ def test_exif_orientation_is_not_applied() -> None:
 def test_upright_is_as_opencv_turns_it(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = decode(encode(gradient(), kind, exif=exif), LIMIT)
+    picture = decode(encoded(gradient(), kind, exif=exif), LIMIT)
     turned = gradient()
     turned.getexif()[0x0112] = orientation
     reference = ImageOps.exif_transpose(turned)
@@ -139,14 +108,14 @@ def test_upright_is_as_opencv_turns_it(kind: str, orientation: int) -> None:
 
 @pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + b"\xff" * 300])
 def test_damaged_exif_turns_nothing(exif: bytes) -> None:
-    picture = decode(encode(gradient(), "JPEG", exif=exif), LIMIT)
+    picture = decode(encoded(gradient(), "JPEG", exif=exif), LIMIT)
     assert upright(picture) is picture
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
 def test_of_several_frames_the_first_one_counts(kind: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
-    data = encode(
+    data = encoded(
         frames[0], kind, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "WEBP" else {})
     )
     picture = decode(data, LIMIT)
@@ -158,7 +127,7 @@ def test_a_progressive_jpeg_with_a_colour_profile() -> None:
     from PIL import ImageCms
 
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    data = encode(gradient(), "JPEG", progressive=True, icc_profile=profile, quality=80, subsampling=0)
+    data = encoded(gradient(), "JPEG", progressive=True, icc_profile=profile, quality=80, subsampling=0)
     assert decode(data, LIMIT).rgb.shape == (30, 40, 3)
 
 
@@ -173,8 +142,8 @@ def test_a_progressive_jpeg_with_a_colour_profile() -> None:
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no format"),
         (b"%PDF-1.7\n", "no format"),
         (b"\x00" * 10_000, "no format"),
-        (header_png(0, 5), "zero width or height|no format|cannot be decoded"),
-        (header_png(5, 0), "zero width or height|no format|cannot be decoded"),
+        (png_of(0, 5), "zero width or height|no format|cannot be decoded"),
+        (png_of(5, 0), "zero width or height|no format|cannot be decoded"),
         (b"P6 0 5 255\n", "zero width or height|no format|cannot be decoded"),
     ],
     ids=range(10),
@@ -189,13 +158,13 @@ def test_what_is_no_image(read: Any, data: bytes, why: str) -> None:
 def test_a_truncated_file_is_refused(kind: str, mode: str) -> None:
     """Noise, so that a half of the file is not by chance a whole picture."""
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)).convert(mode)
-    data = encode(noise, kind)
+    data = encoded(noise, kind)
     with pytest.raises(BadImage):
         decode(data[: len(data) // 2], LIMIT)
 
 
 def test_a_jpeg_cut_at_any_place_is_refused() -> None:
-    data = encode(gradient(size=(64, 64)), "JPEG")
+    data = encoded(gradient(size=(64, 64)), "JPEG")
     for end in range(0, len(data) - 20, 7):
         with pytest.raises(BadImage):
             decode(data[:end], LIMIT)
@@ -205,7 +174,7 @@ def test_a_jpeg_cut_at_any_place_is_refused() -> None:
 @pytest.mark.parametrize(("width", "height", "limit"), [(101, 100, 10_100 - 1), (100, 101, 1), (8_000, 5_000, 1 << 20)])
 def test_too_many_pixels_are_refused_from_the_header(read: Any, width: int, height: int, limit: int) -> None:
     with pytest.raises(TooLarge, match=f"{width} x {height} pixels, more than the {limit} allowed") as caught:
-        read(header_png(width, height), limit)
+        read(png_of(width, height), limit)
     assert caught.value.status == 413
 
 
@@ -213,7 +182,7 @@ def test_too_many_pixels_are_refused_from_the_header(read: Any, width: int, heig
 @pytest.mark.parametrize("size", [(20_000, 20_000), (2**31 - 1, 2**31 - 1)])
 def test_a_decompression_bomb_is_refused_from_the_header(read: Any, size: tuple[int, int]) -> None:
     with pytest.raises(TooLarge, match="pixels"):
-        read(header_png(*size), LIMIT)
+        read(png_of(*size), LIMIT)
 
 
 @pytest.mark.parametrize("read", [measure, decode])
@@ -221,26 +190,26 @@ def test_a_decompression_bomb_is_refused_from_the_header(read: Any, size: tuple[
 def test_a_line_of_pixels_has_a_limit_of_its_own(read: Any, size: tuple[int, int]) -> None:
     """A hundred million rows kept all threads for a second; as many columns were a failure of ours."""
     with pytest.raises(TooLarge, match=f"{size[0]} x {size[1]} pixels, more than 1000000 wide or high"):
-        read(header_png(*size), LIMIT)
-    assert measure(header_png(min(size[0], 1_000_000), min(size[1], 1_000_000)), LIMIT)
+        read(png_of(*size), LIMIT)
+    assert measure(png_of(min(size[0], 1_000_000), min(size[1], 1_000_000)), LIMIT)
 
 
 def test_the_limit_itself_is_allowed() -> None:
-    assert measure(header_png(100, 100), 10_000) == (100, 100)
-    assert decode(encode(gradient(size=(100, 100))), 10_000).width == 100
+    assert measure(png_of(100, 100), 10_000) == (100, 100)
+    assert decode(encoded(gradient(size=(100, 100))), 10_000).width == 100
 
 
 def test_nothing_is_decoded_over_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
     with pytest.raises(TooLarge):
-        decode(encode(gradient()), 100)
+        decode(encoded(gradient()), 100)
 
 
 @pytest.mark.filterwarnings("ignore:Image was not the expected size")
 @pytest.mark.parametrize("kind", ["ICO", "ICNS"])
 def test_an_icon_that_holds_more_than_it_promises_is_refused(kind: str) -> None:
     """The header may say 16 x 16 where the picture inside is larger than the limit."""
-    inside = encode(gradient(size=(300, 200)))
+    inside = encoded(gradient(size=(300, 200)))
     if kind == "ICO":
         data = struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inside), 22) + inside
     else:
@@ -255,7 +224,7 @@ def test_memory_that_does_not_suffice_is_too_large(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", full)
     with pytest.raises(TooLarge, match="memory"):
-        decode(encode(gradient()), LIMIT)
+        decode(encoded(gradient()), LIMIT)
 
 
 RUN_BY_PILLOW = """
@@ -291,7 +260,7 @@ def test_no_program_is_started_for_a_picture(tmp_path: Path, wrapped: bool) -> N
     ghostscript = tmp_path / "gs"
     ghostscript.write_text(f"#!/bin/sh\ntouch {ran}\nexit 1\n")
     ghostscript.chmod(0o755)
-    eps = encode(gradient(), "EPS")
+    eps = encoded(gradient(), "EPS")
     data = iptc(eps) if wrapped else eps
 
     def run(reader: str) -> str:
@@ -339,24 +308,24 @@ print(json.dumps({"early": early, "said": said}))
 def test_heic_needs_a_library_that_is_imported_for_it(library: str, said: str) -> None:
     """In a process of its own, where nobody has told Pillow of it."""
     answer = subprocess.run(
-        [sys.executable, "-c", HEIC_ALONE, library], input=encode(gradient(), "HEIF"), capture_output=True, check=True
+        [sys.executable, "-c", HEIC_ALONE, library], input=encoded(gradient(), "HEIF"), capture_output=True, check=True
     )
     assert json.loads(answer.stdout) == {"early": False, "said": [said, said]}
 
 
 def test_heic_and_avif_are_told_apart_by_their_brands() -> None:
-    heic, avif = encode(gradient(), "HEIF"), encode(gradient(), "AVIF")
+    heic, avif = encoded(gradient(), "HEIF"), encoded(gradient(), "AVIF")
     assert (is_heic(heic), is_heic(avif)) == (True, False)
     assert is_heic(heic.replace(b"ftypheic", b"ftypmif1")), "as some cameras write them"
     assert not is_heic(heic[:10])
-    assert not is_heic(encode(gradient(), "JPEG"))
+    assert not is_heic(encoded(gradient(), "JPEG"))
 
 
 def test_a_heic_picture_is_turned_as_its_container_says() -> None:
     """In HEIC that is part of decoding, unlike EXIF's orientation: a phone's picture comes upright."""
     image = gradient()
     image.getexif()[0x0112] = 6
-    data = encode(image, "HEIF", quality=-1)
+    data = encoded(image, "HEIF", quality=-1)
     assert measure(data, LIMIT) == (30, 40)
     picture = decode(data, LIMIT)
     assert (picture.width, picture.height) == (30, 40)
@@ -368,7 +337,7 @@ def test_a_heic_picture_is_turned_as_its_container_says() -> None:
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
 @pytest.mark.parametrize("read", [measure, decode])
 def test_a_heic_or_avif_bomb_is_refused_from_the_header(read: Any, kind: str) -> None:
-    data = encode(gradient(size=(128, 64)), kind)
+    data = encoded(gradient(size=(128, 64)), kind)
     with pytest.raises(TooLarge, match="pixels"):
         read(resized(data, (14_000, 14_000)), LIMIT)  # libavif has a limit of its own, 268 million
     with pytest.raises(TooLarge, match=r"pixels.*, more than the 8191 allowed"):
@@ -378,7 +347,7 @@ def test_a_heic_or_avif_bomb_is_refused_from_the_header(read: Any, kind: str) ->
 
 def test_what_a_heic_picture_shows_does_not_hide_what_is_decoded() -> None:
     """HEVC codes blocks: 40 x 30 pixels are cut out of 64 x 64, and could be cut out of any size."""
-    data = encode(gradient(), "HEIF")
+    data = encoded(gradient(), "HEIF")
     assert measure(data, 64 * 64) == (40, 30)
     with pytest.raises(TooLarge, match="4096 pixels before it is cropped, more than the 4095 allowed"):
         measure(data, 64 * 64 - 1)
@@ -386,7 +355,7 @@ def test_what_a_heic_picture_shows_does_not_hide_what_is_decoded() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 2**32 - 1])
 def test_boxes_of_impossible_sizes_end_the_search(size: int) -> None:
-    heic = encode(gradient(), "HEIF")
+    heic = encoded(gradient(), "HEIF")
     at = heic.index(b"ipco") - 4
     assert coded_pixels(heic) == 4096
     assert coded_pixels(heic[:at] + struct.pack(">I", size) + heic[at + 4 :]) in (0, 4096)
@@ -397,13 +366,13 @@ def test_boxes_of_impossible_sizes_end_the_search(size: int) -> None:
 
 def test_a_heic_picture_with_more_in_it_than_its_header_says_is_refused() -> None:
     """Its memory was reserved for the size that `measure` gave."""
-    data = resized(encode(gradient(size=(400, 300)), "HEIF"), (10, 10))
+    data = resized(encoded(gradient(size=(400, 300)), "HEIF"), (10, 10))
     assert measure(data, 1000) == (10, 10)
     with pytest.raises(BadImage):
         decode(data, 1000)
 
 
-VALID = [encode(gradient(mode, (24, 17)), kind) for kind, mode in FILES]
+VALID = [encoded(gradient(mode, (24, 17)), kind) for kind, mode in FILES]
 
 
 CROPPED_HEIC = (
@@ -450,11 +419,9 @@ def test_a_damaged_file_is_a_picture_or_refused(data: st.DataObject) -> None:
 
 def photo(width: int, height: int, orientation: int = 1) -> bytes:
     """A JPEG with something in it."""
-    stream = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.radial_gradient("L").resize((width, height)).convert("RGB").save(stream, "JPEG", exif=exif)
-    return stream.getvalue()
+    return encoded(Image.radial_gradient("L").resize((width, height)).convert("RGB"), "JPEG", exif=exif)
 
 
 @pytest.mark.parametrize(
@@ -476,9 +443,7 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_that_suffices(
 
 
 def test_other_formats_are_decoded_whole() -> None:
-    stream = io.BytesIO()
-    Image.new("RGB", (900, 600)).save(stream, "PNG")
-    assert decode(stream.getvalue(), LIMIT, 100).image.size == (900, 600)
+    assert decode(encoded(Image.new("RGB", (900, 600))), LIMIT, 100).image.size == (900, 600)
 
 
 def test_a_scaled_picture_is_turned_with_its_size() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import corpus
 import numpy as np
 import pytest
+from picture_files import encoded, gradient
 from PIL import Image
 
 from immich_ml_cn.errors import BadImage
@@ -21,12 +22,12 @@ def pixels(data: bytes) -> tuple[str, list[int]]:
 def files() -> Iterator[tuple[str, bytes]]:
     for mode in ("L", "RGB", "CMYK"):
         for how in ({}, {"progressive": True}, {"restart_marker_rows": 1}, {"subsampling": 0}, {"quality": 1}):
-            yield f"{mode} {how}", corpus.encoded(corpus.gradient(mode), "JPEG", **how)
+            yield f"{mode} {how}", encoded(gradient(mode), "JPEG", **how)
     for keep_rgb in (True, False):
-        yield f"keep_rgb={keep_rgb}", corpus.encoded(corpus.gradient(), "JPEG", keep_rgb=keep_rgb)
+        yield f"keep_rgb={keep_rgb}", encoded(gradient(), "JPEG", keep_rgb=keep_rgb)
     whole = {"exif": corpus.exif_that_repeats_itself(300), "icc_profile": b"\xff\xda" * 100_000, "comment": "\xff\xd9"}
-    yield "metadata", corpus.encoded(corpus.gradient(), "JPEG", progressive=True, **whole)
-    yield "MPO", corpus.encoded(corpus.gradient(), "MPO", save_all=True, append_images=[corpus.gradient()])
+    yield "metadata", encoded(gradient(), "JPEG", progressive=True, **whole)
+    yield "MPO", encoded(gradient(), "MPO", save_all=True, append_images=[gradient()])
 
 
 @pytest.mark.filterwarnings("ignore:Tag data larger than file")
@@ -49,12 +50,12 @@ def test_fill_bytes_mean_nothing(name: str, data: bytes) -> None:
 def test_exif_is_the_first_block() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    data = corpus.encoded(corpus.gradient(), "JPEG", exif=exif)
+    data = encoded(gradient(), "JPEG", exif=exif)
     at = data.index(b"\xff\xe1")
     second = b"\xff\xe1\0\x0cExif\0\0zzzz"
     for file in (data, data[:at] + b"\xff\xe1\0\x0ahttp://n" + data[at:], data[:-2] + second + data[-2:]):
         assert jpeg.split(file)[1] == exif.tobytes()
-    assert jpeg.split(corpus.encoded(corpus.gradient(), "JPEG"))[1] == b""
+    assert jpeg.split(encoded(gradient(), "JPEG"))[1] == b""
 
 
 def test_so_many_scans_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,18 +88,18 @@ def test_scans_behind_what_looks_like_the_end_count(monkeypatch: pytest.MonkeyPa
 def test_a_single_scan_is_not_searched_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Phones append films and further pictures, in which anything may stand."""
     monkeypatch.setattr(jpeg, "MAX_SCANNED_PIXELS", 40 * 30)
-    jpeg.check_work(corpus.encoded(corpus.gradient(), "JPEG")[:-2] + b"\xff\xda\0\2" * 20_000)
+    jpeg.check_work(encoded(gradient(), "JPEG")[:-2] + b"\xff\xda\0\2" * 20_000)
 
 
 @pytest.mark.parametrize("more", [b"\xff\xfe\0\2" * (jpeg.MAX_SEGMENTS + 1), b"\xff\xdb\0\2" * (jpeg.MAX_TABLES + 1)])
 def test_more_segments_than_any_camera_writes_are_refused(more: bytes) -> None:
-    data = corpus.encoded(corpus.gradient(), "JPEG")
+    data = encoded(gradient(), "JPEG")
     with pytest.raises(BadImage, match=r"more than 10000 segments|more than 200 tables"):
         jpeg.split(data[:2] + more + data[2:])
 
 
 @pytest.mark.parametrize("cut", range(2, 640, 7))
 def test_a_cut_file_is_read_to_its_end(cut: int) -> None:
-    data = corpus.encoded(corpus.gradient(), "JPEG", exif=corpus.exif_that_repeats_itself(100))[:cut]
+    data = encoded(gradient(), "JPEG", exif=corpus.exif_that_repeats_itself(100))[:cut]
     jpeg.check_work(data)
     assert len(joined(jpeg.split(data)[0]).read()) <= len(data)

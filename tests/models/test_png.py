@@ -5,6 +5,7 @@ import io
 import corpus
 import numpy as np
 import pytest
+from picture_files import encoded, gradient, png_chunk
 from PIL import Image
 
 from immich_ml_cn.errors import BadImage
@@ -17,9 +18,9 @@ LIMIT = 1 << 28
 
 @pytest.mark.parametrize("mode", corpus.FORMATS["PNG"])
 def test_the_picture_is_the_same(mode: str) -> None:
-    image = corpus.gradient(mode)
+    image = gradient(mode)
     transparent = {"transparency": 0} if mode in ("1", "L", "P") else {}
-    data = corpus.encoded(image, "PNG", **transparent)
+    data = encoded(image, "PNG", **transparent)
     ours, theirs = (Image.open(io.BytesIO(file)) for file in (joined(png.split(data)[0]).read(), data))
     assert ours.mode == theirs.mode
     assert ours.info.get("transparency") == theirs.info.get("transparency")
@@ -29,7 +30,7 @@ def test_the_picture_is_the_same(mode: str) -> None:
 @pytest.mark.parametrize("default_image", [False, True])
 def test_of_an_animation_the_first_picture_counts(default_image: bool) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
-    data = corpus.encoded(frames[0], "PNG", save_all=True, append_images=frames[1:], default_image=default_image)
+    data = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:], default_image=default_image)
     assert decode(data, LIMIT).rgb[0, 0].tolist() == [255, 0, 0]
 
 
@@ -39,13 +40,13 @@ def test_a_long_comment_or_profile_does_not_keep_a_picture_from_being_read(kind:
     data = corpus.png_with(corpus.long_metadata(2_000_000)[kind])
     with pytest.raises(ValueError, match="Decompressed data too large"):
         Image.open(io.BytesIO(data)).load()
-    assert np.array_equal(decode(data, LIMIT).rgb, np.asarray(corpus.gradient()))
+    assert np.array_equal(decode(data, LIMIT).rgb, np.asarray(gradient()))
 
 
 def test_exif_is_kept_beside_the_picture() -> None:
     exif = Image.Exif()
     exif[0x0112] = 8
-    data = corpus.encoded(corpus.gradient(), "PNG", exif=exif)
+    data = encoded(gradient(), "PNG", exif=exif)
     pieces, found = png.split(data)
     assert found == exif.tobytes()[6:]
     assert b"eXIf" not in joined(pieces).read()
@@ -54,10 +55,10 @@ def test_exif_is_kept_beside_the_picture() -> None:
 
 def test_more_chunks_than_any_encoder_writes_are_refused() -> None:
     with pytest.raises(BadImage, match="more than 100000 chunks"):
-        png.split(corpus.png_with(corpus.png_chunk(b"teSt", b"") * 100_000))
+        png.split(corpus.png_with(png_chunk(b"teSt", b"") * 100_000))
 
 
 @pytest.mark.parametrize("cut", range(8, 120, 3))
 def test_a_cut_file_is_read_to_its_end(cut: int) -> None:
-    data = corpus.encoded(corpus.gradient())[:cut]
+    data = encoded(gradient())[:cut]
     assert data.startswith(joined(png.split(data)[0]).read())

@@ -16,8 +16,8 @@ import cn_clip_models
 import numpy as np
 import small_clip
 from chinese_clips import GOLDEN, QUERIES, SMALL, request_for, write_vocabulary
-from clip_models import OrtSession
 from numpy.typing import NDArray
+from ort_session import OrtSession
 from PIL import Image
 
 from immich_ml_cn.models.clip import WordPieceTokenizer, chinese_clip_transform, load_textual, load_visual

@@ -1,14 +1,11 @@
 """Models arrive by themselves: the running server against a local hub that behaves like Hugging Face."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
 
-import numpy as np
-import orjson
 import pytest
 from clip_models import cosine
-from hub_server import Page, Site, running
+from hub_server import Page, Site
 from server import CLIP, FACES, OCR_TASK, ROOT, Reply, RunningServer, fill_cache, wait_until
 
 TEXT_TASK = {"clip": {"textual": {"modelName": CLIP}}}
@@ -19,12 +16,6 @@ SAMPLE = ROOT / "docs" / "sample.jpg"
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the hub offers, laid out as a cache."""
     return fill_cache(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with running() as site:
-        yield site
 
 
 def offer(site: Site, models: Path, task: str, name: str) -> dict[str, Page]:
@@ -39,41 +30,18 @@ def online(cache: Path, site: Site, **environ: str) -> RunningServer:
     return RunningServer(cache, HF_HUB_OFFLINE="0", HF_ENDPOINT=site.base, **environ)
 
 
-def ask(server: RunningServer, entries: object, image: bytes | None = None, text: str | None = None) -> Reply:
-    with server.client() as client:
-        return client.predict(entries, image, text)
-
-
-def until_loaded(server: RunningServer, entries: object, image: bytes) -> Reply:
-    """The first answer that is no 503: on a busy machine a model may take longer than one request waits."""
-    replies: list[Reply] = []
-
-    def answered() -> bool:
-        replies.append(ask(server, entries, image))
-        return replies[-1].status != 503
-
-    wait_until(answered)
-    assert all("is still on its way" in reply.detail for reply in replies[:-1])
-    return replies[-1]
-
-
-def embedding(reply: Reply) -> np.ndarray:
-    assert reply.status == 200, reply.body
-    return np.array(orjson.loads(reply.json["clip"]))
-
-
 def test_the_first_request_fetches_and_is_answered(site: Site, models: Path, tmp_path: Path) -> None:
     """The same embedding as from a cache that was filled by hand, and nothing is fetched twice."""
     offer(site, models, "clip", CLIP)
     with RunningServer(tmp_path / "by-hand", MACHINE_LEARNING_CACHE_FOLDER=str(models)) as server:
-        expected = embedding(ask(server, TEXT_TASK, text="cat"))
+        expected = server.predict(TEXT_TASK, text="cat").embedding
     cache = tmp_path / "empty"
     with online(cache, site) as server:
-        assert cosine(embedding(ask(server, TEXT_TASK, text="cat")), expected) > 0.999999
+        assert cosine(server.predict(TEXT_TASK, text="cat").embedding, expected) > 0.999999
         assert f"fetched clip/{CLIP}/textual from 127.0.0.1" in server.log
     count = len(site.requests)
     with online(cache, site) as server:
-        embedding(ask(server, TEXT_TASK, text="cat"))
+        assert server.predict(TEXT_TASK, text="cat").status == 200
     assert len(site.requests) == count
     assert not (cache / "clip" / CLIP / "visual").exists(), "the half nobody asked for stays away"
 
@@ -83,23 +51,23 @@ def test_a_slow_model_is_503_while_others_answer_and_then_arrives(site: Site, mo
     graph = pages["textual/model.onnx"]
     graph.gate = rest = Event()
     with online(tmp_path, site, MACHINE_LEARNING_MODEL_WAIT="1") as server:
-        assert ask(server, TEXT_TASK, text="cat").status == 503
+        assert server.predict(TEXT_TASK, text="cat").status == 503
         wait_until(lambda: site.downloads(graph))
-        reply = ask(server, TEXT_TASK, text="cat")
+        reply = server.predict(TEXT_TASK, text="cat")
         assert reply.status == 503
         assert int(reply.headers["retry-after"]) >= 1
         assert "textual/model.onnx" in reply.detail
         assert " % of " in reply.detail
-        assert until_loaded(server, OCR_TASK, SAMPLE.read_bytes()).status == 200
-        assert ask(server, TEXT_TASK, text="cat").status == 503
+        assert server.predict_once_loaded(OCR_TASK, SAMPLE.read_bytes()).status == 200
+        assert server.predict(TEXT_TASK, text="cat").status == 503
         rest.set()
         server.wait_for_log(f"loaded clip/{CLIP}/textual")
-        embedding(ask(server, TEXT_TASK, text="cat"))
+        assert server.predict(TEXT_TASK, text="cat").status == 200
 
 
 def test_each_failed_request_logs_one_line_and_leaves_nothing(site: Site, tmp_path: Path) -> None:
     with online(tmp_path, site) as server:
-        replies = [ask(server, TEXT_TASK, text="cat") for _ in range(2)]
+        replies = [server.predict(TEXT_TASK, text="cat") for _ in range(2)]
         assert [reply.status for reply in replies] == [503, 503]
         lines = [line for line in server.log.splitlines() if "does not have it (404)" in line]
     assert len(lines) == 2
@@ -113,7 +81,7 @@ def test_a_damaged_file_is_set_aside_and_fetched_again_once(site: Site, models: 
     broken.write_bytes(b"half a mo")
     task = {"facial-recognition": {"detection": {"modelName": FACES}}}
     with online(tmp_path, site) as server:
-        reply = ask(server, task, SAMPLE.read_bytes())
+        reply = server.predict(task, SAMPLE.read_bytes())
         assert reply.status == 200, reply.body
         assert "is set aside as model.onnx.broken-1 and fetched again" in server.log
         assert "Traceback" not in server.log
@@ -126,7 +94,7 @@ def test_a_file_that_arrives_damaged_twice_stays_and_is_named(site: Site, models
     site.hub(f"immich-app/{FACES}", pages)
     task = {"facial-recognition": {"detection": {"modelName": FACES}}}
     with online(tmp_path, site) as server:
-        reply = ask(server, task, SAMPLE.read_bytes())
+        reply = server.predict(task, SAMPLE.read_bytes())
     assert reply.status == 503
     assert "detection/model.onnx cannot be loaded" in reply.detail
     folder = tmp_path / "facial-recognition" / FACES / "detection"
@@ -139,7 +107,7 @@ def test_with_every_source_unreachable_ocr_answers_and_the_rest_says_what_to_do(
     sources = f"huggingface={nobody},modelscope={nobody},github={nobody}"
     with RunningServer(tmp_path, HF_HUB_OFFLINE="0", MACHINE_LEARNING_MODEL_SOURCE=sources) as server:
         ocr = {"ocr": {kind: {"modelName": "PP-OCRv5_mobile"} for kind in ("detection", "recognition")}}
-        reply = ask(server, ocr, SAMPLE.read_bytes())
+        reply = server.predict(ocr, SAMPLE.read_bytes())
         assert reply.status == 200
         assert "山间音乐会" in reply.json["ocr"]["text"]
         warnings = [line for line in server.log.splitlines() if "answers in its place" in line]
@@ -150,10 +118,10 @@ def test_with_every_source_unreachable_ocr_answers_and_the_rest_says_what_to_do(
             )
         _names_what_answers(server)
         korean = {"ocr": {kind: {"modelName": "KOREAN__PP-OCRv5_mobile"} for kind in ("detection", "recognition")}}
-        reply = ask(server, korean, SAMPLE.read_bytes())
+        reply = server.predict(korean, SAMPLE.read_bytes())
         assert reply.status == 503, "the Chinese recogniser would answer Korean with wrong text"
         assert "KOREAN__PP-OCRv5_mobile/recognition" in reply.detail
-        reply = ask(server, {"clip": {"textual": {"modelName": "ViT-B-32__openai"}}}, text="海边的日落")
+        reply = server.predict({"clip": {"textual": {"modelName": "ViT-B-32__openai"}}}, text="海边的日落")
         assert reply.status == 503
         assert "set MACHINE_LEARNING_MODEL_SOURCE" in reply.detail
         assert "place " in reply.detail
@@ -177,7 +145,7 @@ def test_requests_that_wait_for_one_model_share_one_fetch(site: Site, models: Pa
     pages["textual/model.onnx"].trickle = (len(pages["textual/model.onnx"].data) // 4, 0.1)
     replies: list[Reply] = []
     with online(tmp_path, site) as server:
-        clients = [Thread(target=lambda: replies.append(ask(server, TEXT_TASK, text="cat"))) for _ in range(8)]
+        clients = [Thread(target=lambda: replies.append(server.predict(TEXT_TASK, text="cat"))) for _ in range(8)]
         for client in clients:
             client.start()
         for client in clients:

@@ -1,7 +1,6 @@
 """Faults of the device and of the machine, each injected into the real server: what is answered, and how it ends."""
 
 import hashlib
-import io
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,26 +9,14 @@ from pathlib import Path
 
 import pytest
 from faulty_server import FaultyServer
+from picture_files import encoded
 from PIL import Image
-from server import CLIP, ROOT, TEXTUAL, VISUAL, Client, Reply, RunningServer, fill_cache, http_request, predict_form
+from server import CLIP, ROOT, SMALL, TEXTUAL, VISUAL, Client, Reply, RunningServer, http_request, predict_form
 
 from immich_ml_cn.serving import recent_models
 from immich_ml_cn.serving.plan import DECODED_BYTES_PER_PIXEL, VisualPlan
 
-
-def png(colour: str = "white") -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (64, 48), colour).save(stream, "PNG")
-    return stream.getvalue()
-
-
-SMALL = png()
 SAMPLE = (ROOT / "docs" / "sample.jpg").read_bytes()
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fill_cache(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +31,6 @@ def counted(client: Client, status: int, task: str = "clip/visual") -> float:
     text = client.get("/metrics").body.decode()
     start = f'immich_ml_requests_total{{model="clip/{CLIP}/{task[5:]}",status="{status}",task="{task}"}} '
     return sum(float(line.removeprefix(start)) for line in text.splitlines() if line.startswith(start))
-
-
-def visual(server: RunningServer) -> Reply:
-    with server.client() as client:
-        return client.predict(VISUAL, SMALL)
 
 
 def test_a_session_that_always_fails_is_500_for_who_uses_it_and_nobody_else(cache: Path) -> None:
@@ -115,21 +97,21 @@ def test_a_poisoned_device_ends_the_process_and_all_who_wait_are_answered(cache:
 def _reply_or_refusal(server: RunningServer) -> Reply | None:
     """None where the port was closed before the request went out."""
     try:
-        return visual(server)
+        return server.predict(VISUAL, SMALL)
     except ConnectionRefusedError:
         return None
 
 
 def test_a_device_that_fails_three_times_in_a_row_ends_the_process(cache: Path) -> None:
     with FaultyServer(cache, FAULT="device", FAULT_GRAPH="visual") as server:
-        assert [visual(server).status for _ in range(3)] == [500, 500, 500]
+        assert [server.predict(VISUAL, SMALL).status for _ in range(3)] == [500, 500, 500]
         assert server.wait() == 1
         assert "the device of bulk-0 failed 3 times in a row" in server.log
 
 
 def test_a_device_that_fails_now_and_then_goes_on(cache: Path) -> None:
     with FaultyServer(cache, FAULT="device-twice", FAULT_GRAPH="visual") as server:
-        assert [visual(server).status for _ in range(6)] == [500, 500, 200, 500, 500, 200]
+        assert [server.predict(VISUAL, SMALL).status for _ in range(6)] == [500, 500, 200, 500, 500, 200]
         assert server.stop() == 0
 
 
@@ -137,7 +119,7 @@ def test_a_device_that_fails_now_and_then_goes_on(cache: Path) -> None:
 def test_what_hangs_ends_the_process_and_its_clients_are_told(cache: Path, fault: str, said: str) -> None:
     environ = {"MACHINE_LEARNING_WORKER_TIMEOUT": "5", "MACHINE_LEARNING_SHUTDOWN_TIMEOUT_S": "1"}
     with FaultyServer(cache, FAULT=fault, FAULT_GRAPH="visual", **environ) as server:
-        assert visual(server).status == 503
+        assert server.predict(VISUAL, SMALL).status == 503
         assert server.wait() == 1
         assert f"{said} has been running for over 5 s" in server.log
 
@@ -185,13 +167,12 @@ def _wait_for_metric(client: Client, line: str) -> None:
 @pytest.mark.parametrize("size", [(5000, 4000), (6000, 5000)], ids=["on a thread", "in a process"])
 def test_clients_that_leave_while_their_picture_is_decoded(cache: Path, size: tuple[int, int]) -> None:
     """Nothing is left of them: no reserved memory, no request inside."""
-    large = io.BytesIO()
-    Image.effect_noise(size, 80).convert("RGB").save(large, "JPEG", quality=80)
+    large = encoded(Image.effect_noise(size, 80).convert("RGB"), "JPEG", quality=80)
     environ = {"MACHINE_LEARNING_REQUEST_THREADS": "1", "MACHINE_LEARNING_MAX_DECODED_BYTES": "300000000"}
     with RunningServer(cache, **environ) as server, server.client() as client:
         leaving = [server.connect() for _ in range(4)]
         for connection in leaving:
-            connection.sendall(http_request(predict_form(VISUAL, large.getvalue())))
+            connection.sendall(http_request(predict_form(VISUAL, large)))
         for _ in range(500):
             held = client.get("/status").json["decodedBytes"]
             if held["held"] == size[0] * size[1] * (DECODED_BYTES_PER_PIXEL + VisualPlan.bytes_per_pixel):
@@ -221,7 +202,7 @@ def test_a_kill_leaves_the_cache_as_it_was(cache: Path, expected: bytes) -> None
         def ask() -> None:
             try:
                 while True:
-                    visual(server)
+                    server.predict(VISUAL, SMALL)
             except OSError:
                 failed.set()
 
@@ -236,7 +217,7 @@ def test_a_kill_leaves_the_cache_as_it_was(cache: Path, expected: bytes) -> None
         assert failed.is_set()
     assert checksums(cache) == before
     with RunningServer(cache) as server:
-        assert visual(server).body == expected
+        assert server.predict(VISUAL, SMALL).body == expected
 
 
 def checksums(folder: Path) -> dict[str, str]:

@@ -1,47 +1,19 @@
 """Chinese-CLIP at its full size: the official checkpoint from a local hub to the running server's answers."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pytest
-from hub_server import Page, Site, running
+from hub_server import Page, Site
 from numpy.typing import NDArray
-from server import ROOT, Reply, RunningServer
+from server import ROOT, RunningServer
 from torch_files import write_checkpoint
 
 from immich_ml_cn.store.conversion.architecture import ARCHITECTURES
 
 SAMPLE = ROOT / "docs" / "sample.jpg"
 NAME = "RN50__openai"
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with running() as site:
-        yield site
-
-
-def ask(server: RunningServer, entries: object, image: bytes | None = None, text: str | None = None) -> Reply:
-    with server.client() as client:
-        return client.predict(entries, image, text)
-
-
-def until_answered(server: RunningServer, entries: object, image: bytes) -> Reply:
-    """The first answer that is no 503, for which one says how far the model is."""
-    for _ in range(100):
-        reply = ask(server, entries, image)
-        if reply.status != 503:
-            break
-        assert "is still on its way" in reply.detail
-    return reply
-
-
-def embedding(reply: Reply) -> NDArray[Any]:
-    assert reply.status == 200, reply.body
-    return np.array(orjson.loads(reply.json["clip"]))
 
 
 @pytest.mark.slow
@@ -54,8 +26,8 @@ def test_a_full_size_checkpoint_arrives_in_two_pieces_is_converted_and_answers(s
     site.hub("OFA-Sys/chinese-clip-rn50", {"clip_cn_rn50.pt": page})
     tasks = {"clip": {"visual": {"modelName": NAME}}}
     with RunningServer(tmp_path, HF_HUB_OFFLINE="0", HF_ENDPOINT=site.base) as server:
-        image = embedding(until_answered(server, tasks, SAMPLE.read_bytes()))
-        text = embedding(ask(server, {"clip": {"textual": {"modelName": NAME}}}, text="海边的日落"))
+        image = server.predict_once_loaded(tasks, SAMPLE.read_bytes()).embedding
+        text = server.predict({"clip": {"textual": {"modelName": NAME}}}, text="海边的日落").embedding
         assert "converted chinese-clip-rn50: visual/model.onnx, textual/model.onnx" in server.log
     assert image.shape == text.shape == (1024,)
     assert np.linalg.norm(image) == pytest.approx(1, abs=1e-4)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import corpus
 import pytest
+from picture_files import encoded, gradient
 from server import (
     CLIP,
     FACES,
@@ -30,7 +31,7 @@ ALL_TASKS = {
     "facial-recognition": {"detection": {"modelName": FACES}, "recognition": {"modelName": FACES}},
     "ocr": {"detection": {"modelName": OCR, "options": {"maxResolution": 64}}},
 }
-SMALL = corpus.encoded(corpus.gradient())
+SMALL = encoded(gradient())
 
 
 @pytest.fixture(scope="module")

@@ -7,17 +7,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from hub_server import Page, Site, running
+from hub_server import Page, Site
 from server import CLIP, ROOT, VISUAL, Reply, RunningServer, fill_cache, wait_until
 
 PHOTO = (ROOT / "docs" / "sample.jpg").read_bytes()
 WAITING = "another process is fetching"
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with running() as site:
-        yield site
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from search_libraries import digest
 
 from immich_ml_cn.search.embeddings import Embeddings, append, compact, map_records, record, void_damaged
 
@@ -16,10 +17,6 @@ def unit(count: int, seed: int = 0, dimension: int = DIMENSION) -> Vectors:
     vectors = np.random.default_rng(seed).normal(size=(count, dimension)).astype(np.float32)
     unit_vectors: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit_vectors
-
-
-def digest(number: int) -> bytes:
-    return (number + 1).to_bytes(8, "little") * 2
 
 
 def entries(vectors: Vectors, first: int = 0) -> list[tuple[bytes, Vectors]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from search_libraries import digest
 from server import ROOT, wait_until
 
 from immich_ml_cn.search.folder import Contents, Folder
@@ -21,10 +22,6 @@ from immich_ml_cn.search.writer import PAUSE_S, SeenPicture, SeenText, Writer
 
 MODEL = "clip/chinese-clip-vit-base-patch16"
 MANY = 1_000_000
-
-
-def digest(number: int) -> bytes:
-    return (number + 1).to_bytes(8, "little") * 2
 
 
 def vector(number: int, dimension: int = 32) -> NDArray[np.float32]:

@@ -1,21 +1,16 @@
 """The CPU pool and the bound on decoded bytes."""
 
 import asyncio
-import os
 import sys
 import threading
 
 import pytest
-from serving_fakes import TIMEOUT_S, happens, settle
+from serving_fakes import TIMEOUT_S, happens, priority, settle
 
 from immich_ml_cn.serving.cpu_pool import ByteBudget, CpuPool
 
 pytestmark = pytest.mark.anyio
 linux = pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux only")
-
-
-def priority() -> int:
-    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
 async def test_a_function_runs_on_a_thread_of_the_pool() -> None:

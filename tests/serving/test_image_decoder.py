@@ -12,6 +12,7 @@ from pathlib import Path
 import corpus
 import numpy as np
 import pytest
+from picture_files import encoded, gradient
 from PIL import Image
 from server import ROOT, wait_until
 
@@ -25,7 +26,7 @@ from immich_ml_cn.serving.image_decoder import ImageDecoder
 
 LIMIT = 178_956_970
 SIZE = 40, 30
-JPEG2000 = corpus.encoded(corpus.gradient(), "JPEG2000")
+JPEG2000 = encoded(gradient(), "JPEG2000")
 
 
 @asynccontextmanager
@@ -137,7 +138,7 @@ def test_large_pictures_are_as_small_ones(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_large_picture_is_scaled_and_turned_in_its_process(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = corpus.encoded(corpus.gradient(size=(80, 48)), "JPEG", exif=exif)
+    data = encoded(gradient(size=(80, 48)), "JPEG", exif=exif)
     expected = images.upright(images.decode(data, LIMIT, 12))
 
     async def scene(decoder: ImageDecoder) -> None:
@@ -152,7 +153,7 @@ def test_a_large_picture_is_scaled_and_turned_in_its_process(orientation: int) -
 
 
 def test_small_webps_are_decoded_on_threads_and_large_ones_are_not() -> None:
-    small, large = (corpus.encoded(corpus.gradient(size=(side, 2000)), "WEBP", method=0) for side in (3000, 4001))
+    small, large = (encoded(gradient(size=(side, 2000)), "WEBP", method=0) for side in (3000, 4001))
     assert images.decodes_on_thread(small)
     assert not images.decodes_on_thread(large)
     assert not images.decodes_on_thread(small[:16])
@@ -161,7 +162,7 @@ def test_small_webps_are_decoded_on_threads_and_large_ones_are_not() -> None:
 def test_no_process_is_started_for_what_immich_sends() -> None:
     async def scene(decoder: ImageDecoder) -> None:
         for kind in ("JPEG", "WEBP", "PNG"):
-            await decoder.decode(corpus.encoded(corpus.gradient(), kind), SIZE)
+            await decoder.decode(encoded(gradient(), kind), SIZE)
         assert not children()
 
     play(scene)
@@ -169,14 +170,14 @@ def test_no_process_is_started_for_what_immich_sends() -> None:
 
 def test_a_refusal_is_the_same() -> None:
     async def scene(decoder: ImageDecoder) -> None:
-        for data in (b"nonsense", JPEG2000[:-40], corpus.encoded(corpus.gradient(), "EPS")):
+        for data in (b"nonsense", JPEG2000[:-40], encoded(gradient(), "EPS")):
             with pytest.raises(BadImage) as expected:
                 images.decode(data, 1200)
             with pytest.raises(BadImage) as caught:
                 await decoder.decode(data, SIZE)
             assert str(caught.value) == str(expected.value)
         with pytest.raises(TooLarge, match="60 x 30 pixels, more than the 1200 allowed"):
-            await decoder.measure(corpus.encoded(corpus.gradient(size=(60, 30)), "JPEG2000"))
+            await decoder.measure(encoded(gradient(size=(60, 30)), "JPEG2000"))
         assert (await decoder.decode(JPEG2000, SIZE)).size == (40, 30)
         assert len(children()) == 1, "a picture that is refused costs no process"
 
@@ -231,7 +232,7 @@ def test_a_picture_for_which_a_new_process_is_killed_is_503() -> None:
 
 
 def test_a_process_that_is_killed_while_pixels_come_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    data, allocated = corpus.encoded(corpus.gradient(size=(1000, 1000)), "BMP"), pixel_memory.allocated
+    data, allocated = encoded(gradient(size=(1000, 1000)), "BMP"), pixel_memory.allocated
     killed: list[int] = []
 
     def kill_first(size: int) -> object:
@@ -276,7 +277,7 @@ def test_the_time_of_one_picture_is_limited(monkeypatch: pytest.MonkeyPatch) -> 
 
     async def scene(decoder: ImageDecoder) -> None:
         with pytest.raises(BadImage, match="takes more than 60 s to decode"):
-            await decoder.decode(corpus.encoded(corpus.gradient(size=(3000, 3000)), "QOI"), SIZE)
+            await decoder.decode(encoded(gradient(size=(3000, 3000)), "QOI"), SIZE)
 
     play(scene)
 
@@ -305,7 +306,7 @@ def test_one_picture_does_not_hold_all_processes() -> None:
         stuck = asyncio.create_task(decoder.measure(JPEG2000))
         await asyncio.sleep(0.2)
         assert await decoder.measure(JPEG2000) == (40, 30)
-        assert (await decoder.decode(corpus.encoded(corpus.gradient(), "JPEG"), SIZE)).size == (40, 30)
+        assert (await decoder.decode(encoded(gradient(), "JPEG"), SIZE)).size == (40, 30)
         assert not stuck.done()
         os.kill(process, signal.SIGCONT)
         assert await stuck == (40, 30)

@@ -1,13 +1,12 @@
 """Workers and lanes: a thread that never dies in silence, never hangs its callers, and knows its priority."""
 
 import asyncio
-import os
 import sys
 import threading
 from typing import Any, cast
 
 import pytest
-from serving_fakes import TIMEOUT_S, a_lane, happens, settle, until
+from serving_fakes import TIMEOUT_S, a_lane, happens, priority, settle, until
 
 from immich_ml_cn.engines.session import LaneKind
 from immich_ml_cn.serving.lanes import LaneClosed, Worker
@@ -36,10 +35,6 @@ def worker(fatal_errors: list[str], nice: int = 0) -> Worker:
 def closed(made: Worker) -> bool:
     made.close()
     return made.join(TIMEOUT_S)
-
-
-def priority() -> int:
-    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
 def priority_of_a_thread_started_here() -> int:

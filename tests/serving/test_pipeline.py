@@ -1,7 +1,6 @@
 """One request from decoding to the answer, with models that are a few lines long."""
 
 import asyncio
-import io
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import pytest
+from picture_files import encoded
 from PIL import Image
 from serving_fakes import settle, until
 
@@ -36,9 +36,7 @@ from immich_ml_cn.serving.tasks import ClipTextual, ClipVisual, FaceTask, OcrTas
 T = TypeVar("T")
 
 WIDTH, HEIGHT = 400, 300
-_stream = io.BytesIO()
-Image.new("RGB", (WIDTH, HEIGHT), "white").save(_stream, "PNG")
-PNG = _stream.getvalue()
+PNG = encoded(Image.new("RGB", (WIDTH, HEIGHT), "white"))
 
 CLIP_BYTES = WIDTH * HEIGHT * (DECODED_BYTES_PER_PIXEL + VisualPlan.bytes_per_pixel)
 """Of the picture, while CLIP looks at it."""
@@ -292,10 +290,9 @@ def test_three_tasks_on_one_decode(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_only_clip_looks_at_may_be_decoded_at_a_fraction(
     tasks: Tasks, scaled_decoding: bool, decoded: tuple[int, int]
 ) -> None:
-    stream = io.BytesIO()
-    Image.new("RGB", (WIDTH, HEIGHT), "white").save(stream, "JPEG")
+    photo = encoded(Image.new("RGB", (WIDTH, HEIGHT), "white"), "JPEG")
     world = World()
-    answer = predict(tasks, stream.getvalue(), world=world, scaled_decoding=scaled_decoding)
+    answer = predict(tasks, photo, world=world, scaled_decoding=scaled_decoding)
     assert {picture.image.size for picture in world.pictures.values()} == {decoded}
     assert answer.size == (WIDTH, HEIGHT)
 

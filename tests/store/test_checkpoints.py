@@ -1,14 +1,14 @@
 """Chinese-CLIP from its official checkpoints: found or fetched, converted, and deleted again."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from threading import Thread
 
 import pytest
 from chinese_clips import GOLDEN, SMALL, copy_small
-from hub_server import Page, Site, files_in, running
+from hub_server import Page, Site, files_in
 from torch_files import call, name, write_file
 
 from immich_ml_cn.errors import Unavailable
@@ -32,15 +32,6 @@ MADE = {*TOWERS, "config.json", "visual/preprocess_cfg.json", "textual/vocab.txt
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The five names stand for models of the small architectures."""
     monkeypatch.setattr(checkpoints, "ARCHITECTURES", SMALL)
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    from huggingface_hub import close_session
-
-    with running() as site:
-        yield site
-    close_session()
 
 
 @pytest.fixture

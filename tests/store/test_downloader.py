@@ -3,12 +3,11 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_server import Page, Site, running
+from hub_server import Page, Site
 from serving_fakes import TIMEOUT_S, until
 
 from immich_ml_cn.errors import DamagedModel, Unavailable
@@ -23,15 +22,6 @@ pytestmark = pytest.mark.anyio
 
 NAME = "ViT-B-32__openai"
 GRAPH = bytes(range(256)) * 100
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    from huggingface_hub import close_session
-
-    with running() as site:
-        yield site
-    close_session()
 
 
 def serve(site: Site, name: str = NAME, graph: Page | None = None) -> None:

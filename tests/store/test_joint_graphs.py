@@ -9,8 +9,10 @@ from pathlib import Path
 
 import onnx
 import pytest
-from clip_models import OrtSession, save_visual
-from hub_server import Page, Site, running
+from chinese_clips import every_file
+from clip_models import save_visual
+from hub_server import Page, Site
+from ort_session import OrtSession
 from server import ROOT
 
 from immich_ml_cn.errors import DamagedModel, Unavailable
@@ -27,10 +29,6 @@ JOINT = ROOT / "tests" / "golden" / "clip_parity" / "joint"
 def folder(tmp_path: Path) -> Path:
     shutil.copytree(JOINT, tmp_path / "model")
     return tmp_path / "model"
-
-
-def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_each_tower_has_its_inputs_its_embedding_and_its_features(folder: Path) -> None:
@@ -51,7 +49,7 @@ def test_the_towers_take_the_place_of_the_joint_graph_and_are_on_record(folder: 
 
     split_joint(folder, OrtSession)
 
-    assert files(folder) == {"visual/model.onnx", "textual/model.onnx", ".checksums.json"}
+    assert every_file(folder) == {"visual/model.onnx", "textual/model.onnx", ".checksums.json"}
     record = json.loads((folder / ".checksums.json").read_text())
     sizes = {name: (folder / name).stat().st_size for name in ("visual/model.onnx", "textual/model.onnx")}
     assert {name: entry["size"] for name, entry in record.items()} == sizes
@@ -79,7 +77,7 @@ def test_the_joint_graph_is_kept_when_a_tower_cannot_be_loaded(folder: Path) -> 
         split_joint(folder, load)
 
     assert len(opened) == 2
-    assert files(folder) == {"onnx/model.onnx"}
+    assert every_file(folder) == {"onnx/model.onnx"}
 
 
 def test_another_graph_is_refused_with_what_was_expected(tmp_path: Path) -> None:
@@ -87,7 +85,7 @@ def test_another_graph_is_refused_with_what_was_expected(tmp_path: Path) -> None
 
     with pytest.raises(Unavailable, match="expected the outputs image_embeds and text_embeds, it has embedding"):
         split_joint(tmp_path, OrtSession)
-    assert files(tmp_path) == {"onnx/model.onnx"}
+    assert every_file(tmp_path) == {"onnx/model.onnx"}
 
 
 def test_a_file_that_is_no_graph_is_damaged(tmp_path: Path) -> None:
@@ -99,15 +97,6 @@ def test_a_file_that_is_no_graph_is_damaged(tmp_path: Path) -> None:
 
 
 MODEL = "chinese-clip-vit-base-patch16"
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    from huggingface_hub import close_session
-
-    with running() as site:
-        yield site
-    close_session()
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +127,7 @@ def test_without_the_two_file_conversion_the_joint_one_is_fetched_and_split(
     downloader.ensure_now(ModelTask.CLIP, MODEL, Component.TEXTUAL)
 
     folder = tmp_path / "cache" / "clip" / MODEL
-    assert files(folder) == {"visual/model.onnx", "textual/model.onnx", ".checksums.json"}
+    assert every_file(folder) == {"visual/model.onnx", "textual/model.onnx", ".checksums.json"}
     asked = len(site.requests)
     downloader.ensure_now(ModelTask.CLIP, MODEL, Component.VISUAL)
     assert len(site.requests) == asked
@@ -153,7 +142,7 @@ def test_a_joint_conversion_placed_by_hand_is_split_without_a_network(
     downloader.ensure_now(ModelTask.CLIP, MODEL, Component.VISUAL)
 
     assert site.requests == []
-    assert "visual/model.onnx" in files(folder)
+    assert "visual/model.onnx" in every_file(folder)
 
 
 def test_the_two_file_conversion_comes_first(site: Site, downloader: Downloader, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import corpus
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from picture_files import encoded, gradient
 from server import CLIP, CONTENT_TYPE, fill_cache, node_form
 
 from immich_ml_cn.engines import CpuEngine
@@ -19,7 +20,7 @@ from immich_ml_cn.service import Service
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.web.app import create_app
 
-SMALL = corpus.encoded(corpus.gradient())
+SMALL = encoded(gradient())
 PICTURES = [data for _, data in corpus.valid_pictures()]
 EXAMPLES = 250
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from face_models import OrtSession, build_recognizer
+from face_models import build_recognizer
 from onnx import TensorProto, helper, numpy_helper
+from ort_session import OrtSession
 
 from immich_ml_cn.engines.graphs.edits import inspect, with_batch_axis
 from immich_ml_cn.errors import Unavailable

@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 from clip_models import (
-    OrtSession,
     save_chinese_text,
     save_fused_openclip_text,
     save_masked_text,
@@ -17,6 +16,7 @@ from clip_models import (
 )
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from ort_session import OrtSession
 
 from immich_ml_cn.engines import CpuEngine, OpenVinoEngine
 from immich_ml_cn.engines.graphs import edit_process

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from chinese_clips import GOLDEN, QUERIES, SMALL, convert_small
-from clip_models import OrtSession, cosine
+from clip_models import cosine
 from numpy.typing import NDArray
+from ort_session import OrtSession
 
 from immich_ml_cn.models.clip import Embedding, TextualEncoder, VisualEncoder, load_textual, load_visual
 from immich_ml_cn.models.images import Picture, decode

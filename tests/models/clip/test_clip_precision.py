@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from chinese_clips import convert_small
-from clip_models import OrtSession
+from ort_session import OrtSession
 
 from immich_ml_cn.engines.graphs.files import Graph
 from immich_ml_cn.models.clip.precision import choose_graph

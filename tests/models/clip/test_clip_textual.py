@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from clip_models import (
     DIMENSION,
-    OrtSession,
     cosine,
     save_chinese_text,
     save_masked_text,
@@ -18,6 +17,7 @@ from clip_models import (
     save_visual,
 )
 from numpy.typing import NDArray
+from ort_session import OrtSession
 
 from immich_ml_cn.engines.graphs.files import EditedGraph, Graph
 from immich_ml_cn.engines.session import Model

@@ -1,6 +1,5 @@
 """CLIP's image transform against a plain Pillow and NumPy one, bit for bit."""
 
-import io
 import json
 import warnings
 from dataclasses import replace
@@ -13,6 +12,7 @@ from clip_models import save_preprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from picture_files import encoded
 from PIL import Image, ImageFilter
 
 from immich_ml_cn.errors import Unavailable
@@ -152,11 +152,10 @@ TRANSFORMS = [
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_fast_is_nearly_exact(transform: ImageTransform, size: tuple[int, int]) -> None:
     """Of a JPEG, decoded at a fraction where that suffices, and of the same pixels without that."""
-    stream = io.BytesIO()
-    picture("RGB", *size).filter(ImageFilter.GaussianBlur(2)).save(stream, "JPEG", quality=90)
-    exact = transform(decode(stream.getvalue(), 10**9))
+    file = encoded(picture("RGB", *size).filter(ImageFilter.GaussianBlur(2)), "JPEG", quality=90)
+    exact = transform(decode(file, 10**9))
     fast = replace(transform, fast=True)
-    for found in (fast(decode(stream.getvalue(), 10**9, fast.min_side)), fast(decode(stream.getvalue(), 10**9))):
+    for found in (fast(decode(file, 10**9, fast.min_side)), fast(decode(file, 10**9))):
         assert found.shape == exact.shape
         assert np.abs(found - exact).mean() < 0.02  # less than one of 256 levels, each 0.015 here
         assert np.corrcoef(found.ravel(), exact.ravel())[0, 1] > 0.999

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clip_models import DIMENSION, OrtSession, cosine, save_chinese_text, save_preprocessing, save_visual
+from clip_models import DIMENSION, cosine, save_chinese_text, save_preprocessing, save_visual
 from numpy.typing import NDArray
+from ort_session import OrtSession
 from PIL import Image
 
 from immich_ml_cn.engines import CpuEngine

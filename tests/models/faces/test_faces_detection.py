@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from face_models import OrtSession, build_constant_detector, build_detector, photo
+from face_models import build_constant_detector, build_detector, photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from ort_session import OrtSession
 from PIL import Image, ImageDraw
 
 from immich_ml_cn.engines.graphs.files import Graph
@@ -170,7 +171,7 @@ class TestBatches:
         items = [batched.prepare(photo(name)) for name in ("t1", "tall-coffee", "rocket")]
         assert len({batched.bucket(item) for item in items}) == 1
         assert isinstance(batched.session, OrtSession)
-        batched.session.batches.clear()
+        batched.session.runs.clear()
         together = batched.infer(items)
         assert batched.session.batches == [3]
         for item, raw in zip(items, together, strict=True):
@@ -180,7 +181,7 @@ class TestBatches:
     def test_flattened_outputs_run_one_by_one(self, detector: FaceDetector) -> None:
         items = [detector.prepare(photo(name)) for name in ("t1", "tall-coffee")]
         assert isinstance(detector.session, OrtSession)
-        detector.session.batches.clear()
+        detector.session.runs.clear()
         together = detector.infer(items)
         assert detector.session.batches == [1, 1]
         for item, raw in zip(items, together, strict=True):

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from face_models import OrtSession, build_detector, build_recognizer, photo
+from face_models import build_detector, build_recognizer, photo
 from numpy.typing import NDArray
+from ort_session import OrtSession
 
 from immich_ml_cn.engines.graphs import edits
 from immich_ml_cn.engines.graphs.files import EditedGraph, Graph
@@ -129,7 +130,7 @@ class TestBatches:
         path = build_recognizer(tmp_path / "model.onnx", batch=batch, flatten=flatten)
         recognizer = load_recognizer(path, OrtSession)
         crops = [crop for name in PHOTOS for crop in recognizer.prepare(photo(name), landmarks[name])]
-        session_of(recognizer).batches.clear()
+        session_of(recognizer).runs.clear()
         together = np.stack(recognizer.infer(crops))
         assert session_of(recognizer).batches == [len(crops)]
         original = OrtSession(path)

@@ -48,7 +48,7 @@ def our_page(name: str, *, parallel: bool = True) -> Page:
     Args:
         parallel: its lines side by side, as on a CPU, and not in batches.
     """
-    read = read_picture(path_of(name).read_bytes(), models=OcrModels(parallel))
+    read = read_picture(path_of(name).read_bytes(), models=OcrModels.bundled(parallel=parallel))
     return Page(list(read.texts), read.lines.boxes)
 
 

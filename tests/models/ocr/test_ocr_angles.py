@@ -32,7 +32,7 @@ def turned(image: Picture, angle: float) -> tuple[Picture, NDArray[np.float64]]:
 def check(image: Picture, angle: int, lines: list[str], first_corners: list[tuple[int, int]], size: int) -> None:
     """Read a picture at an angle; its lines are to begin within half a character of where they were drawn."""
     pixels, turn = turned(image, angle)
-    read = read_picture(pixels, models=OcrModels(parallel=True))
+    read = read_picture(pixels, models=OcrModels.bundled(parallel=True))
     assert ["".join(text.split()) for text in read.texts] == ["".join(line.split()) for line in lines]
     expected = np.array(first_corners) @ turn[:, :2].T + turn[:, 2]
     assert np.linalg.norm(read.lines.boxes[:, 0] - expected, axis=1).max() < size / 2

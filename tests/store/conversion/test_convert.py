@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from chinese_clips import GOLDEN, SMALL, Silent, convert_small, open_session, request_for, run
-from clip_models import OrtSession, cosine
+from chinese_clips import GOLDEN, SMALL, Silent, convert_small, every_file, open_session, request_for, run
+from clip_models import cosine
 from numpy.typing import NDArray
+from ort_session import OrtSession
 from torch_files import Tensor, call, name, write_checkpoint, write_file
 
 from immich_ml_cn.errors import Unavailable
@@ -50,16 +51,12 @@ class Recorder:
     def finish(self) -> None: ...
 
 
-def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
-
 def test_a_model_s_folder_is_in_immichs_layout(tmp_path: Path) -> None:
     folder = convert_small(NAME, tmp_path / "model")
 
     graphs = {f"{kind}/{graph}" for kind in ("visual", "textual") for graph in GRAPHS}
     described = {"config.json", "visual/preprocess_cfg.json", "textual/vocab.txt", ".checksums.json"}
-    assert files(folder) == graphs | described
+    assert every_file(folder) == graphs | described
     assert set(recorded(folder)) == graphs
     record = json.loads((folder / ".checksums.json").read_text())
     assert {graph: entry["size"] for graph, entry in record.items()} == {
@@ -200,7 +197,7 @@ def test_hostile_checkpoints_are_refused_and_leave_nothing(tmp_path: Path, case:
         convert(request_for(checkpoint, folder, SMALL[NAME]), Silent(), open_session)
 
     assert not marker.exists()
-    assert files(folder) == set()
+    assert every_file(folder) == set()
     assert checkpoint.exists(), "whoever placed it decides about it"
 
 
@@ -213,7 +210,7 @@ def test_hostile_checkpoints_are_refused_in_the_other_process(tmp_path: Path, ca
         convert_in_child(request_for(checkpoint, folder, SMALL[NAME]), "m", Recorder(), threading.Event())
 
     assert not marker.exists()
-    assert files(folder) == set()
+    assert every_file(folder) == set()
 
 
 @pytest.mark.parametrize("model", ["chinese-clip-rn50", NAME])
@@ -224,7 +221,7 @@ def test_the_other_process_converts_and_tells_how_far_it_is(tmp_path: Path, mode
     made = convert_in_child(request, f"clip/{model}", progress, threading.Event())
 
     assert made == (Path("visual/model.onnx"), Path("textual/model.onnx"))
-    assert files(tmp_path / "model") >= {str(path) for path in made}
+    assert every_file(tmp_path / "model") >= {str(path) for path in made}
     assert [file.partition(" (")[0] for file in progress.files] == [
         f"converting clip/{model}/visual/model.onnx",
         f"converting clip/{model}/textual/model.onnx",
@@ -239,7 +236,7 @@ def test_a_conversion_can_be_stopped(tmp_path: Path) -> None:
 
     with pytest.raises(Cancelled):
         convert_in_child(request_for(CHECKPOINT, tmp_path / "model", SMALL[NAME]), "m", Recorder(), cancelled)
-    assert files(tmp_path / "model") == set()
+    assert every_file(tmp_path / "model") == set()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

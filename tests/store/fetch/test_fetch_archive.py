@@ -1,11 +1,10 @@
 """GitHub's way: a release that redirects to a zip of which two members are wanted."""
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
-from hub_server import Page, Site, files_in, running, zipped
+from hub_server import Page, Site, files_in, zipped
 
 from immich_ml_cn.errors import Unavailable
 from immich_ml_cn.sources import BASES, Archive, Kind, Member, Preference, Source
@@ -17,10 +16,9 @@ URL = "/deepinsight/insightface/releases/download/v0.7/pack.zip"
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    with running() as site:
-        site.add(URL, Page(status=302, headers={"Location": f"{site.other_host}/assets/pack.zip?sig=1"}))
-        yield site
+def site(site: Site) -> Site:
+    site.add(URL, Page(status=302, headers={"Location": f"{site.other_host}/assets/pack.zip?sig=1"}))
+    return site
 
 
 @pytest.fixture

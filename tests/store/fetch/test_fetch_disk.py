@@ -9,12 +9,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
-from hub_server import Page, Site, running
+from hub_server import Page, Site
 from server import ROOT
 
 from immich_ml_cn.sources import BASES, Kind, Preference, RemoteFile, Source
@@ -52,10 +51,9 @@ except Unavailable as error:
 
 
 @pytest.fixture
-def site() -> Iterator[Site]:
-    with running() as site:
-        site.add(ADDRESS, Page(DATA))
-        yield site
+def site(site: Site) -> Site:
+    site.add(ADDRESS, Page(DATA))
+    return site
 
 
 def start(

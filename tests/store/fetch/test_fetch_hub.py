@@ -1,7 +1,6 @@
 """Hugging Face: its own library against a server that behaves like the hub."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -27,15 +26,6 @@ FILES = {
     "textual/tokenizer_config.json": b"{ }",
     "README.md": b"# readme",
 }
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    from huggingface_hub import close_session
-
-    with running() as site:
-        yield site
-    close_session()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -24,15 +23,6 @@ PLAIN = Source(
     Kind.HUGGINGFACE,
     (RemoteFile(PATH, BASES[Kind.HUGGINGFACE] + ADDRESS, hashlib.sha256(GRAPH).hexdigest(), len(GRAPH)),),
 )
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    from huggingface_hub import close_session
-
-    with running() as site:
-        yield site
-    close_session()
 
 
 @pytest.fixture

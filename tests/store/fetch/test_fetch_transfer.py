@@ -3,7 +3,6 @@
 import hashlib
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -29,12 +28,6 @@ from immich_ml_cn.store.fetch.transfer import refused
 DATA = bytes(range(256)) * 2000
 PATH = PurePosixPath("visual/model.onnx")
 ADDRESS = "/models/a/b/resolve/master/model.onnx"
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    with running() as site:
-        yield site
 
 
 @pytest.fixture
