@@ -143,7 +143,7 @@ class FakeImmich:
         try:
             yield self
         finally:
-            server.should_exit = True
+            server.should_exit = server.force_exit = True  # not waiting for answers that are late on purpose
             thread.join(30)
             listener.close()
 

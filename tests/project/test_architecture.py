@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,14 @@ ONLY_IN = {
 """Library → the only files that may import it."""
 
 
+@cache
 def modules() -> list[Path]:
     return sorted(file for file in SOURCE.rglob("*.py") if "__pycache__" not in file.parts)
+
+
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def room(file: Path) -> str:
@@ -64,11 +71,12 @@ def room(file: Path) -> str:
     return first.removesuffix(".py")
 
 
+@cache
 def imports(file: Path) -> set[str]:
     """The absolute names of everything a file imports, wherever in the file, type checking included."""
     found = set()
     package = [PACKAGE, *file.relative_to(SOURCE).parts[:-1]]
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -134,7 +142,7 @@ def test_each_of_these_libraries_is_in_use() -> None:
 @pytest.mark.parametrize("file", modules(), ids=ids)
 def test_only_settings_reads_the_environment(file: Path) -> None:
     readers = {"environ", "environb", "getenv", "getenvb", "putenv"}
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = parsed(file)
     reads = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & readers
     reads |= imports(file) & {f"os.{name}" for name in readers}
     assert not reads or room(file) == "settings", reads
@@ -142,13 +150,13 @@ def test_only_settings_reads_the_environment(file: Path) -> None:
 
 @pytest.mark.parametrize("file", modules(), ids=ids)
 def test_no_global_statements(file: Path) -> None:
-    found = [n.lineno for n in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(n, ast.Global)]
+    found = [n.lineno for n in ast.walk(parsed(file)) if isinstance(n, ast.Global)]
     assert not found
 
 
 @pytest.mark.parametrize("file", modules(), ids=ids)
 def test_a_module_says_what_it_is_for(file: Path) -> None:
-    assert ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
+    assert ast.get_docstring(parsed(file))
 
 
 def loaded_by(module: str) -> set[str]:
@@ -191,7 +199,7 @@ def test_the_command_line_starts_without_the_server() -> None:
 def test_nothing_is_scheduled_by_the_wall_clock(file: Path) -> None:
     """It jumps: when a computer without a battery finds its time server. Only `fetch` compares it, with a header."""
     wall = {"time.time", "time.time_ns", "datetime.datetime", "datetime.date"}
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = parsed(file)
     used = {
         f"{node.value.id}.{node.attr}"
         for node in ast.walk(tree)
@@ -205,7 +213,7 @@ def test_nothing_is_scheduled_by_the_wall_clock(file: Path) -> None:
 @pytest.mark.parametrize("file", modules(), ids=ids)
 def test_nothing_is_unpickled_or_evaluated(file: Path) -> None:
     """Whatever is fetched is data: ONNX graphs, JSON, YAML by its safe loader."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = parsed(file)
     names = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     calls = {
         f"{node.func.value.id}.{node.func.attr}"

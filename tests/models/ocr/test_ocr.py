@@ -41,13 +41,13 @@ class Page:
     boxes: NDArray[np.float32]
 
 
-@cache
 def our_page(name: str, *, parallel: bool = True) -> Page:
-    """What the pipeline answers for one page.
+    """What the pipeline answers for one page, its lines side by side, as on a CPU, or in batches."""
+    return _read_once(name, parallel)
 
-    Args:
-        parallel: its lines side by side, as on a CPU, and not in batches.
-    """
+
+@cache
+def _read_once(name: str, parallel: bool) -> Page:
     read = read_picture(path_of(name).read_bytes(), models=OcrModels.bundled(parallel=parallel))
     return Page(list(read.texts), read.lines.boxes)
 
