@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,29 +50,43 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return ours, theirs
 
 
-@pytest.fixture
-def upstream(caches: tuple[Path, Path]) -> Iterator[RunningServer]:
-    with RunningServer(caches[1], MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__DETECTION="buffalo_l") as running:
-        yield running
+@contextmanager
+def pair(caches: tuple[Path, Path]) -> Iterator[tuple[RunningServer, RunningServer]]:
+    """Ours, which forwards faces and what it does not know, and theirs."""
+    with (
+        RunningServer(caches[1], MACHINE_LEARNING_PRELOAD__FACIAL_RECOGNITION__DETECTION="buffalo_l") as upstream,
+        RunningServer(
+            caches[0],
+            IMMICH_API=f"http://127.0.0.1:{upstream.port}/",
+            MACHINE_LEARNING_FORWARD="facial-recognition",
+            MACHINE_LEARNING_FORWARD_TIMEOUT_S=str(TIMEOUT_S),
+            MACHINE_LEARNING_PRELOAD__CLIP__VISUAL=CLIP,
+        ) as front,
+    ):
+        yield front, upstream
+        assert "Traceback" not in front.log
+
+
+@pytest.fixture(scope="module")
+def both(caches: tuple[Path, Path]) -> Iterator[tuple[RunningServer, RunningServer]]:
+    with pair(caches) as both:
+        yield both
 
 
 @pytest.fixture
-def front(caches: tuple[Path, Path], upstream: RunningServer) -> Iterator[RunningServer]:
-    """Forwards faces to `upstream`, and what it does not know."""
-    with RunningServer(
-        caches[0],
-        IMMICH_API=f"http://127.0.0.1:{upstream.port}/",
-        MACHINE_LEARNING_FORWARD="facial-recognition",
-        MACHINE_LEARNING_FORWARD_TIMEOUT_S=str(TIMEOUT_S),
-        MACHINE_LEARNING_PRELOAD__CLIP__VISUAL=CLIP,
-    ) as running:
-        yield running
-        assert "Traceback" not in running.log
+def front(both: tuple[RunningServer, RunningServer]) -> RunningServer:
+    return both[0]
 
 
-def models(server: RunningServer) -> set[str]:
+@pytest.fixture
+def upstream(both: tuple[RunningServer, RunningServer]) -> RunningServer:
+    return both[1]
+
+
+def tasks_of_models(server: RunningServer) -> set[str]:
+    """The tasks of the models that a server has loaded, but for the one that only they have."""
     with server.client() as client:
-        return {key.split("/")[0] for key in client.get("/status").json["models"]}
+        return {key.split("/")[0] for key in client.get("/status").json["models"] if THEIRS not in key}
 
 
 def test_both_answer_one_request(front: RunningServer, upstream: RunningServer) -> None:
@@ -88,8 +102,8 @@ def test_both_answer_one_request(front: RunningServer, upstream: RunningServer) 
         assert body["ocr"]["text"][0] == "山间音乐会"
         assert (body["imageHeight"], body["imageWidth"]) == (alone["imageHeight"], alone["imageWidth"])
         assert client.predict(FACE_TASK, SAMPLE).json == alone
-    assert models(front) == {"clip", "ocr"}
-    assert models(upstream) == {"facial-recognition"}
+    assert tasks_of_models(front) == {"clip", "ocr"}
+    assert tasks_of_models(upstream) == {"facial-recognition"}
 
 
 def test_a_model_that_only_they_have(front: RunningServer, upstream: RunningServer) -> None:
@@ -122,10 +136,15 @@ def test_what_is_malformed_is_not_forwarded(front: RunningServer) -> None:
         assert mixed.status == 422
 
 
-def test_their_death_in_the_middle_is_502_and_ours_go_on(front: RunningServer, upstream: RunningServer) -> None:
+def test_their_death_in_the_middle_is_502_and_ours_go_on(caches: tuple[Path, Path]) -> None:
     """Stopped so that the request is surely in flight, then killed."""
-    name = f"http://127.0.0.1:{upstream.port}"
-    with front.client() as client, front.client() as waiting, ThreadPoolExecutor(1) as pool:
+    with (
+        pair(caches) as (front, upstream),
+        front.client() as client,
+        front.client() as waiting,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        name = f"http://127.0.0.1:{upstream.port}"
         assert client.predict(FACE_TASK, SAMPLE).status == 200
         assert client.get("/status").json["upstream"] == {"url": name, "healthy": True}
         upstream.process.send_signal(signal.SIGSTOP)

@@ -51,11 +51,14 @@ def usual() -> Indexed:
     return Indexed(3000, 512)
 
 
+@pytest.mark.parametrize("draws", [1, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("count", COUNTS)
-def test_every_match_stands_before_every_other_photo(indexed_library: Indexed, kind: Kind, count: int) -> None:
+def test_every_match_stands_before_every_other_photo(
+    indexed_library: Indexed, kind: Kind, count: int, draws: int
+) -> None:
     random = np.random.default_rng(count)
-    for _ in range(3):
+    for _ in range(draws):
         matches = indexed_library.library.with_text(kind, count, random)
         steered = indexed_library.steer(matches)
         first = ranked(indexed_library.library.vectors, steered.vector)[:count]

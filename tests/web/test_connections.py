@@ -24,6 +24,7 @@ from server import (
 
 from immich_ml_cn.web.connection import MAX_HEADER_BYTES
 from immich_ml_cn.web.connection_limiter import HEADROOM
+from immich_ml_cn.web.page import FILES, FOLDER
 
 MAX_ACTIVE = 8
 SEND_TIMEOUT_S = 1.0
@@ -226,7 +227,8 @@ def test_a_thousand_clients_one_after_another_are_all_answered(server: RunningSe
 
 # --- answers that nobody reads ---
 
-QUESTIONS = b"GET /status HTTP/1.1\r\nhost: x\r\n\r\n" * 20_000
+LARGEST = max(FOLDER.iterdir(), key=lambda file: file.stat().st_size)
+QUESTIONS = f"GET {FILES}{LARGEST.name} HTTP/1.1\r\nhost: x\r\n\r\n".encode() * (12_000_000 // LARGEST.stat().st_size)
 """Their answers are more than the system keeps for a connection."""
 
 
