@@ -15,6 +15,15 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 
+SHORT = {"messages", "models", "settings", "sources", "store"}
+"""Folders whose tests start no server."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long go first, so that no worker is left alone with one."""
+    items.sort(key=lambda item: item.path.relative_to(Path(__file__).parent).parts[0] in SHORT)
+
+
 def pytest_collection_finish() -> None:
     """Leave what collecting made out of garbage collections: with 8,000 tests in memory each takes half a second, and
     the server collects whenever a model was loaded or dropped."""
