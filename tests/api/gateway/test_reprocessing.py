@@ -62,8 +62,7 @@ async def take(url: str, count: int) -> list[tuple[str, str, Any]]:
 
     workers = [worker(queue) for queue, _ in JOBS.values()]
     await until(lambda: len(done) >= count)
-    for each in workers:
-        await end(each)
+    await asyncio.gather(*map(end, workers))
     return sorted(taken)
 
 

@@ -98,7 +98,7 @@ def test_texts_of_like_length_share_a_batch(tmp_path: Path, chinese: WordPieceTo
     assert max(max(m) - min(m) for m in members) < 8
 
 
-@pytest.mark.no_cover
+@pytest.mark.usefixtures("untraced")
 def test_a_tokenizer_sees_no_more_than_it_can_use(tmp_path: Path, chinese: WordPieceTokenizer) -> None:
     seen = []
 

@@ -63,7 +63,7 @@ def test_golden_texts(tokenizer: WordPieceTokenizer, texts: list[str]) -> None:
     assert different == []
 
 
-@pytest.mark.no_cover
+@pytest.mark.usefixtures("untraced")
 def test_every_golden_code_point(tokenizer: WordPieceTokenizer, maker: Any) -> None:
     """Those whose category is not what it was in Unicode 14 are left out: few, and only on a later Python."""
     with np.load(GOLDEN / "clip" / "tokens.npz") as golden:
