@@ -60,7 +60,6 @@ def modules() -> list[Path]:
     return sorted(file for file in SOURCE.rglob("*.py") if "__pycache__" not in file.parts)
 
 
-@cache
 def parsed(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
@@ -97,6 +96,18 @@ def ids(file: Path) -> str:
     return str(file.relative_to(SOURCE))
 
 
+@pytest.fixture(scope="module", params=modules(), ids=ids)
+def file(request: pytest.FixtureRequest) -> Path:
+    """Each module: all tests of one, then of the next."""
+    path: Path = request.param
+    return path
+
+
+@pytest.fixture(scope="module")
+def tree(file: Path) -> ast.Module:
+    return parsed(file)
+
+
 def test_every_room_has_a_level() -> None:
     assert {room(file) for file in modules()} == set(LEVEL)
     assert len(LEVEL) == sum(len(names) for names in ROOMS)
@@ -114,20 +125,17 @@ def test_the_documents_picture_is_the_tree() -> None:
     assert sorted(name.strip() for name in drawn) == sorted(found)
 
 
-@pytest.mark.parametrize("file", modules(), ids=ids)
 def test_imports_point_down(file: Path) -> None:
     here = room(file)
     for imported in rooms_imported(file) - {here}:
         assert LEVEL[imported] > LEVEL[here], f"{ids(file)} imports {imported}, which is not below it"
 
 
-@pytest.mark.parametrize("file", modules(), ids=ids)
 def test_only_the_command_line_imports_the_web(file: Path) -> None:
     if "web" in rooms_imported(file):
         assert room(file) in {"web", "cli"}
 
 
-@pytest.mark.parametrize("file", modules(), ids=ids)
 def test_a_library_has_one_place(file: Path) -> None:
     for name in {imported.split(".")[0] for imported in imports(file)}:
         assert ids(file) in ONLY_IN.get(name, {ids(file)}), f"{name} belongs in {ONLY_IN[name]}"
@@ -139,24 +147,20 @@ def test_each_of_these_libraries_is_in_use() -> None:
     assert set(ONLY_IN) <= used
 
 
-@pytest.mark.parametrize("file", modules(), ids=ids)
-def test_only_settings_reads_the_environment(file: Path) -> None:
+def test_only_settings_reads_the_environment(file: Path, tree: ast.Module) -> None:
     readers = {"environ", "environb", "getenv", "getenvb", "putenv"}
-    tree = parsed(file)
     reads = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & readers
     reads |= imports(file) & {f"os.{name}" for name in readers}
     assert not reads or room(file) == "settings", reads
 
 
-@pytest.mark.parametrize("file", modules(), ids=ids)
-def test_no_global_statements(file: Path) -> None:
-    found = [n.lineno for n in ast.walk(parsed(file)) if isinstance(n, ast.Global)]
+def test_no_global_statements(tree: ast.Module) -> None:
+    found = [n.lineno for n in ast.walk(tree) if isinstance(n, ast.Global)]
     assert not found
 
 
-@pytest.mark.parametrize("file", modules(), ids=ids)
-def test_a_module_says_what_it_is_for(file: Path) -> None:
-    assert ast.get_docstring(parsed(file))
+def test_a_module_says_what_it_is_for(tree: ast.Module) -> None:
+    assert ast.get_docstring(tree)
 
 
 def loaded_by(module: str) -> set[str]:
@@ -195,11 +199,9 @@ def test_the_command_line_starts_without_the_server() -> None:
     assert not loaded_by(f"{PACKAGE}.cli") & (HEAVY | {"uvicorn", "starlette", "PIL"})
 
 
-@pytest.mark.parametrize("file", modules(), ids=ids)
-def test_nothing_is_scheduled_by_the_wall_clock(file: Path) -> None:
+def test_nothing_is_scheduled_by_the_wall_clock(file: Path, tree: ast.Module) -> None:
     """It jumps: when a computer without a battery finds its time server. Only `fetch` compares it, with a header."""
     wall = {"time.time", "time.time_ns", "datetime.datetime", "datetime.date"}
-    tree = parsed(file)
     used = {
         f"{node.value.id}.{node.attr}"
         for node in ast.walk(tree)
@@ -210,10 +212,8 @@ def test_nothing_is_scheduled_by_the_wall_clock(file: Path) -> None:
     assert found <= allowed
 
 
-@pytest.mark.parametrize("file", modules(), ids=ids)
-def test_nothing_is_unpickled_or_evaluated(file: Path) -> None:
+def test_nothing_is_unpickled_or_evaluated(file: Path, tree: ast.Module) -> None:
     """Whatever is fetched is data: ONNX graphs, JSON, YAML by its safe loader."""
-    tree = parsed(file)
     names = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     calls = {
         f"{node.func.value.id}.{node.func.attr}"
