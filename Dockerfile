@@ -51,10 +51,15 @@ FROM builder AS openvino-environment
 COPY requirements/openvino.txt requirements/
 RUN --mount=type=cache,target=/root/.cache/uv scripts/image-environment openvino /opt/venv
 
+# Nobody can write bytecode in the image. Unchecked, for a copy may change the times of the files.
+FROM base AS compiler
+COPY immich_ml_cn /usr/src/immich_ml_cn
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash /usr/src/immich_ml_cn
+
 FROM scratch AS application
 COPY LICENSE deploy/healthcheck.py /usr/src/
 COPY --chmod=755 deploy/immich-ml-cn /usr/local/bin/
-COPY immich_ml_cn /usr/src/immich_ml_cn
+COPY --from=compiler /usr/src/immich_ml_cn /usr/src/immich_ml_cn
 
 # --- what the images have in common; targets below only add files ---
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import math
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -63,6 +64,29 @@ def open_files() -> int:
         return 0
 
 
+def free_bytes(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """Memory that can be taken without anything being swapped out: the machine's, or less under a container's limit
+    (cgroup v2); infinite where neither is told."""
+    return min(_free_in_machine(meminfo), _free_in_cgroup(cgroup))
+
+
+def _free_in_machine(meminfo: Path) -> float:
+    try:
+        return _kilobytes(meminfo.read_text(), "MemAvailable") * 1024
+    except (OSError, IndexError, ValueError):
+        return math.inf
+
+
+def _free_in_cgroup(folder: Path) -> float:
+    try:
+        limit, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        cached = int(stat["inactive_file"]) + int(stat["active_file"])
+    except (OSError, KeyError, ValueError):  # no cgroup v2, or "max"
+        return math.inf
+    return limit - used + cached
+
+
 def resident_bytes() -> int:
     """Resident memory of this process in bytes, 0 where there is no /proc. Takes milliseconds.
 
@@ -71,8 +95,16 @@ def resident_bytes() -> int:
     """
     for file, name in (("smaps_rollup", "Pss"), ("status", "VmRSS")):
         try:
-            text = Path("/proc/self", file).read_text()
-            return int(text.partition(f"\n{name}:")[2].split()[0]) * 1024
+            return _kilobytes(Path("/proc/self", file).read_text(), name) * 1024
         except (OSError, IndexError, ValueError):
             continue
     return 0
+
+
+def _kilobytes(text: str, name: str) -> int:
+    """A value of one of /proc's tables.
+
+    Raises:
+        IndexError, ValueError: it is not there.
+    """
+    return int(text.partition(f"\n{name}:")[2].split()[0])

@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import math
 import mmap
 import platform
 import subprocess
@@ -219,3 +220,17 @@ class TestGpuMemory:
         known = memory.gpu_bytes([0, 999])
         assert 999 not in known
         assert all(0 < used <= total for used, total in known.values())
+
+
+def test_free_memory_is_the_machines_or_what_a_containers_limit_leaves(tmp_path: Path) -> None:
+    """Cached files count as free; without a limit the machine's counts, and without either there is no bound."""
+    meminfo, cgroup = tmp_path / "meminfo", tmp_path / "cgroup"
+    assert memory.free_bytes(meminfo, cgroup) == math.inf
+    meminfo.write_text("MemTotal: 4000 kB\nMemFree: 100 kB\nMemAvailable: 3000 kB\n")
+    cgroup.mkdir()
+    (cgroup / "memory.max").write_text("max\n")
+    (cgroup / "memory.current").write_text("900000\n")
+    (cgroup / "memory.stat").write_text("anon 500000\ninactive_file 300000\nactive_file 100000\n")
+    assert memory.free_bytes(meminfo, cgroup) == 3000 * 1024
+    (cgroup / "memory.max").write_text("1000000\n")
+    assert memory.free_bytes(meminfo, cgroup) == 500_000

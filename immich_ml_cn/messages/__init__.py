@@ -8,7 +8,7 @@
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 Language = Literal["en", "zh"]
 
@@ -57,6 +57,26 @@ def said_by(error: BaseException) -> str:
     """What an exception says, still translatable where it was raised with a message."""
     first = error.args[0] if error.args else None
     return first if isinstance(first, Message) else str(error)
+
+
+def to_json(message: object) -> object:
+    """A message, or one of its values, as another process is told it; see `from_json`."""
+    match message:
+        case BaseException():
+            return to_json(said_by(message))
+        case Message(template=template, values=values):
+            return {"template": template, "values": {name: to_json(value) for name, value in values.items()}}
+        case int() | float() | str():
+            return message
+    return str(message)
+
+
+def from_json(described: object) -> Any:
+    """What `to_json` was given; values of other types than text and numbers have become text."""
+    match described:
+        case {"template": str(template), "values": dict(values)}:
+            return Message(template, {name: from_json(value) for name, value in values.items()})
+    return described
 
 
 def language_for(locale: str) -> Language | None:

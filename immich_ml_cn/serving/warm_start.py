@@ -7,6 +7,7 @@ from functools import partial
 from importlib import import_module
 from typing import Final
 
+from immich_ml_cn import memory
 from immich_ml_cn.engines import Engine
 from immich_ml_cn.errors import UnknownModel
 
@@ -29,6 +30,9 @@ IDLE_POLL_S: Final = 0.2
 TIME_LIMIT_S: Final = 60.0
 """Seconds after which nothing more is loaded: whoever was served meanwhile has loaded what is needed."""
 
+MIN_FREE_BYTES: Final = 1 << 30
+"""With less memory free, models wait until they are asked for: a machine of 2 GB has others to serve."""
+
 
 class WarmStart:
     """Imports libraries and loads models, one after the other, each only while no request is being answered."""
@@ -48,6 +52,9 @@ class WarmStart:
                 await self._import_libraries()
                 for spec in await asyncio.to_thread(self._specs, recent):
                     await self._idle()
+                    if await asyncio.to_thread(memory.free_bytes) < MIN_FREE_BYTES:
+                        logger.info("memory is short: what was used last is not loaded before it is asked for")
+                        break
                     await self._registry.load_if_here(spec)
         except TimeoutError:
             logger.debug("what is left waits for the first requests")

@@ -158,7 +158,9 @@ class Settings:
     faster, and the system may take their memory back. Only with ONNX Runtime on the CPU."""
     warm_start: bool = setting("MACHINE_LEARNING_WARM_START", True, values.flag)
     """Whether libraries are imported, and the models that the last run used are loaded, once the port is open and
-    nobody asks. false: that waits for the first request, and an idle server takes 50 MB less."""
+    nobody asks; at the very first start those that are here and the only ones of their kind. Models are not loaded
+    where less than 1 GB of memory is free. false: all of it waits for the first request, and an idle server takes 50 MB
+    less."""
     max_bodies_bytes: int = setting("MACHINE_LEARNING_MAX_BODIES_BYTES", 1_073_741_824, values.positive)
     """Memory for the bodies of all requests, which take twice their size, in bytes; above it the answer is 503."""
     max_queue: int = setting("MACHINE_LEARNING_MAX_QUEUE", 2048, values.positive)

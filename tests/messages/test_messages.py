@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import json
 import logging
 import re
 import string
@@ -13,7 +14,7 @@ import pytest
 from server import ROOT
 
 from immich_ml_cn.errors import Unavailable
-from immich_ml_cn.messages import Translator, language_for, listing, said_by, tr
+from immich_ml_cn.messages import Translator, from_json, language_for, listing, said_by, to_json, tr
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import messages as catalogues
@@ -58,6 +59,13 @@ def test_values_that_are_messages_or_exceptions_are_translated_too() -> None:
 def test_a_copy_remembers() -> None:
     for message in (HERE, listing("; ", [HERE, HERE])):
         assert CHINESE(copy.deepcopy(message)) == CHINESE(message)
+
+
+def test_another_process_is_told_a_message_with_its_values() -> None:
+    for message in (HERE, listing("; ", [HERE, Unavailable(HERE), Path("/a"), 17]), tr("missing: {names}", names=1)):
+        told = from_json(json.loads(json.dumps(to_json(message))))
+        assert (told, CHINESE(told)) == (message, CHINESE(message))
+    assert from_json(to_json("plain")) == "plain"
 
 
 def test_what_has_no_translation_stays_english() -> None:

@@ -11,7 +11,7 @@ from hub_server import Page, Site
 from server import CLIP, ROOT, VISUAL, Reply, RunningServer, fill_cache, wait_until
 
 PHOTO = (ROOT / "docs" / "sample.jpg").read_bytes()
-WAITING = "another process is fetching"
+WAITING = "is being fetched already"
 
 
 @pytest.fixture

@@ -39,6 +39,29 @@ def test_a_process_that_dies_of_it_is_not_started_into_it_again(tmp_path: Path) 
     assert RecentModels(tmp_path).take() == []
 
 
+def place(cache: Path, *models: str) -> None:
+    for model in models:
+        (cache / model).mkdir(parents=True)
+        (cache / model / "model.onnx").touch()
+
+
+def test_without_a_run_before_it_is_the_only_model_of_a_kind(tmp_path: Path) -> None:
+    """A folder that comes from Immich's own service; which of two models is used, nobody knows."""
+    place(tmp_path, "clip/a/visual", "clip/a/textual", "clip/.a.partial/visual")
+    place(tmp_path, "facial-recognition/b/detection", "facial-recognition/b/recognition")
+    place(tmp_path, "ocr/c/detection", "ocr/c/recognition", "ocr/d/recognition")
+    here = [Tasks(textual=ClipTextual("a")), IMAGE, Tasks(faces=FaceTask("b", "b"))]
+    first = RecentModels(tmp_path)
+    assert first.take() == here
+    assert RecentModels(tmp_path).take() == [], "the first one may have died of it"
+    first.save()
+    second = RecentModels(tmp_path)
+    assert second.take() == here, "nobody has used any"
+    second.count(IMAGE)
+    second.save()
+    assert RecentModels(tmp_path).take() == [IMAGE]
+
+
 def test_a_run_that_uses_little_forgets_only_what_it_replaces(tmp_path: Path) -> None:
     first = RecentModels(tmp_path)
     for tasks in (IMAGE, FACES):

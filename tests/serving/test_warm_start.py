@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from serving_fakes import Doubler, FakeEngine, a_lane, settle, states, until
 
+from immich_ml_cn import memory
 from immich_ml_cn.serving import warm_start as module
 from immich_ml_cn.serving.catalogue import BUNDLED_OCR, Catalogue
 from immich_ml_cn.serving.recent_models import RecentModels
@@ -97,4 +98,17 @@ async def test_whoever_is_busy_all_the_time_has_loaded_what_is_needed(
         assert states(registry) == {"busy": "ready"}
         await registry.close()
     assert not engine.imported
+    assert RecentModels(tmp_path).take() == [used]
+
+
+async def test_models_wait_for_a_request_where_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries are imported all the same, and the next start tries again."""
+    engine, used = FakeEngine(), Tasks(ocr=OcrTask(BUNDLED_OCR, BUNDLED_OCR))
+    monkeypatch.setattr(memory, "free_bytes", lambda: module.MIN_FREE_BYTES - 1)
+    with a_lane() as lane:
+        registry = Registry(engine, [lane], ttl_s=300, wait_s=10)
+        await WarmStart(engine, catalogue(tmp_path), registry, recent(tmp_path, used)).run()
+        assert states(registry) == {}
+        await registry.close()
+    assert engine.imported
     assert RecentModels(tmp_path).take() == [used]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from immich_ml_cn import memory
 from immich_ml_cn.engines.session import OpenSession
+from immich_ml_cn.messages import tr
 from immich_ml_cn.store.fetch.checksums import record
 
 from .architecture import Architecture
@@ -149,7 +150,9 @@ def _check(outputs: Sequence[NDArray[Any]], request: Request, name: str) -> None
     embedding, features = outputs
     lengths = np.linalg.norm(embedding.astype(np.float64), axis=1)
     if not (np.isfinite(features).all() and (abs(lengths - 1) < _LENGTH_TOLERANCE).all()):
-        raise CheckpointError(f"{request.checkpoint} is refused: {name} made of it gives no finite embeddings")
+        raise CheckpointError(
+            tr("{path} is refused: {name} made of it gives no finite embeddings", path=request.checkpoint, name=name)
+        )
 
 
 def _describe(request: Request, staging: Path) -> None:

@@ -2,4 +2,4 @@
 
 
 class CheckpointError(ValueError):
-    """The file is refused; the message is one sentence that names the file and says why."""
+    """The file is refused; the message, of `tr`, is one sentence that names the file and says why."""

@@ -7,6 +7,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from immich_ml_cn.messages import Message, tr
+
 from .architecture import Architecture
 from .errors import CheckpointError
 from .weights import FLOATS, Weights
@@ -87,7 +89,9 @@ class ModelWeights:
                 values = values.astype(np.float16, copy=False)
             values = values.astype(np.float32)
         if not np.isfinite(values).all():
-            raise CheckpointError(f"{self._weights.path} is refused: {name} holds numbers that are not finite")
+            raise CheckpointError(
+                tr("{path} is refused: {name} holds numbers that are not finite", path=self._weights.path, name=name)
+            )
         return values
 
     def _parts(self, name: str) -> tuple[str, ...]:
@@ -109,9 +113,9 @@ class ModelWeights:
         missing = wanted - set(self._found)
         surplus = {name for name in set(self._found) - wanted if not _UNUSED.fullmatch(name)}
         if missing:
-            self._refuse(f"lacks {_some(missing)}")
+            self._refuse(tr("it lacks {names}", names=_some(missing)))
         if surplus:
-            self._refuse(f"has {_some(surplus)}, which the model does not")
+            self._refuse(tr("it has {names}, which the model does not", names=_some(surplus)))
 
     def _check_shapes(self, name: str, parts: tuple[str, ...]) -> None:
         wanted = self._shapes[name]
@@ -121,20 +125,23 @@ class ModelWeights:
         for part in parts:
             stored = self._weights.describe(self._found[part])
             if stored.dtype not in FLOATS:
-                self._refuse(f"has {part} in {stored.dtype}")
+                self._refuse(tr("it has {name} in {dtype}", name=part, dtype=stored.dtype))
             if stored.shape != part_shape:
-                self._refuse(f"has {part} of {_size(stored.shape)} instead of {_size(part_shape)}")
+                found, expected = _size(stored.shape), _size(part_shape)
+                self._refuse(
+                    tr("it has {name} of {found} instead of {expected}", name=part, found=found, expected=expected)
+                )
 
-    def _refuse(self, reason: str) -> None:
-        raise CheckpointError(f"{self._weights.path} is of another architecture: it {reason}")
+    def _refuse(self, reason: Message) -> None:
+        raise CheckpointError(tr("{path} is of another architecture: {reason}", path=self._weights.path, reason=reason))
 
 
 def _some(names: Iterable[str]) -> str:
     """The first names, and how many more there are."""
     first, *others = sorted(names)
     shown = first[:100] if first.isprintable() else ascii(first[:100])
-    return f"{shown} and {len(others)} more" if others else shown
+    return tr("{name} and {count} more", name=shown, count=len(others)) if others else shown
 
 
 def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "one number"
+    return " x ".join(map(str, shape)) or tr("one number")

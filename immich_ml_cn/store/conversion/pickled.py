@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from immich_ml_cn.messages import tr
+
 from .weights import MOST_AXES
 
 MOST_BYTES: Final = 1 << 20
@@ -84,7 +86,7 @@ def read_pickle(data: bytes) -> object:
         RefusedPickle: it holds anything else, or is no pickle.
     """
     if len(data) > MOST_BYTES:
-        raise RefusedPickle(f"its pickle has {len(data):,} bytes, far more than names and shapes need")
+        raise RefusedPickle(tr("its pickle has {count:,} bytes, far more than names and shapes need", count=len(data)))
     machine = _Machine()
     try:
         for opcode, argument, _ in pickletools.genops(data):
@@ -94,8 +96,8 @@ def read_pickle(data: bytes) -> object:
     except RefusedPickle:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise RefusedPickle(f"its pickle is damaged ({error})") from error
-    raise RefusedPickle("its pickle ends too early")
+        raise RefusedPickle(tr("its pickle is damaged ({reason})", reason=error)) from error
+    raise RefusedPickle(tr("its pickle ends too early"))
 
 
 @dataclass(slots=True)
@@ -119,7 +121,9 @@ class _Machine:
         elif opcode in _ACTIONS:
             _ACTIONS[opcode](self, argument)
         else:
-            raise RefusedPickle(f"its pickle uses the instruction {opcode}, which no dictionary of tensors needs")
+            raise RefusedPickle(
+                tr("its pickle uses the instruction {opcode}, which no dictionary of tensors needs", opcode=opcode)
+            )
 
     def pop(self) -> object:
         """Remove what is on top of the stack."""
@@ -185,14 +189,16 @@ class _Machine:
     def _name(self, module: str, name: str) -> None:
         path = f"{module}.{name}"
         if path not in _NAMES:
-            raise RefusedPickle(f"it names {path[:100]!r}, which has no place among weights; nothing of it was run")
+            raise RefusedPickle(
+                tr("it names {name!r}, which has no place among weights; nothing of it was run", name=path[:100])
+            )
         self.stack.append(_Name(path))
 
     def storage(self, _: object) -> None:
         kind, of, key, _device, count = _tuple(self.pop(), 5)
         dtype = DTYPES.get(of.path.removeprefix("torch.")) if isinstance(of, _Name) else None
         if kind != "storage" or dtype is None or not isinstance(key, str):
-            raise RefusedPickle("it refers to something else than numbers beside the pickle")
+            raise RefusedPickle(tr("it refers to something else than numbers beside the pickle"))
         self.stack.append(Storage(dtype, key, _integer(count)))
 
     def call(self, _: object) -> None:
@@ -205,7 +211,8 @@ class _Machine:
         elif path == _PARAMETER and isinstance(tensor := _tuple(arguments, 3)[0], PickledTensor):
             self.stack.append(tensor)
         else:
-            raise RefusedPickle(f"it calls {path or 'what is no function'} in an unexpected way; nothing of it was run")
+            name = path or tr("what is no function")
+            raise RefusedPickle(tr("it calls {name} in an unexpected way; nothing of it was run", name=name))
 
     def build(self, _: object) -> None:
         """The attributes of an ordered dictionary: PyTorch keeps the versions of the modules there."""
@@ -245,7 +252,7 @@ def _tensor(arguments: object) -> PickledTensor:
     """(storage, offset, shape, strides, requires_grad, hooks and, in newer versions, metadata)."""
     storage, offset, shape, strides, *_ = _tuple(arguments, 6, 7)
     if not isinstance(storage, Storage):
-        raise RefusedPickle("a tensor has no numbers beside the pickle")
+        raise RefusedPickle(tr("a tensor has no numbers beside the pickle"))
     return PickledTensor(storage, _integer(offset), _integers(shape), _integers(strides))
 
 

@@ -20,7 +20,7 @@ from immich_ml_cn.engines import checking_engine, child_process
 from immich_ml_cn.engines.graphs.files import Graph
 from immich_ml_cn.engines.session import Session
 from immich_ml_cn.errors import ServiceError, Unavailable
-from immich_ml_cn.messages import tr
+from immich_ml_cn.messages import from_json, said_by, to_json, tr
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.store.fetch.failure import Cancelled, writing
 from immich_ml_cn.store.fetch.progress import Progress
@@ -60,9 +60,9 @@ def convert_in_child(request: Request, name: str, progress: Progress, cancelled:
         case {"files": files}:
             return tuple(map(Path, files))
         case {"refused": reason}:
-            raise RefusedCheckpoint(reason)
+            raise RefusedCheckpoint(from_json(reason))
         case {"unavailable": reason}:
-            raise Unavailable(reason)
+            raise Unavailable(from_json(reason))
         case {"errno": number, "strerror": reason}:
             with writing(request.folder):
                 raise OSError(number, reason)
@@ -148,9 +148,9 @@ def main() -> None:
     try:
         tell(files=[str(path) for path in convert(_request(json.loads(sys.argv[1])), _Teller(tell), _open)])
     except CheckpointError as error:
-        tell(refused=str(error))
+        tell(refused=to_json(said_by(error)))
     except ServiceError as error:
-        tell(unavailable=str(error))
+        tell(unavailable=to_json(said_by(error)))
     except OSError as error:
         tell(errno=error.errno, strerror=error.strerror or str(error))
 

@@ -13,6 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from immich_ml_cn.messages import tr
+
 from .errors import CheckpointError
 from .weights import BFLOAT16, MOST_AXES, Stored, widened
 
@@ -46,7 +48,9 @@ class SafetensorsFile:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if not 0 < length <= min(size - 8, MOST_HEADER_BYTES):
-                raise CheckpointError(f"{path} is refused: its header of {length:,} bytes cannot be right")
+                raise CheckpointError(
+                    tr("{path} is refused: its header of {length:,} bytes cannot be right", path=path, length=length)
+                )
             header = _json(path, file.read(length))
         self._begin = 8 + length
         self._tensors: dict[str, tuple[Stored, int]] = {}
@@ -54,7 +58,7 @@ class SafetensorsFile:
             if name != "__metadata__":
                 self._tensors[name] = self._entry(name, entry, size - self._begin)
         if not self._tensors:
-            raise CheckpointError(f"{path} holds no tensors")
+            raise CheckpointError(tr("{path} holds no tensors", path=path))
         self._require_one_after_the_other(size - self._begin)
 
     def _require_one_after_the_other(self, available: int) -> None:
@@ -63,10 +67,18 @@ class SafetensorsFile:
         ranges = sorted((begin, begin + _size(stored), name) for name, (stored, begin) in self._tensors.items())
         for begin, after, name in ranges:
             if begin != end:
-                raise CheckpointError(f"{self.path} is refused: {name[:100]!r} does not begin where another ends")
+                raise CheckpointError(
+                    tr("{path} is refused: {name!r} does not begin where another ends", path=self.path, name=name[:100])
+                )
             end = after
         if end != available:
-            raise CheckpointError(f"{self.path} is refused: {available - end:,} bytes in it belong to no tensor")
+            raise CheckpointError(
+                tr(
+                    "{path} is refused: {count:,} bytes in it belong to no tensor",
+                    path=self.path,
+                    count=available - end,
+                )
+            )
 
     def _entry(self, name: str, entry: Any, available: int) -> tuple[Stored, int]:
         """What the header says of a tensor, and where it begins among the numbers."""
@@ -82,7 +94,9 @@ class SafetensorsFile:
                     return stored, begin
         except (KeyError, TypeError, ValueError):
             pass
-        raise CheckpointError(f"{self.path} is refused: what its header says of {name[:100]!r} cannot be right")
+        raise CheckpointError(
+            tr("{path} is refused: what its header says of {name!r} cannot be right", path=self.path, name=name[:100])
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -102,7 +116,7 @@ class SafetensorsFile:
         try:
             numbers: NDArray[Any] = np.memmap(self.path, dtype, "r", self._begin + begin, stored.shape or (1,))
         except ValueError as error:
-            raise CheckpointError(f"{self.path} is shorter than it was") from error
+            raise CheckpointError(tr("{path} is shorter than it was", path=self.path)) from error
         numbers = numbers.reshape(stored.shape)
         return widened(numbers) if stored.dtype == BFLOAT16 else numbers
 
@@ -111,9 +125,9 @@ def _json(path: Path, header: bytes) -> Mapping[str, Any]:
     try:
         found = json.loads(header)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is refused: its header is no JSON") from error
+        raise CheckpointError(tr("{path} is refused: its header is no JSON", path=path)) from error
     if not isinstance(found, dict):
-        raise CheckpointError(f"{path} is refused: its header is no JSON object")
+        raise CheckpointError(tr("{path} is refused: its header is no JSON object", path=path))
     return found
 
 

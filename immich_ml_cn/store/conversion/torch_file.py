@@ -11,6 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from immich_ml_cn.messages import tr
+
 from .errors import CheckpointError
 from .pickled import MOST_BYTES, PickledTensor, RefusedPickle, Storage, read_pickle
 from .weights import BFLOAT16, Stored, widened
@@ -35,17 +37,19 @@ class TorchFile:
             with _CarefulFile(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
                 self._read_index(archive, file)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, struct.error) as error:
-            raise CheckpointError(f"{path} is a damaged zip ({error})") from error
+            raise CheckpointError(tr("{path} is a damaged zip ({reason})", path=path, reason=error)) from error
         except RefusedPickle as error:
-            raise CheckpointError(f"{path} is refused: {error}") from error
+            raise CheckpointError(tr("{path} is refused: {reason}", path=path, reason=error)) from error
 
     def _read_index(self, archive: zipfile.ZipFile, file: "_CarefulFile") -> None:
         members = {info.filename: info for info in archive.infolist()}
         if len(members) < len(archive.infolist()):
-            raise CheckpointError(f"{self.path} is refused: two files in it have the same name")
+            raise CheckpointError(tr("{path} is refused: two files in it have the same name", path=self.path))
         pickles = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise CheckpointError(f"{self.path} is a zip, but not one that PyTorch writes: it has no data.pkl")
+            raise CheckpointError(
+                tr("{path} is a zip, but not one that PyTorch writes: it has no data.pkl", path=self.path)
+            )
         folder = pickles[0].removesuffix("data.pkl")
         self._refuse_big_endian(archive, members, folder)
         data = archive.read(self._plain(members[pickles[0]], MOST_BYTES))
@@ -56,31 +60,51 @@ class TorchFile:
     def _refuse_big_endian(self, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], folder: str) -> None:
         info = members.get(f"{folder}byteorder")
         if info is not None and archive.read(self._plain(info, 16)) != b"little":
-            raise CheckpointError(f"{self.path} was written on a big-endian machine")
+            raise CheckpointError(tr("{path} was written on a big-endian machine", path=self.path))
 
     def _plain(self, info: zipfile.ZipInfo, most: int | None = None) -> zipfile.ZipInfo:
         """The member, if it is neither packed nor larger than it may be: PyTorch packs nothing, a zip bomb does."""
+        name = info.filename[:100]
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
-            raise CheckpointError(f"{self.path} is refused: {info.filename[:100]!r} in it is compressed or encrypted")
+            raise CheckpointError(
+                tr("{path} is refused: {name!r} in it is compressed or encrypted", path=self.path, name=name)
+            )
         if most is not None and info.file_size > most:
-            raise CheckpointError(f"{self.path} is refused: {info.filename[:100]!r} in it has {info.file_size:,} bytes")
+            raise CheckpointError(
+                tr(
+                    "{path} is refused: {name!r} in it has {count:,} bytes",
+                    path=self.path,
+                    name=name,
+                    count=info.file_size,
+                )
+            )
         return info
 
     def _locate(self, file: "_CarefulFile", members: Mapping[str, zipfile.ZipInfo], name: str, storage: Storage) -> int:
         """Where a storage begins in the file."""
         if name not in members:
-            raise CheckpointError(f"{self.path} is refused: it lacks the numbers of {name[:100]!r}")
+            raise CheckpointError(
+                tr("{path} is refused: it lacks the numbers of {name!r}", path=self.path, name=name[:100])
+            )
         info = self._plain(members[name])
         size = storage.count * _itemsize(storage.dtype)
         if info.file_size != size:
             raise CheckpointError(
-                f"{self.path} is refused: {name[:100]!r} has {info.file_size:,} bytes, its tensor says {size:,}"
+                tr(
+                    "{path} is refused: {name!r} has {count:,} bytes, its tensor says {expected:,}",
+                    path=self.path,
+                    name=name[:100],
+                    count=info.file_size,
+                    expected=size,
+                )
             )
         file.seek(info.header_offset)
         signature, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
         offset = info.header_offset + _LOCAL_HEADER.size + int(name_length) + int(extra_length)
         if signature != b"PK\x03\x04" or offset + size > file.seek(0, io.SEEK_END):
-            raise CheckpointError(f"{self.path} is refused: {name[:100]!r} does not lie where the zip says")
+            raise CheckpointError(
+                tr("{path} is refused: {name!r} does not lie where the zip says", path=self.path, name=name[:100])
+            )
         return offset
 
     @property
@@ -105,7 +129,9 @@ class TorchFile:
             strides = [stride * dtype.itemsize for stride in tensor.strides]
             view: NDArray[Any] = np.ndarray(tensor.shape, dtype, numbers, tensor.offset * dtype.itemsize, strides)
         except (ValueError, TypeError, OverflowError) as error:
-            raise CheckpointError(f"{self.path} is refused: {name[:100]!r} reaches beyond its numbers") from error
+            raise CheckpointError(
+                tr("{path} is refused: {name!r} reaches beyond its numbers", path=self.path, name=name[:100])
+            ) from error
         return widened(view) if storage.dtype == BFLOAT16 else view
 
 
@@ -131,10 +157,12 @@ def _tensors(content: object, path: Path) -> dict[str, PickledTensor]:
     if isinstance(content, dict) and isinstance(content.get(_STATE_DICT), dict):
         content = content[_STATE_DICT]
     if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path} holds no dictionary of tensors")
+        raise CheckpointError(tr("{path} holds no dictionary of tensors", path=path))
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, PickledTensor):
-            raise CheckpointError(f"{path} holds {name!r:.100} among its weights, which is no tensor")
+            raise CheckpointError(
+                tr("{path} holds {name:.100} among its weights, which is no tensor", path=path, name=repr(name))
+            )
     return dict(content)
 
 

@@ -7,6 +7,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from immich_ml_cn.messages import tr
+
 from .errors import CheckpointError
 
 BFLOAT16: Final = "bfloat16"
@@ -75,5 +77,7 @@ def open_weights(path: Path) -> Weights:
     if head[8:9] == b"{":
         return SafetensorsFile(path)
     if head.startswith((b"\x80\x02\x8a", b"\x80\x04\x95")):
-        raise CheckpointError(f"{path} is in PyTorch's format from before version 1.6: save it again with a newer one")
-    raise CheckpointError(f"{path} is no checkpoint: neither PyTorch's zip nor safetensors")
+        raise CheckpointError(
+            tr("{path} is in PyTorch's format from before version 1.6: save it again with a newer one", path=path)
+        )
+    raise CheckpointError(tr("{path} is no checkpoint: neither PyTorch's zip nor safetensors", path=path))

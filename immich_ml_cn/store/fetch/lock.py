@@ -33,7 +33,7 @@ def locked(folder: Path, monitor: TransferMonitor) -> Iterator[None]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not _try_acquire(lock):
-            _logger.info("another process is fetching %s; waiting for it", folder)
+            _logger.info("%s is being fetched already, here or by another process; waiting for it", folder)
             while not _try_acquire(lock):
                 monitor.raise_if_cancelled()
     try:

@@ -15,6 +15,7 @@ from ort_session import OrtSession
 from torch_files import Tensor, call, name, write_checkpoint, write_file
 
 from immich_ml_cn.errors import Unavailable
+from immich_ml_cn.messages import Translator
 from immich_ml_cn.store.conversion.architecture import ResNet
 from immich_ml_cn.store.conversion.convert import STAGING, convert
 from immich_ml_cn.store.conversion.errors import CheckpointError
@@ -206,9 +207,10 @@ def test_hostile_checkpoints_are_refused_in_the_other_process(tmp_path: Path, ca
     marker, folder = tmp_path / "owned", tmp_path / "model"
     checkpoint = hostile(case, tmp_path / "a.pt", marker)
 
-    with pytest.raises(Unavailable, match=f"{checkpoint} is refused"):
+    with pytest.raises(Unavailable, match=f"{checkpoint} is refused") as refused:
         convert_in_child(request_for(checkpoint, folder, SMALL[NAME]), "m", Recorder(), threading.Event())
 
+    assert Translator("zh")(refused.value).startswith(f"{checkpoint} 被拒绝：")
     assert not marker.exists()
     assert every_file(folder) == set()
 
