@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from immich_ml_cn.models.images import Picture
     from immich_ml_cn.models.ocr import TextDetector, TextOrientation, TextRecognizer
 
-PICTURE_SIDE: Final = 640
+PREVIEW_SIZE: Final = (2160, 1440)
+"""Width and height in pixels of Immich's previews of 3:2: the memory for them is taken from the system as well."""
+
 LINE_SIZE: Final = (48, 320)
 LINES: Final = 2
 """As many as make a CPU run them side by side."""
@@ -26,7 +28,7 @@ LINES: Final = 2
 
 async def encode_picture(loaded: "Loaded[VisualEncoder]") -> None:
     """Embed a black picture."""
-    await loaded.batcher.submit(await asyncio.to_thread(loaded.model.prepare, _black(PICTURE_SIDE)))
+    await loaded.batcher.submit(await asyncio.to_thread(loaded.model.prepare, _black_preview()))
 
 
 async def encode_text(loaded: "Loaded[TextualEncoder]") -> None:
@@ -36,21 +38,22 @@ async def encode_text(loaded: "Loaded[TextualEncoder]") -> None:
 
 async def detect_faces(loaded: "Loaded[FaceDetector]") -> None:
     """Look for faces in a black picture."""
-    await loaded.batcher.submit(await asyncio.to_thread(loaded.model.prepare, _black(PICTURE_SIDE)))
+    await loaded.batcher.submit(await asyncio.to_thread(loaded.model.prepare, _black_preview()))
 
 
 def detect_text(side: int) -> "Callable[[Loaded[TextDetector]], Awaitable[None]]":
-    """Looks for text in a black picture of `side` x `side` pixels, the size that it will be used with."""
+    """Looks for text in a black picture whose shorter side is scaled to `side` pixels."""
 
     async def warm_up(loaded: "Loaded[TextDetector]") -> None:
-        await loaded.batcher.submit(await asyncio.to_thread(loaded.model.prepare, _black(side), side))
+        await loaded.batcher.submit(await asyncio.to_thread(loaded.model.prepare, _black_preview(), side))
 
     return warm_up
 
 
 async def read_lines(loaded: "Loaded[TextRecognizer]") -> None:
     """Read black lines."""
-    await loaded.batcher.submit_all([loaded.model.prepare(_black_line()) for _ in range(LINES)])
+    paths = await loaded.batcher.submit_all([loaded.model.prepare(_black_line()) for _ in range(LINES)])
+    await asyncio.to_thread(loaded.model.decode, paths[0])
 
 
 async def turn_lines(loaded: "Loaded[TextOrientation]") -> None:
@@ -58,12 +61,12 @@ async def turn_lines(loaded: "Loaded[TextOrientation]") -> None:
     await loaded.batcher.submit_all([loaded.model.prepare(_black_line()) for _ in range(LINES)])
 
 
-def _black(side: int) -> "Picture":
+def _black_preview() -> "Picture":
     from PIL import Image
 
     from immich_ml_cn.models.images import Picture
 
-    return Picture.of(Image.new("RGB", (side, side)))
+    return Picture.of(Image.new("RGB", PREVIEW_SIZE))
 
 
 def _black_line() -> NDArray[np.uint8]:
