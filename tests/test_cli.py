@@ -1,6 +1,7 @@
 """The command line: versions, wrong settings, a port that is taken."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -147,7 +148,7 @@ def test_the_start_says_what_runs_where(tmp_path: Path) -> None:
     assert f"immich-ml-cn {__version__} (abc123), models in {tmp_path}" in log
     assert "MACHINE_LEARNING_RKNN is set but does nothing here: it is for Rockchip acceleration" in log
     assert "CLIP names answered by another model: RN50__openai → chinese-clip-rn50" in log
-    assert "device: CPU, " in log
+    assert re.search(r"device: CPU, .*; why: MACHINE_LEARNING_PROVIDER=cpu$", log, flags=re.MULTILINE)
     assert f"listening on http://127.0.0.1:{server.port}" in log
     assert "\x1b" not in log
 

@@ -66,6 +66,8 @@ def explain(engine: Engine, settings: Settings) -> str:
         return f"MACHINE_LEARNING_PROVIDER={settings.provider}"
     if engine.on_gpu:
         return tr("it computed right in a test at the start")
+    if isinstance(engine, OpenVinoEngine):
+        return tr("OpenVINO is installed, and MACHINE_LEARNING_PROVIDER names no other engine")
     if "onnxruntime-gpu" not in runtimes():
         return tr("only the CPU build of ONNX Runtime is installed; install immich-ml-cn[cuda]")
     return _missing_driver() or tr("the GPU failed a test at the start: see the log")

@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 import uvicorn
 
 from immich_ml_cn import __version__
-from immich_ml_cn.engines import Engine, EngineError, select_engine
+from immich_ml_cn.engines import Engine, EngineError, explain, select_engine
 from immich_ml_cn.logs import redact_url
 from immich_ml_cn.messages import tr
 from immich_ml_cn.metrics import Metrics
@@ -47,7 +47,7 @@ def serve(settings: Settings, choose_engine: Callable[[Settings], Engine] = sele
     except (EngineError, OSError) as error:
         logger.critical("%s", error)
         return 1
-    logger.info("device: %s", engine.description)
+    logger.info("device: %s; why: %s", engine.description, explain(engine, settings))
     fatal = _FatalErrors(settings.shutdown_timeout_s)
     service = Service(settings, engine, on_fatal=fatal.report)
     server = _Server(
