@@ -11,6 +11,7 @@ from immich_ml_cn.models.images import Picture
 from immich_ml_cn.serving.catalogue import MAX_NAME_BYTES, MAX_PARALLEL_LINES, Catalogue
 from immich_ml_cn.serving.spec import Loaded
 from immich_ml_cn.serving.tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
+from immich_ml_cn.serving.warm_ups import PREVIEW_SIZE
 from immich_ml_cn.settings import Settings
 from immich_ml_cn.settings.aliases import parse_aliases
 from immich_ml_cn.sources import model_names
@@ -397,7 +398,7 @@ def test_the_text_detector_is_warmed_up_at_the_size_it_is_used_with(tmp_path: Pa
         await spec.warm_up(cast(Any, Loaded(cast(Any, Detector()), cast(Any, Submitted()), spec.key)))
 
     asyncio.run(warm_up())
-    assert sizes == [((64, 64), 64), 64]
+    assert sizes == [(PREVIEW_SIZE, 64), 64]
 
 
 @pytest.mark.parametrize(
