@@ -80,7 +80,7 @@ def test_it_is_bounded(tmp_path: Path) -> None:
         run.count(Tasks(visual=ClipVisual(f"model-{number}" + "x" * 100)))
     run.save()
     assert len(RecentModels(tmp_path).take()) == MAX_USES
-    assert [file.name for file in tmp_path.iterdir()] == []
+    assert [file.name for file in tmp_path.iterdir()] == [FILE]
 
 
 @pytest.mark.parametrize(
