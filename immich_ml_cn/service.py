@@ -78,7 +78,8 @@ class Service:
             await asyncio.wait([self._preloading])
             if self._recent is not None:
                 stack.push_async_callback(asyncio.to_thread, self._recent.save)
-                warm_start = WarmStart(self._engine, catalogue, self.registry, self._recent)
+                more_modules = () if self._text_search is None else (f"{__package__}.search.index",)
+                warm_start = WarmStart(self._engine, catalogue, self.registry, self._recent, more_modules=more_modules)
                 _background(stack, self._when_listening(warm_start), "warm start")
             yield
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Final
@@ -37,8 +37,21 @@ MIN_FREE_BYTES: Final = 1 << 30
 class WarmStart:
     """Imports libraries and loads models, one after the other, each only while no request is being answered."""
 
-    def __init__(self, engine: Engine, catalogue: Catalogue, registry: Registry, recent: RecentModels) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        catalogue: Catalogue,
+        registry: Registry,
+        recent: RecentModels,
+        *,
+        more_modules: Sequence[str] = (),
+    ) -> None:
+        """
+        Args:
+            more_modules: that requests need, besides those of the models.
+        """
         self._engine = engine
+        self._modules = (*MODULES, *more_modules)
         self._catalogue = catalogue
         self._registry = registry
         self._recent = recent
@@ -61,7 +74,7 @@ class WarmStart:
         await asyncio.to_thread(self._recent.save)
 
     async def _import_libraries(self) -> None:
-        imports: list[Callable[[], object]] = [partial(import_module, name) for name in MODULES]
+        imports: list[Callable[[], object]] = [partial(import_module, name) for name in self._modules]
         for import_one in (self._engine.import_library, *imports):
             await self._idle()
             try:

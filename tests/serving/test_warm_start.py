@@ -112,3 +112,15 @@ async def test_models_wait_for_a_request_where_memory_is_short(tmp_path: Path, m
         await registry.close()
     assert engine.imported
     assert RecentModels(tmp_path).take() == [used]
+
+
+async def test_what_requests_need_beside_models_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imported: list[str] = []
+    monkeypatch.setattr(module, "import_module", imported.append)
+    engine = FakeEngine()
+    with a_lane() as lane:
+        registry = Registry(engine, [lane], ttl_s=300, wait_s=10)
+        more = ("of.the.search",)
+        await WarmStart(engine, catalogue(tmp_path), registry, RecentModels(tmp_path), more_modules=more).run()
+        await registry.close()
+    assert imported == [*module.MODULES, *more]
