@@ -23,7 +23,7 @@ MODULES: Final = (
     *(f"immich_ml_cn.models.{name}" for name in ("clip", "faces", "ocr")),
     *(f"PIL.{name}ImagePlugin" for name in ("Jpeg", "Png", "Gif")),
 )
-"""What models are built with, each of which brings libraries along, and what Pillow imports to open its first picture."""
+"""What models are built with, with its libraries, and what Pillow imports for its first picture."""
 
 DELAY_S: Final = 0.5
 """Seconds after the port has opened in which a request that waited for it has arrived: an import would hold it up."""
