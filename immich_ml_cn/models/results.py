@@ -64,6 +64,16 @@ class ReadText:
     texts: tuple[str, ...]
     scores: tuple[float, ...]
 
+    def is_surer_than(self, other: "ReadText") -> bool:
+        """Whether the characters of the same picture were read with higher scores, and hardly fewer of them."""
+        (count, score), (other_count, other_score) = self._characters(), other._characters()
+        return count >= 0.8 * other_count and score * other_count >= other_score * count
+
+    def _characters(self) -> tuple[int, float]:
+        """How many there are, and the sum of their scores, which are those of their lines."""
+        lengths = [len(text) for text in self.texts]
+        return sum(lengths), sum(length * score for length, score in zip(lengths, self.scores, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

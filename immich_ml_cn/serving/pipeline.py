@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from immich_ml_cn.models.clip import Embedding as ClipEmbedding
     from immich_ml_cn.models.ocr import DetectionInput, TextDetector
     from immich_ml_cn.models.ocr.page import Readings
+    from immich_ml_cn.models.ocr.turned import Turn
 
 ItemT = TypeVar("ItemT")
 OutputT_co = TypeVar("OutputT_co", covariant=True)
@@ -274,7 +275,25 @@ class Pipeline:
         large = await self._large_characters(detector, item, len(found), probabilities, plan.task)
         if len(found) + len(large) == 0:
             return ReadText(found, (), ())
-        return await self._read(plan.reader, models, item.image, found, large, plan.task.min_recognition_score)
+        min_score = plan.task.min_recognition_score
+        read = await self._read(plan.reader, models, item.image, found, large, min_score)
+        turn = await self._pool.run(detector.model.second_look, item, found, read)
+        if turn is None:
+            return read
+        found = await self._turned_boxes(detector, item, turn, plan.task)
+        again = await self._read(plan.reader, models, item.image, found, NO_BOXES, min_score)
+        return again if again.is_surer_than(read) else read
+
+    async def _turned_boxes(
+        self, detector: "Loaded[TextDetector]", item: "DetectionInput", turn: "Turn", task: OcrTask
+    ) -> TextBoxes:
+        """What the detector finds in the same picture turned, in the picture as it is."""
+        turned = await self._pool.run(detector.model.prepare_turned, item, turn)
+        probabilities = await detector.batcher.submit(turned)
+        with self._metrics.time("postprocess", detector.name):
+            return await self._pool.run(
+                detector.model.turned_boxes, item, probabilities, task.min_detection_score, turn
+            )
 
     async def _large_characters(
         self,

@@ -105,6 +105,16 @@ class Model:
     def prepare_smaller(self, item: Any) -> Any:
         return item
 
+    def second_look(self, item: Any, found: TextBoxes, read: ReadText) -> Any:
+        return self.world.turn
+
+    def prepare_turned(self, item: Any, turn: Any) -> Any:
+        return item
+
+    def turned_boxes(self, item: Any, raw: Any, min_score: float, turn: Any) -> TextBoxes:
+        self.world.calls.append(("turned_boxes", (min_score, turn)))
+        return self.boxes(item, raw, min_score)
+
     def large_boxes(self, item: Any, raw: Any, min_score: float) -> TextBoxes:
         self.world.calls.append(("large_boxes", (min_score,)))
         return TextBoxes(np.array([[(220, 10), (390, 10), (390, 190), (220, 190)]], np.float32), np.ones(1, np.float32))
@@ -156,6 +166,7 @@ class World:
     lines: list[tuple[str, float]] = field(default_factory=lambda: [("one", 0.9), ("two", 0.8), ("three", 0.7)])
     upside_down: float = 0.0
     large: bool = False
+    turn: str | None = None
     dimension: int | None = None
     failing: dict[str, Exception] = field(default_factory=dict)
     hanging: set[str] = field(default_factory=set)
@@ -364,6 +375,15 @@ def test_a_large_character_that_was_missed_is_looked_for_and_read() -> None:
     assert answer.ocr.texts == ("one", "7")
     assert ("text_detector", 1) in world.batches
     assert dict(world.calls)["large_boxes"] == (0.4,)
+
+
+def test_a_page_on_its_side_is_searched_once_more_turned_upright() -> None:
+    world = World(turn="a quarter")
+    answer = predict(Tasks(ocr=OCR), world=world)
+    assert isinstance(answer.ocr, ReadText)
+    assert answer.ocr.texts == ("one", "two", "three")
+    assert dict(world.calls)["turned_boxes"] == (0.4, "a quarter")
+    assert [name for name, _ in world.batches].count("text_detector") == 2
 
 
 def test_a_dense_page_is_prepared_a_bounded_number_of_lines_at_a_time() -> None:

@@ -1,13 +1,15 @@
 """Text boxes → upright pictures of one line each."""
 
-from typing import Any
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 # A box this many times as high as wide holds a vertical line.
 VERTICAL_RATIO = 1.5
+# OpenCV's warp addresses its source with 16-bit numbers.
+_LONGEST_SIDE = 32766
+# Pixels around a box that its cubic interpolation looks at.
+_REACH = 2
 
 
 def crop_line(image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -22,9 +24,11 @@ def crop_line(image: NDArray[np.uint8], box: NDArray[np.float32]) -> NDArray[np.
         least 1.5 times as high as wide is turned a quarter counter-clockwise, as PP-OCR does:
         the recogniser reads horizontal lines only.
     """
-    [width], [height] = (sides.tolist() for sides in box_sizes(box[None]))
-    line = _straightened(image, box, width, height)
-    return np.ascontiguousarray(np.rot90(line)) if is_vertical(width, height) else line
+    if max(image.shape) > _LONGEST_SIDE:
+        image, box = _cut_out(image, box)
+    widths, heights = box_sizes(box[None])
+    line = _straightened(image, box, int(widths[0]), int(heights[0]))
+    return np.ascontiguousarray(np.rot90(line)) if is_vertical(widths, heights)[0] else line
 
 
 def with_margin(line: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -40,9 +44,18 @@ def box_sizes(boxes: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np
     return whole[:, 0], whole[:, 1]
 
 
-def is_vertical(width: Any, height: Any) -> Any:
-    """Whether a box of this size is read as a vertical line: bool, of arrays too."""
-    return height >= VERTICAL_RATIO * width
+def is_vertical(widths: NDArray[np.int64], heights: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether boxes of these sizes, (N,) each, are read as vertical lines."""
+    return np.asarray(heights >= VERTICAL_RATIO * widths, np.bool_)
+
+
+def _cut_out(image: NDArray[np.uint8], box: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """What of a picture lies around a box, and the box in it; of one too long for a warp, every second pixel or so."""
+    left, top = np.maximum(np.floor(box.min(axis=0)) - _REACH, 0).astype(int)
+    right, bottom = np.ceil(box.max(axis=0)).astype(int) + _REACH + 1
+    part = image[top:bottom, left:right]
+    step = -(-max(part.shape) // _LONGEST_SIDE)
+    return part[::step, ::step], ((box - [left, top]) / step).astype(np.float32)
 
 
 def _straightened(image: NDArray[np.uint8], box: NDArray[np.float32], width: int, height: int) -> NDArray[np.uint8]:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from immich_ml_cn.engines.session import OpenSession, Session
 from immich_ml_cn.models.images import Picture
-from immich_ml_cn.models.results import TextBoxes
+from immich_ml_cn.models.results import ReadText, TextBoxes
 
 from . import large
-from .boxes import find_boxes
+from .boxes import find_boxes, order_corners
 from .pixels import opaque_rgb, to_tensor
 from .reading_order import reading_order
+from .turned import Turn, steep_angle, turn_upright
 
 # The network halves its input five times.
 STRIDE = 32
@@ -101,6 +102,31 @@ class TextDetector:
         canvas = item.width + 2 * item.left, item.height + 2 * item.top
         boxes, scores = find_boxes(probability, min_score, *canvas)
         boxes, scores = _inside(boxes - np.array([item.left, item.top], np.float32), scores, item)
+        order = reading_order(boxes)
+        return TextBoxes(boxes[order], scores[order])
+
+    def second_look(self, item: DetectionInput, found: TextBoxes, read: ReadText) -> Turn | None:
+        """The turn in which a picture is to be searched once more, by what was found and read; mostly none."""
+        angle = steep_angle(found, read)
+        return None if angle is None else turn_upright(item.width, item.height, angle)
+
+    def prepare_turned(self, item: DetectionInput, turn: Turn) -> DetectionInput:
+        """The same picture turned, in about the same resolution; for the CPU pool."""
+        resized = cv2.resize(item.image, item.tensor.shape[:0:-1])
+        scale = np.array(item.tensor.shape[:0:-1]) / [item.width, item.height]
+        ratio = math.sqrt(min(scale.prod(), MAX_PIXELS / (turn.width * turn.height)))
+        width, height = _rounded(turn.width * ratio), _rounded(turn.height * ratio)
+        matrix = turn.matrix * [[width / turn.width], [height / turn.height]] / [*scale, 1]
+        turned = cv2.warpAffine(resized, matrix, (width, height), borderValue=resized.mean(axis=(0, 1)).tolist())
+        return DetectionInput(item.image, to_tensor(_uint8(turned)))
+
+    def turned_boxes(
+        self, item: DetectionInput, probability: NDArray[np.float32], min_score: float, turn: Turn
+    ) -> TextBoxes:
+        """The text boxes, in the picture as it is, in one of `infer`'s maps of it turned; for the CPU pool."""
+        boxes, scores = find_boxes(probability, min_score, turn.width, turn.height)
+        limit = np.array([item.width - 1, item.height - 1], np.float32)
+        boxes = order_corners(np.clip(turn.back(boxes).round(), 0, limit))
         order = reading_order(boxes)
         return TextBoxes(boxes[order], scores[order])
 

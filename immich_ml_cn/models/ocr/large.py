@@ -74,7 +74,7 @@ def parts_of(large: NDArray[np.float32], boxes: NDArray[np.float32], lines: Sequ
     return [line for line in lines if inside[line]]
 
 
-def _mean_inside(probability: NDArray[np.float32], outline: Any) -> float:
+def _mean_inside(probability: NDArray[np.float32], outline: NDArray[Any]) -> float:
     mask = np.zeros(probability.shape, np.uint8)
     cv2.drawContours(mask, [outline], -1, 1, cv2.FILLED)
     return float(cv2.mean(probability, mask)[0])

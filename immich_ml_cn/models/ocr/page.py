@@ -43,7 +43,7 @@ PROBES: Final = 3
 """Lines of a page that seems upside down that are read both ways."""
 
 FEW_LINES: Final = 3
-"""Horizontal lines of a page that are asked for their direction of writing too: it costs little then."""
+"""Horizontal lines up to which one of them tells the direction of writing; of more, two have to agree."""
 
 DOUBTFUL: Final = 0.6
 """A line read with a score from here to `SURE` is read again with a margin: its characters may be cut at an edge, or
@@ -160,18 +160,12 @@ class Page:
         self.upright = list(self.turns)
         standing = [line for line, turn in enumerate(self.turns) if turn % 2]
         lying = [line for line, turn in enumerate(self.turns) if turn % 2 == 0]
-        if standing:
-            yield from self._find_direction(standing)
-        if self.upside_down or len(lying) <= FEW_LINES + self._large_count:
-            # Not of two characters: those that look alike on their backs, 田中, would tell the wrong thing.
-            yield from self._find_direction([line for line in lying if self._lengths[line] > NARROW_RATIO])
-        # Narrow boxes count here: they have been read both ways.
-        if 2 * self._lengths[standing].sum() > self._lengths.sum():
-            lone = np.flatnonzero(self._lone).tolist()
-            longest = max(standing, key=lambda line: float(self._lengths[line]))
-            yield from self._ask((line, self.upright[longest]) for line in lone)
-            for line in lone:
-                self.turns[line] = self.upright[line] = self.upright[longest]
+        yield from self._find_direction(standing)
+        # Not of two characters: those that look alike on their backs, 田中, would tell the wrong thing.
+        long = [line for line in lying if self._lengths[line] > NARROW_RATIO]
+        few = self.upside_down or len(lying) <= FEW_LINES + self._large_count
+        yield from self._find_direction(long, witnesses=1 if few else 2)
+        yield from self._turn_lone(standing)
 
     def read_again(self) -> Asking:
         """Read doubtful lines again, and keep what leaves at most a third of the doubt."""
@@ -218,16 +212,34 @@ class Page:
     def _other_way(self, lines: Iterable[int]) -> list[tuple[int, int]]:
         return [(line, (self.turns[line] + 2) % 4) for line in lines]
 
-    def _find_direction(self, lines: Sequence[int]) -> Asking:
-        """See of lines that are vertical writing or not, all or none, by the one that was read best."""
+    def _find_direction(self, lines: Sequence[int], witnesses: int = 1) -> Asking:
+        """See of lines that are vertical writing or not, all or none, by the one or more that were read best."""
         lines = [line for line in lines if vertical.may_be_vertical(self._readings[line, self.turns[line]][0])]
-        if not lines:
+        by_clearness = sorted(lines, key=self._clearness, reverse=True)
+        for line in by_clearness[:witnesses]:
+            [reading] = yield [vertical.stacked(self._picture(line, self.turns[line]))]
+            if not vertical.is_vertical(self._readings[line, self.turns[line]][0], *reading):
+                return
+        for line in lines:
+            self.upright[line] = (self.turns[line] + 3) % 4
+
+    def _turn_lone(self, standing: Sequence[int]) -> Asking:
+        """Read lone characters the way up that standing lines are, all or none, where those are more than lying ones
+        and they are read no worse so."""
+        lone = np.flatnonzero(self._lone).tolist()
+        # Narrow boxes count here: they have been read both ways.
+        lying = self._lengths.sum() - self._lengths[[*standing, *lone]].sum()
+        if not (lone and standing) or self._lengths[standing].sum() <= lying:
             return
-        line = max(lines, key=lambda line: self._score(line) * min(vertical.CHARACTERS, float(self._lengths[line])))
-        [reading] = yield [vertical.stacked(self._picture(line, self.turns[line]))]
-        if vertical.is_vertical(self._readings[line, self.turns[line]][0], *reading):
-            for line in lines:
-                self.upright[line] = (self.turns[line] + 3) % 4
+        longest = max(standing, key=lambda line: float(self._lengths[line]))
+        turned = [(line, self.upright[longest]) for line in lone]
+        yield from self._ask(turned)
+        if _mean([self._score(*key) for key in turned]) >= _mean([self._score(line) for line in lone]):
+            for line, turn in turned:
+                self.turns[line] = self.upright[line] = turn
+
+    def _clearness(self, line: int) -> float:
+        return self._score(line) * min(vertical.CHARACTERS, float(self._lengths[line]))
 
     def _ask(self, keys: Iterable[tuple[int, int]]) -> Asking:
         """Ask for the readings that are missing, by line and turn."""

@@ -1,11 +1,12 @@
 """The angle at which a page was photographed, from the directions of its text boxes."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 _QUARTER = np.pi / 2
+_Angle = TypeVar("_Angle", float, NDArray[np.float64])
 
 
 def page_skew(boxes: NDArray[Any]) -> float:
@@ -31,8 +32,8 @@ def page_skew(boxes: NDArray[Any]) -> float:
     along = edges[rows, longest]
     angles = np.arctan2(along[:, 1], along[:, 0])
     # Angles a quarter apart are one: four times the angle is on a circle, whose mean is where the median is looked for.
-    mean = np.angle(np.sum(weights * np.exp(4j * angles))) / 4
-    return float(_wrapped(mean + _weighted_median(_wrapped(angles - mean), weights)))
+    mean = float(np.angle(np.sum(weights * np.exp(4j * angles)))) / 4
+    return _wrapped(mean + _weighted_median(_wrapped(angles - mean), weights))
 
 
 def page_angle(boxes: NDArray[Any]) -> float:
@@ -55,7 +56,7 @@ def rotated(points: NDArray[Any], angle: float) -> NDArray[np.float64]:
     return np.asarray(points.astype(np.float64) @ np.array([[cosine, sine], [-sine, cosine]]), np.float64)
 
 
-def _wrapped(angle: Any) -> Any:
+def _wrapped(angle: _Angle) -> _Angle:
     """To -π/4…π/4, by quarter turns."""
     return (angle + _QUARTER / 2) % _QUARTER - _QUARTER / 2
 

@@ -27,6 +27,19 @@ def test_a_box_at_the_border() -> None:
     np.testing.assert_array_equal(crop_line(IMAGE, box), get_rotate_crop_image(IMAGE, box.copy()))
 
 
+@pytest.mark.parametrize("angle", [0, 7, 90])
+def test_a_picture_longer_than_opencv_can_warp(angle: float) -> None:
+    box = slanted(60, 20, angle).round()
+    panorama = np.zeros((120, 40_000, 3), np.uint8)
+    panorama[:, 35_000:35_160] = IMAGE
+    np.testing.assert_array_equal(crop_line(panorama, box + np.array([35_000, 0], np.float32)), crop_line(IMAGE, box))
+
+
+def test_a_line_longer_than_opencv_can_warp() -> None:
+    box = np.array([[0, 10], [39_000, 20], [39_000, 60], [0, 50]], np.float32)
+    assert crop_line(np.zeros((120, 40_000, 3), np.uint8), box).shape == (20, 19_500, 3)
+
+
 def test_a_vertical_line_is_turned_counter_clockwise() -> None:
     box = np.array([[10, 10], [30, 10], [30, 70], [10, 70]], np.float32)
     np.testing.assert_array_equal(crop_line(IMAGE, box), np.rot90(IMAGE[10:70, 10:30]))
