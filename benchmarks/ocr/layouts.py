@@ -196,6 +196,14 @@ def three_narrow_columns_in_english_below_their_headings(page: Layout) -> None:
         page.lines(texts.english_lines(40 * column, 7, 22), 60 + 420 * column, 120, 28)
 
 
+@_page("columns")
+def a_short_line_begins_the_first_of_two_columns(page: Layout) -> None:
+    page.add("乡村生活四季随笔", 300, 40, 60)
+    page.add("本报讯", 60, 170, 36)
+    page.lines(texts.chinese_lines(5, 10, 13), 60, 235, 36)
+    page.lines(texts.chinese_lines(145, 11, 13), 640, 181, 36)
+
+
 # --- books ---
 
 
@@ -257,6 +265,21 @@ def two_panels_in_english(page: Layout) -> None:
     page.lines(texts.english_lines(5, 9, 30), 60, 120, 24)
     page.add("What to bring", 600, 58, 36)
     page.lines(texts.english_lines(75, 8, 30), 600, 138, 24)
+
+
+@_page("leaflets")
+def three_panels_of_numbered_items(page: Layout) -> None:
+    for panel, title in enumerate(("服务项目", "办理流程", "注意事项")):
+        page.add(title, 60 + 400 * panel, 40, 44)
+        items = [f"{n + 1}. {texts.chinese(70 * panel + 11 * n, 6 + (n + panel) % 4)}" for n in range(7)]
+        page.lines(items, 60 + 400 * panel, 120, 28, 1.7)
+
+
+@_page("leaflets")
+def questions_in_two_columns(page: Layout) -> None:
+    for column in range(2):
+        items = [f"{n + 1 + 6 * column}、{texts.chinese(70 * column + 13 * n, 7 + (n * 3) % 5)}" for n in range(6)]
+        page.lines(items, 60 + 500 * column, 60, 30, 1.6)
 
 
 # --- tables: row by row ---
@@ -329,6 +352,20 @@ def a_calendar_of_events(page: Layout) -> None:
 def a_list_of_words(page: Layout) -> None:
     pairs = ("apple", "pomme"), ("umbrella", "parapluie"), ("tin opener", "ouvre-boîte"), ("light bulb", "ampoule")
     _table(page, [*pairs, ("bridge", "pont"), ("harbour", "port"), ("railway", "chemin de fer")], (60, 400), pitch=1.5)
+
+
+@_page("tables")
+def questions_numbered_across(page: Layout) -> None:
+    rows = [
+        [f"{2 * n + side + 1}. {texts.chinese(17 * n + 90 * side, 6 + n % 4)}" for side in (0, 1)] for n in range(6)
+    ]
+    _table(page, rows, (60, 460), pitch=1.6)
+
+
+@_page("tables")
+def a_numbered_list_with_two_long_cells(page: Layout) -> None:
+    rows = [(f"{n + 1}. {texts.chinese(19 * n, 6 + n % 3)}", texts.chinese(90 + 13 * n, 5 + n % 5)) for n in range(7)]
+    _table(page, rows, (60, 460), pitch=1.6)
 
 
 # --- receipts: row by row ---

@@ -4,7 +4,8 @@ documents", ICPR 1984) with guards.
 A page is cut at a gutter, an empty strip from top to bottom between two columns, and each column is read to its end.
 But tables, receipts and forms have empty strips too, and are read row by row. So a gutter counts only between two
 columns of running text: long lines, one close below the other, side by side. Where such lines stand at the same heights
-on both sides, as in a table, they have to fill their column as well, or be broken amid sentences.
+on both sides, as in a table, they have to fill their column as well, or be broken amid sentences, or be a list whose
+items are numbered.
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ MIN_TOGETHER = 6
 MIN_FILLED = 0.7
 MIN_CONTINUED = 0.5
 MAX_NUMERIC = 0.3
+MIN_LISTED = 0.5
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ def sections(boxes: Sequence[Box]) -> list[Section]:
                 plain = []
             found.append(Section(columns))
         else:
+            if len(bands[start]) == 1:  # a heading, perhaps of columns that begin below it
+                end = start + 1
             plain += [box for band in bands[start:end] for box in band]
         start = end
     if plain:
@@ -133,7 +137,7 @@ def _are_columns(left: Sequence[Line], right: Sequence[Line]) -> bool:
         return False
     if _share_beside(fewer, more, 0.2) < 0.6:
         return True
-    return all(_is_filled(lines) or _is_continued(lines) for lines in (left, right))
+    return all(_is_filled(lines) or _is_continued(lines) or _is_list(lines) for lines in (left, right))
 
 
 def _typical_length(lines: Sequence[Line]) -> float:
@@ -172,6 +176,12 @@ def _is_continued(lines: Sequence[Line]) -> bool:
         and len(_reaching(lines, 0.6)) >= MIN_FILLED * len(lines)
         and _typical_length(lines) >= MIN_SENTENCE_LENGTH
     )
+
+
+def _is_list(lines: Sequence[Line]) -> bool:
+    """Whether most of these are items of a list, numbered from one line to the next."""
+    numbers = [line[0].number for line in lines]
+    return sum(above + 1 == below for above, below in pairwise(numbers) if above) >= MIN_LISTED * len(lines)
 
 
 def _reaching(lines: Sequence[Line], share: float) -> list[Line]:

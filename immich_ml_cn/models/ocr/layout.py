@@ -1,14 +1,17 @@
 """Text boxes as the reading order sees them: upright, in the directions in which their page is read."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .crops import box_sizes, is_vertical
 from .skew import page_angle, rotated
+
+_ITEM: Final = re.compile("([1-9][0-9]?)[.、．)）](?![0-9])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,7 @@ class Box:
         square: a lone character, or two.
         numeric: most of its text is digits, as far as it is known.
         continues: its text begins with a small letter, likewise: it goes on from the line above.
+        number: that its text begins with, likewise, as an item of a list does; 0 if none.
     """
 
     index: int
@@ -33,6 +37,7 @@ class Box:
     square: bool
     numeric: bool = False
     continues: bool = False
+    number: int = 0
 
     @property
     def x(self) -> float:
@@ -74,7 +79,11 @@ def upright_boxes(boxes: NDArray[Any], *, upside_down: bool = False, texts: Sequ
     kinds = zip(vertical.tolist(), (~(vertical | horizontal)).tolist(), strict=True)
     rows = zip(extents, thicknesses, kinds, texts, strict=True)
     return [
-        Box(index, left, top, right, bottom, thickness, stands, square, _is_numeric(text), continues=text[:1].islower())
+        Box(
+            *(index, left, top, right, bottom, thickness, stands, square, _is_numeric(text)),
+            continues=text[:1].islower(),
+            number=_item_number(text),
+        )
         for index, ((left, top, right, bottom), thickness, (stands, square), text) in enumerate(rows)
     ]
 
@@ -99,6 +108,11 @@ def grouped(boxes: Iterable[Box], position: Callable[[Box], float]) -> list[list
 
 def _is_numeric(text: str) -> bool:
     return 0 < len(text) <= 2 * sum(character.isdigit() for character in text)
+
+
+def _item_number(text: str) -> int:
+    found = _ITEM.match(text)
+    return int(found[1]) if found else 0
 
 
 def median(values: Sequence[float]) -> float:

@@ -120,6 +120,7 @@ class Page:
             self._probabilities[len(crops) - large_count :] = UNSURE
         self._readings: dict[tuple[int, int], Reading] = {}
         widths, heights = box_sizes(boxes)
+        self._areas = widths * heights
         self._stands = is_vertical(widths, heights)
         self._narrow = self._stands & (heights <= NARROW_RATIO * widths)
         self._lone = ~self._stands & ~is_vertical(heights, widths)
@@ -183,8 +184,9 @@ class Page:
         lines = [line for line in range(count) if is_text(*readings[line], min_score)]
         for line in range(count, len(readings)):
             parts = parts_of(found.boxes[line], found.boxes, lines)
+            framed = max((self._areas[part] for part in parts), default=0) > 2 * self._areas[line]
             is_sure = is_text(*readings[line], max(min_score, SURE))
-            if is_sure and _says_more(readings[line], [readings[part] for part in parts]):
+            if is_sure and _says_more(readings[line], [readings[part] for part in parts], framed):
                 lines = [*(other for other in lines if other not in parts), line]
         text = np.array(lines, np.intp)
         order = text[reading_order(found.boxes[text], self.upside_down, [readings[line][0] for line in text])]
@@ -255,15 +257,16 @@ class Page:
         return self._readings[line, self.turns[line] if turn is None else turn][1]
 
 
-def _says_more(large: Reading, parts: Sequence[Reading]) -> bool:
+def _says_more(large: Reading, parts: Sequence[Reading], framed: bool) -> bool:
     """Whether a large character is what was read there, and not the lines that lie inside its box.
 
-    Where a line says the same, its box is the better one: it stands as the text does. Lines that the large reading
+    Where a line says the same, its box is the better one, for it stands as the text does, unless it is a frame around
+    the character. Lines that the large reading
     contains are pieces of it, cut at a gap or with a character twice.
     """
     texts = [text for text, _ in parts]
     if texts == [large[0]]:
-        return False
+        return framed
     if len(texts) > 1 and all(text in large[0] for text in texts):
         return True
     return len(large[0]) >= sum(len(text) for text, _ in parts) and all(large[1] >= score for _, score in parts)

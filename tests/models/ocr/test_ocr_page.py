@@ -203,6 +203,15 @@ def test_pieces_of_a_large_line_give_way_to_the_whole(large: str, expected: tupl
     assert play(page, [0.01] * 3, Recogniser(lines), large_count=1).texts == expected
 
 
+@pytest.mark.parametrize(("frame", "expected"), [((0, 0, 900, 800), [310, 210]), ((300, 200, 300, 400), [300, 200])])
+def test_a_frame_around_a_large_character_gives_way_to_it(
+    frame: tuple[int, int, int, int], expected: list[float]
+) -> None:
+    page = boxes(frame, (310, 210, 280, 380))
+    answer = play(page, [0.01] * 2, Recogniser([{UPRIGHT: ("4", 0.97)}] * 2), large_count=1)
+    assert (answer.texts, first_corners(answer)) == (("4",), [expected])
+
+
 def test_symbols_and_unsure_lines_are_left_out() -> None:
     lines = [{UPRIGHT: reading} for reading in (("★", 0.99), ("text", 0.99), ("unsure", 0.49), ("  ", 0.9))]
     answer = play(rows(4), [0.01] * 4, Recogniser(lines))
