@@ -4,6 +4,7 @@ A detector joins what stands close beside one another in the picture. On a page 
 column: a table's marks come out as one line across their rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from immich_ml_cn.models.results import ReadText, TextBoxes
+
+from .skew import QUARTER, page_skew
 
 STEEP: Final = np.radians(8)
 """Up to which the detector finds the lines of a tilted page as those of a straight one."""
@@ -63,17 +66,26 @@ def steep_angle(found: TextBoxes, read: ReadText) -> float | None:
         Radians, clockwise from left to right. None for pages that are not steep, and those where nothing lies across
         the lines but what was surely read as vertical writing.
     """
-    is_sure = np.array([score >= SURE for score in read.scores], np.bool_)
-    sure = read.lines.boxes[is_sure]
-    along, down = sure[:, 1] - sure[:, 0], sure[:, 3] - sure[:, 0]
-    horizontal = np.hypot(*along.T) > np.hypot(*down.T)
-    x, y = along[horizontal].sum(axis=0).tolist()
-    angle = float(np.arctan2(y, x))
+    sure = [line for line, score in enumerate(read.scores) if score >= SURE and len(read.texts[line]) > 1]
+    lines = read.lines.boxes[sure]
+    angle = _direction(lines, [_weight(read.texts[line]) for line in sure], page_skew(found.boxes))
     if abs(angle) <= STEEP:
         return None
-    columns = read.lines.boxes[is_sure & [len(text) > 1 for text in read.texts]]
-    others = ~(_places(found.boxes)[:, None] == _places(columns)).all(axis=2).any(axis=1)
+    others = ~(_places(found.boxes)[:, None] == _places(lines)).all(axis=2).any(axis=1)
     return angle if _lie_across(found.boxes[others], angle).any() else None
+
+
+def _weight(text: str) -> float:
+    """Of a line's word on its direction: digits are read where there are none, and on their side."""
+    return sum(1.0 if character.isalpha() else 0.25 for character in text)
+
+
+def _direction(lines: NDArray[np.float32], weights: Sequence[float], skew: float) -> float:
+    """In which most of the lines are read, -π…π: the page's skew and whole quarters; 0.0 if none tells."""
+    along, down = lines[:, 1] - lines[:, 0], lines[:, 3] - lines[:, 0]
+    quarters = np.round((np.arctan2(along[:, 1], along[:, 0]) - skew) / QUARTER).astype(int) % 4
+    votes = np.bincount(quarters, np.array(weights) * (np.hypot(*along.T) > np.hypot(*down.T)), minlength=4)
+    return float((skew + QUARTER * votes.argmax() + np.pi) % (2 * np.pi) - np.pi) if votes.any() else 0.0
 
 
 def _places(boxes: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -48,6 +48,20 @@ def test_the_skew_of_a_page(angle: float, quarters: int) -> None:
     assert np.degrees(page_skew(page)) == pytest.approx(angle)
 
 
+@pytest.mark.parametrize("angle", [-15, -3, 0, 0.5, 3, 15, 44])
+def test_the_skew_of_a_calendar(angle: float) -> None:
+    """The rectangles of its numbers lie as the picture does."""
+    days = rotated(np.array([(120 * (day % 7), 90 * (day // 7)) for day in range(30)]), np.radians(angle))
+    boxes = np.array([rectangle(50, 44, *day) for day in days])
+    assert np.degrees(page_skew(boxes)) == pytest.approx(angle, abs=0.1)
+
+
+def test_scattered_characters_have_no_skew() -> None:
+    scattered = np.random.default_rng(0).uniform(0, 1000, (12, 2))
+    boxes = np.array([rectangle(50, 44, *place) for place in scattered])
+    assert page_skew(boxes) == 0
+
+
 def test_vertical_and_horizontal_lines_agree_and_outliers_do_not_count() -> None:
     page = [rectangle(300, 30), rectangle(30, 200, x=300), rotated(rectangle(150, 30), 0.6), rectangle(400, 30, y=90)]
     assert np.degrees(page_skew(rotated(np.array(page), np.radians(7)))) == pytest.approx(7)
