@@ -64,10 +64,10 @@ class ReadText:
     texts: tuple[str, ...]
     scores: tuple[float, ...]
 
-    def is_surer_than(self, other: "ReadText") -> bool:
-        """Whether the characters of the same picture were read with higher scores, and hardly fewer of them."""
+    def is_better_than(self, other: "ReadText") -> bool:
+        """Whether more characters of the same picture were read, or hardly fewer but with higher scores."""
         (count, score), (other_count, other_score) = self._characters(), other._characters()
-        return count >= 0.8 * other_count and score * other_count >= other_score * count
+        return score > other_score or (count >= 0.8 * other_count and score * other_count >= other_score * count)
 
     def _characters(self) -> tuple[int, float]:
         """How many there are, and the sum of their scores, which are those of their lines."""

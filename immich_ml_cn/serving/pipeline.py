@@ -282,7 +282,7 @@ class Pipeline:
             return read
         found = await self._turned_boxes(detector, item, turn, plan.task)
         again = await self._read(plan.reader, models, item.image, found, NO_BOXES, min_score)
-        return again if again.is_surer_than(read) else read
+        return again if again.is_better_than(read) else read
 
     async def _turned_boxes(
         self, detector: "Loaded[TextDetector]", item: "DetectionInput", turn: "Turn", task: OcrTask

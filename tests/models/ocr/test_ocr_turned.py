@@ -8,7 +8,7 @@ from ocr_pipeline import OcrModels, read_picture
 
 from benchmarks.ocr.drawing import rotated
 from immich_ml_cn.models.ocr.turned import steep_angle, turn_upright
-from immich_ml_cn.models.results import ReadText, TextBoxes
+from immich_ml_cn.models.results import NO_BOXES, ReadText, TextBoxes
 
 ROWS = [("Name", "Art", "Math", "Music")]
 ROWS += [(name, str(61 + 7 * n), str(98 - 6 * n), str(72 + 3 * n)) for n, name in enumerate(("Anna", "Ben", "Carl"))]
@@ -78,3 +78,18 @@ def test_a_straight_page_and_vertical_writing_are_not() -> None:
     columns = np.roll(rows(90), 1, axis=1)
     assert angle_of(np.concatenate([columns, lines[:1]]), 0.7) is None
     assert angle_of(lines[:0]) is None
+
+
+@pytest.mark.parametrize(
+    ("again", "expected"),
+    [
+        ([("Name", 0.99), ("Math", 0.99)], True),
+        ([("Name", 0.99)], False),
+        ([("Name", 0.99), ("Mat", 0.92), ("ath", 0.92)], True),
+        ([("Name", 0.8), ("Mat", 0.8)], False),
+    ],
+)
+def test_the_second_result_counts_where_it_has_more_or_is_surer(again: list[tuple[str, float]], expected: bool) -> None:
+    first, second = ([("Name", 0.9), ("Mat", 0.9), ("th", 0.9)], again)
+    read, other = (ReadText(NO_BOXES, *zip(*lines, strict=True)) for lines in (first, second))
+    assert other.is_better_than(read) is expected
