@@ -281,7 +281,7 @@ class Pipeline:
         if turn is None:
             return read
         found = await self._turned_boxes(detector, item, turn, plan.task)
-        again = await self._read(plan.reader, models, item.image, found, NO_BOXES, min_score)
+        again = await self._read(plan.reader, models, item.image, found, large, min_score)
         return again if again.is_better_than(read) else read
 
     async def _turned_boxes(

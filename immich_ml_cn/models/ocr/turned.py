@@ -68,7 +68,7 @@ def steep_angle(found: TextBoxes, read: ReadText) -> float | None:
     """
     sure = [line for line, score in enumerate(read.scores) if score >= SURE and len(read.texts[line]) > 1]
     lines = read.lines.boxes[sure]
-    angle = _direction(lines, [_weight(read.texts[line]) for line in sure], page_skew(found.boxes))
+    angle = _direction(lines, [_weight(read.texts[line]) for line in sure])
     if abs(angle) <= STEEP:
         return None
     others = ~(_places(found.boxes)[:, None] == _places(lines)).all(axis=2).any(axis=1)
@@ -80,8 +80,9 @@ def _weight(text: str) -> float:
     return sum(1.0 if character.isalpha() else 0.25 for character in text)
 
 
-def _direction(lines: NDArray[np.float32], weights: Sequence[float], skew: float) -> float:
-    """In which most of the lines are read, -π…π: the page's skew and whole quarters; 0.0 if none tells."""
+def _direction(lines: NDArray[np.float32], weights: Sequence[float]) -> float:
+    """In which most of the lines are read, -π…π: their skew and whole quarters; 0.0 if none tells."""
+    skew = page_skew(lines)
     along, down = lines[:, 1] - lines[:, 0], lines[:, 3] - lines[:, 0]
     quarters = np.round((np.arctan2(along[:, 1], along[:, 0]) - skew) / QUARTER).astype(int) % 4
     votes = np.bincount(quarters, np.array(weights) * (np.hypot(*along.T) > np.hypot(*down.T)), minlength=4)
