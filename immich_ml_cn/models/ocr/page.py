@@ -218,9 +218,11 @@ class Page:
         """See of lines that are vertical writing or not, all or none, by the one or more that were read best."""
         lines = [line for line in lines if vertical.may_be_vertical(self._readings[line, self.turns[line]][0])]
         by_clearness = sorted(lines, key=self._clearness, reverse=True)
-        for line in by_clearness[:witnesses]:
-            [reading] = yield [vertical.stacked(self._picture(line, self.turns[line]))]
-            if not vertical.is_vertical(self._readings[line, self.turns[line]][0], *reading):
+        for number, line in enumerate(by_clearness[:witnesses], 1):
+            # The first of two is asked on every page of ideographs: it is to cost little.
+            most = vertical.CHARACTERS if number == witnesses else vertical.SUSPICIOUS
+            [reading] = yield [vertical.stacked(self._picture(line, self.turns[line]), most)]
+            if not vertical.is_vertical(self._readings[line, self.turns[line]][0], *reading, most):
                 return
         for line in lines:
             self.upright[line] = (self.turns[line] + 3) % 4

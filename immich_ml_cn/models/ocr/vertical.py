@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHARACTERS: Final = 4
+SUSPICIOUS: Final = 2
+"""Characters that are enough to ask another line."""
+
 MIN_SCORE: Final = 0.6
 
 _IDEOGRAPHS: Final = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
@@ -23,26 +26,27 @@ def may_be_vertical(text: str) -> bool:
     return len(_IDEOGRAPHS.findall(text)) >= max(2, len(text) / 2)
 
 
-def stacked(line: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def stacked(line: NDArray[np.uint8], most: int = CHARACTERS) -> NDArray[np.uint8]:
     """The first characters of a line as vertical writing has them, beside one another.
 
     Args:
         line: uint8 (h, w, 3), as it is read: the characters of vertical writing lie on their left side.
+        most: how many there are at most.
 
     Returns:
-        uint8 (h, n * h, 3) of n square pieces, at most four.
+        uint8 (h, n * h, 3) of n square pieces.
     """
     side = line.shape[0]
-    count = max(1, min(CHARACTERS, round(line.shape[1] / side)))
+    count = max(1, min(most, round(line.shape[1] / side)))
     pieces = [np.rot90(line[:, start : start + side], -1) for start in range(0, count * side, side)]
     return np.ascontiguousarray(np.concatenate([_square(piece, side) for piece in pieces], axis=1))
 
 
-def is_vertical(text: str, stacked_text: str, stacked_score: float) -> bool:
+def is_vertical(text: str, stacked_text: str, stacked_score: float, most: int = CHARACTERS) -> bool:
     """Whether a line that reads `text` is vertical writing, by what its first characters read when `stacked`."""
     beginning = text[: CHARACTERS + 2]
     found = sum(character in beginning for character in stacked_text)
-    wanted = 1 if len(text) <= 3 else 2
+    wanted = 1 if len(text) <= 3 or most <= SUSPICIOUS else 2
     return stacked_score >= MIN_SCORE and found >= max(wanted, len(stacked_text) / 2)
 
 

@@ -26,7 +26,7 @@ def table() -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("angle", [0, 90, 180, 270, 45, 300])
 def test_a_table_is_read_row_by_row_at_any_angle(angle: float) -> None:
-    read = read_picture(rotated(table(), angle), models=OcrModels(parallel=True))
+    read = read_picture(rotated(table(), angle), models=OcrModels.bundled(parallel=True))
     assert list(read.texts) == [cell for row in ROWS for cell in row]
 
 
