@@ -15,7 +15,7 @@ from typing import Final, cast
 
 from immich_ml_cn.engines import child_process
 
-IDLE_S: Final = 60
+IDLE_S: Final = 300
 """Seconds without a question after which the process ends: it has 50 MB."""
 
 
