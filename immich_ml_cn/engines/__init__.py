@@ -6,7 +6,8 @@ ONNX Runtime on the CPU and on NVIDIA GPUs, OpenVINO on the CPU and on Intel gra
 from .cores import bulk_lane_count, usable_cores
 from .engine import Engine, EngineError, LoadError
 from .onnx_runtime import CpuEngine, CudaEngine, OnnxSession
-from .openvino import OpenVinoEngine, OpenVinoSession
+from .openvino import OpenVinoEngine
+from .openvino_session import OpenVinoSession
 from .packages import RUNTIME_PACKAGES
 from .selection import checking_engine, explain, select_engine
 

@@ -1,17 +1,13 @@
-"""Sessions of ONNX Runtime, on the CPU and on NVIDIA GPUs. The only importer of onnxruntime."""
+"""ONNX Runtime, on the CPU and on NVIDIA GPUs. The only importer of onnxruntime."""
 
 import logging
-import os
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from immich_ml_cn import memory
@@ -19,7 +15,6 @@ from immich_ml_cn.errors import DamagedModel
 from immich_ml_cn.messages import tr
 from immich_ml_cn.settings import Settings
 
-from .child_process import end_first_when_memory_is_short
 from .cores import threads_for
 from .cpu_arena import CpuArena
 from .edited_graphs import EditedGraphs
@@ -27,7 +22,7 @@ from .engine import LoadError
 from .graphs.files import Graph, graph_bytes, graph_name
 from .packages import runtime_version, version
 from .parallel import CpuParallelSession
-from .prepacked import GRAPH, MAX_CPU_S, WEIGHTS, PrepackedGraphs, as_file
+from .prepacked import PrepackedGraphs, as_file
 from .session import LaneKind, Session, TensorInfo
 
 logger = logging.getLogger(__name__)
@@ -98,10 +93,10 @@ class CpuEngine:
         return _sessions(partial(self._session, graph, spinning), threads, parallel=parallel and _is_copied(graph))
 
     def _session(self, graph: Graph, spinning: bool, threads: int) -> "OnnxSession":
-        return self._open(graph, _session_options(self._settings, threads, spinning=spinning))
+        return self._open(graph, session_options(self._settings, threads, spinning=spinning))
 
     def _packed_session(self, graph: Path, spinning: bool, threads: int) -> "OnnxSession":
-        return self._open(graph, _packed_options(self._settings, threads, spinning=spinning))
+        return self._open(graph, packed_options(self._settings, threads, spinning=spinning))
 
     def _open(self, graph: Graph, options: Any) -> "OnnxSession":
         import onnxruntime
@@ -110,7 +105,7 @@ class CpuEngine:
             with self._arena_lock:
                 self._arena = self._arena or CpuArena(onnxruntime)
             self._arena.share(options)
-        return _open(onnxruntime, graph, options, [self.provider])
+        return open_session(graph, options, [self.provider])
 
     def release_memory(self) -> None:
         """See `Engine.release_memory`."""
@@ -126,7 +121,7 @@ class CheckingEngine(CpuEngine):
         super().__init__(settings)
 
     def _session(self, graph: Graph, spinning: bool, threads: int) -> "OnnxSession":
-        options = _packed_options(self._settings, threads, spinning=spinning)
+        options = packed_options(self._settings, threads, spinning=spinning)
         options.enable_cpu_mem_arena = False
         options.add_session_config_entry("session.disable_prepacking", "1")
         return self._open(graph, options)
@@ -166,7 +161,7 @@ class CudaEngine:
         del kind, parallel, pinned
         import onnxruntime
 
-        options = _session_options(self._settings, self._settings.intra_op_threads or 1)
+        options = session_options(self._settings, self._settings.intra_op_threads or 1)
         cuda = {
             "device_id": device_id,
             "arena_extend_strategy": "kSameAsRequested",
@@ -176,7 +171,7 @@ class CudaEngine:
         graph = self._edited.file_or_data(graph)
         with self._creating:
             onnxruntime.preload_dlls()
-            session = _open(onnxruntime, graph, options, [(self.provider, cuda), CpuEngine.provider])
+            session = open_session(graph, options, [(self.provider, cuda), CpuEngine.provider])
         used = session.providers
         if not used or used[0] != self.provider:
             raise LoadError(
@@ -204,74 +199,6 @@ class OnnxSession:
         return outputs
 
 
-def write_prepacked() -> None:
-    """The main function of a process of its own: write a graph, optimised for this CPU and with its weights packed, and
-    see that it answers the same. Needs as much memory as a session of it.
-
-    Its arguments are the graph's file, the folder to write to, and ``normal`` or ``background``, the priority.
-    """
-    import onnxruntime
-
-    graph, folder, priority = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-    _yield_to_others(background=priority == "background")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    options.optimized_model_filepath = str(folder / GRAPH)
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
-    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
-    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
-    session = onnxruntime.InferenceSession(graph, options, providers=[CpuEngine.provider])
-    packed = _open(onnxruntime, folder / GRAPH, _packed_options(Settings(), 1), [CpuEngine.provider])
-    if not _same_outputs(OnnxSession(session), packed):
-        raise SystemExit("it would give other answers")
-    for file in folder.iterdir():
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
-
-
-def _yield_to_others(*, background: bool) -> None:
-    """Let this process be the first to go where memory ends, and end it after `MAX_CPU_S`; in the background it runs
-    only while nobody else wants the core."""
-    import resource  # not on every system
-
-    end_first_when_memory_is_short()
-    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S + 10))
-    if background:
-        os.nice(19)
-        with suppress(OSError, AttributeError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-
-
-def _packed_options(settings: Settings, threads: int, *, spinning: bool = False) -> Any:
-    import onnxruntime
-
-    options = _session_options(settings, threads, spinning=spinning)
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimised
-    return options
-
-
-def _same_outputs(session: Session, other: Session) -> bool:
-    """True if two sessions of a graph give the same outputs for a dummy input, or if the graph accepts none."""
-    try:
-        feeds = {info.name: _dummy_input(info) for info in session.inputs}
-        expected = session.run(feeds)
-    except Exception:  # of several kinds, none of which says anything about `other`
-        return True
-    answers = other.run(feeds)
-    return all(
-        np.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * float(np.abs(theirs).max(initial=0)), equal_nan=True)
-        for ours, theirs in zip(answers, expected, strict=True)
-    )
-
-
-def _dummy_input(info: TensorInfo) -> NDArray[Any]:
-    """A dummy input: random numbers in 0…1, or ones for integers; one item, dynamic axes of size 64."""
-    shape = [size or (64 if axis else 1) for axis, size in enumerate(info.shape)]
-    dtype = np.dtype(info.dtype)
-    return np.random.default_rng(0).random(shape).astype(dtype) if dtype.kind == "f" else np.ones(shape, dtype)
-
-
 def _sessions(open_on: Callable[[int], "OnnxSession"], threads: int, *, parallel: bool) -> Session:
     if not parallel or threads == 1:
         session = open_on(threads)
@@ -296,7 +223,7 @@ def _gpu_name(number: int) -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("Model:")), "NVIDIA GPU")
 
 
-def _session_options(settings: Settings, threads: int, *, spinning: bool = False) -> Any:
+def session_options(settings: Settings, threads: int, *, spinning: bool = False) -> Any:
     """
     Args:
         spinning: worker threads wait for the next part of a run awake, for `_SPIN_US` at most.
@@ -313,7 +240,27 @@ def _session_options(settings: Settings, threads: int, *, spinning: bool = False
     return options
 
 
-def _open(onnxruntime: Any, graph: Graph, options: Any, providers: list[Any]) -> OnnxSession:
+def packed_options(settings: Settings, threads: int, *, spinning: bool = False) -> Any:
+    import onnxruntime
+
+    options = session_options(settings, threads, spinning=spinning)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimised
+    return options
+
+
+def open_session(graph: Graph, options: Any, providers: list[Any]) -> OnnxSession:
+    """Create a session.
+
+    Args:
+        options: `onnxruntime.SessionOptions`.
+        providers: names of execution providers, or pairs of a name and its options; the first that can is used.
+
+    Raises:
+        DamagedModel: the file is no whole graph.
+        LoadError: ONNX Runtime cannot run the graph.
+    """
+    import onnxruntime
+
     try:
         with as_file(graph) as (path, _):
             session = onnxruntime.InferenceSession(path, options, providers=providers)

@@ -1,15 +1,13 @@
-"""Sessions of OpenVINO, on the CPU and on Intel graphics. The only importer of openvino."""
+"""OpenVINO, on the CPU and on Intel graphics. The only importer of openvino."""
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from immich_ml_cn import memory
 from immich_ml_cn.errors import DamagedModel
@@ -24,15 +22,13 @@ from .engine import EngineError, LoadError
 from .graphs.files import Graph, graph_bytes, graph_name
 from .graphs.metadata import read_metadata
 from .graphs.openvino_rewrites import rewrite
+from .openvino_session import OpenVinoParallelSession, OpenVinoSession, reason_of
 from .packages import version
-from .parallel import CpuParallelSession
-from .session import LaneKind, Session, TensorInfo
+from .session import LaneKind, Session
 
 logger = logging.getLogger(__name__)
 
 Device = Literal["CPU", "GPU"]
-
-Feeds: TypeAlias = Mapping[str, NDArray[Any]]
 
 CACHE_FOLDER: Final = "openvino"
 """The folder of compiled models beside a model, as in Immich's cache."""
@@ -44,12 +40,6 @@ shapes."""
 MAX_REWRITTEN_BYTES: Final = 128 << 20
 """Graphs up to this size have their slow parts rewritten. CLIP's, which have none, are larger: they stay files that
 are not even read where their compiled form is cached."""
-
-MAX_BATCHED_SIZE: Final = 1 << 15
-"""Elements of an input up to which inputs of one shape run as a batch: the line classifier's crops, and lines up to
-224 px. Longer lines gain nothing, and leave a thread waiting at the end."""
-
-MAX_BATCH: Final = 8
 
 _DAMAGE: Final = ("Unable to read the model", "Model can't be parsed", "Error during import of ONNX model")
 """What OpenVINO says of a file that is no ONNX graph, or half of one."""
@@ -121,7 +111,7 @@ class OpenVinoEngine:
         single = self._session(graph, "CPU", self._cpu_config(threads, threads), threads) if threads > 1 else session
         return OpenVinoParallelSession(session, single, threads)
 
-    def _session(self, graph: Path | bytes, name: str, config: dict[str, Any], requests: int = 1) -> "OpenVinoSession":
+    def _session(self, graph: Path | bytes, name: str, config: dict[str, Any], requests: int = 1) -> OpenVinoSession:
         compiled = self._compile(graph, name, config)
         return OpenVinoSession(compiled, _metadata(graph), requests, keep_memory=self._settings.model_arena)
 
@@ -179,7 +169,7 @@ class OpenVinoEngine:
             try:
                 return self._compiled(graph, name, {**config, "CACHE_DIR": str(folder)})
             except RuntimeError as error:
-                logger.debug("not compiled with %s: %s", folder, _reason(error))
+                logger.debug("not compiled with %s: %s", folder, reason_of(error))
             finally:
                 memory.release()
         try:
@@ -188,7 +178,7 @@ class OpenVinoEngine:
             if isinstance(graph, Path) and any(words in str(error) for words in _DAMAGE):
                 raise DamagedModel(graph, "it is not a whole ONNX graph") from error
             raise LoadError(
-                tr("{path} cannot be loaded: {reason}", path=graph_name(graph), reason=_reason(error))
+                tr("{path} cannot be loaded: {reason}", path=graph_name(graph), reason=reason_of(error))
             ) from error
         finally:
             memory.release()
@@ -230,116 +220,6 @@ class OpenVinoEngine:
         return f"{self._device.lower()}-{self.precision}"
 
 
-class OpenVinoSession:
-    """`Session` on OpenVINO."""
-
-    def __init__(
-        self, compiled: Any, metadata: Mapping[str, str], requests: int = 1, *, keep_memory: bool = True
-    ) -> None:
-        """
-        Args:
-            metadata: of the graph; OpenVINO does not keep it.
-            requests: how many threads may call `run` at once.
-            keep_memory: from one run to the next, for what is computed on the way; several at once keep theirs until
-                `release`.
-        """
-        self._compiled = compiled
-        self._requests: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(requests):
-            self._requests.put(compiled.create_infer_request())
-        self._exclusive = requests == 1
-        self._keep_memory = keep_memory
-        self.inputs = tuple(_tensor_info(port) for port in compiled.inputs)
-        self.outputs = tuple(_tensor_info(port) for port in compiled.outputs)
-        self.metadata = metadata
-        self._dtypes = {info.name: np.dtype(info.dtype) for info in self.inputs}
-
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """See `Session.run`.
-
-        Raises:
-            ValueError: the inputs are not those of the graph; OpenVINO would compute with an empty or an older one.
-            RuntimeError: OpenVINO failed.
-        """
-        given = {name: array.dtype for name, array in feeds.items()}
-        if given != self._dtypes:
-            raise ValueError(f"the graph takes {self._dtypes}, not {given}")
-        arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
-        request = self._requests.get()
-        try:
-            results = request.infer(arrays, share_inputs=True, share_outputs=False)
-        except RuntimeError as error:
-            raise RuntimeError(f"OpenVINO failed: {_reason(error)}") from error
-        finally:
-            self._requests.put(request)
-        outputs: list[NDArray[Any]] = [results[index] for index in range(len(self.outputs))]
-        if self._exclusive:
-            self.release()
-        return outputs
-
-    def release(self) -> None:
-        """Give back what is not to be kept; nothing may be running."""
-        if not self._keep_memory:
-            self._compiled.release_memory()
-
-
-class OpenVinoParallelSession(CpuParallelSession):
-    """`ParallelSession` on the CPU: as many runs at once as there are threads, in streams of one compiled model, which
-    share its weights. Small inputs of one shape are run as a batch, where the graph has a dynamic batch axis."""
-
-    def __init__(self, latency: OpenVinoSession, streams: OpenVinoSession, threads: int) -> None:
-        """
-        Args:
-            latency: one run at a time, on all threads.
-            streams: `threads` runs at a time, on one thread each.
-        """
-        super().__init__(latency, streams, threads)
-        self._streams = streams
-        self._takes_batches = all(info.shape[:1] == (None,) for info in (*streams.inputs, *streams.outputs))
-
-    def run_parallel(self, feeds: Sequence[Feeds]) -> list[list[NDArray[Any]]]:
-        """See `ParallelSession.run_parallel`; each of `feeds` is a batch of one where the graph takes any number.
-
-        Raises:
-            ValueError, RuntimeError: as `OpenVinoSession.run`, for one of them; the others ran or never will.
-        """
-        batches = _batches(feeds) if self._takes_batches else [[feed] for feed in feeds]
-        try:
-            outputs = super().run_parallel([_joined(batch) for batch in batches])
-        finally:
-            self._streams.release()
-        if len(batches) == len(feeds):
-            return outputs
-        counts = [len(batch) for batch in batches]
-        return [
-            [output[index : index + 1] for output in of_batch]
-            for of_batch, count in zip(outputs, counts, strict=True)
-            for index in range(count)
-        ]
-
-
-def _batches(feeds: Sequence[Feeds]) -> list[list[Feeds]]:
-    """Group neighbours of equal names, types and shapes, up to `MAX_BATCH` of at most `MAX_BATCHED_SIZE` elements."""
-    batches: list[list[Feeds]] = []
-    for feed in feeds:
-        small = all(array.size <= MAX_BATCHED_SIZE for array in feed.values())
-        if small and batches and len(batches[-1]) < MAX_BATCH and _form(batches[-1][0]) == _form(feed):
-            batches[-1].append(feed)
-        else:
-            batches.append([feed])
-    return batches
-
-
-def _form(feed: Feeds) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-    return {name: (array.dtype, array.shape) for name, array in feed.items()}
-
-
-def _joined(batch: Sequence[Feeds]) -> Feeds:
-    if len(batch) == 1:
-        return batch[0]
-    return {name: np.concatenate([feed[name] for feed in batch]) for name in batch[0]}
-
-
 def graphics() -> list[str]:
     """The names of the graphics that OpenVINO can use.
 
@@ -375,22 +255,3 @@ def _metadata(graph: Path | bytes) -> Mapping[str, str]:
         if isinstance(graph, Path):
             raise DamagedModel(graph, f"it is {error}") from error
         raise LoadError(tr("{path} cannot be loaded: it is {reason}", path=graph_name(graph), reason=error)) from error
-
-
-def _tensor_info(port: Any) -> TensorInfo:
-    shape = tuple(None if size.is_dynamic else size.get_length() for size in port.partial_shape)
-    return TensorInfo(_name(port), np.dtype(port.element_type.to_dtype()).name, shape)
-
-
-def _name(port: Any) -> str:
-    """The name in the ONNX graph: a tensor that others were merged into has their names too."""
-    names: set[str] = port.get_names()
-    own: str = port.get_node().get_friendly_name().removesuffix("/sink_port_0")
-    return own if own in names or not names else min(names)
-
-
-def _reason(error: Exception) -> str:
-    """OpenVINO's message without its own source lines."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    reasons = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
-    return "; ".join(reasons) or str(error)

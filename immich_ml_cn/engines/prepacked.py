@@ -237,7 +237,7 @@ def _run(
     with as_file(graph) as (path, files):
         priority = "background" if background else "normal"
         command = child_process.command(
-            "immich_ml_cn.engines.onnx_runtime", "write_prepacked", path, str(folder), priority
+            "immich_ml_cn.engines.packing_process", "write_prepacked", path, str(folder), priority
         )
         return subprocess.run(  # noqa: S603 - ours
             command,

@@ -29,7 +29,7 @@ from immich_ml_cn import memory
 from immich_ml_cn.engines import CpuEngine, Engine, EngineError, OpenVinoEngine, checking_engine, select_engine
 from immich_ml_cn.engines.graphs.files import Graph
 from immich_ml_cn.engines.graphs.metadata import read_metadata
-from immich_ml_cn.engines.openvino import OpenVinoSession
+from immich_ml_cn.engines.openvino_session import OpenVinoSession
 from immich_ml_cn.engines.self_test import DOUBLING
 from immich_ml_cn.engines.session import ParallelSession, Session
 from immich_ml_cn.models import ocr
@@ -540,7 +540,7 @@ class TestParallelSession:
     def test_those_of_one_shape_are_run_as_batches_of_bounded_size(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("immich_ml_cn.engines.openvino.MAX_BATCH", 3)
+        monkeypatch.setattr("immich_ml_cn.engines.openvino_session.MAX_BATCH", 3)
         session = self.session(tmp_path, graph())
         sizes: list[int] = []
         run = OpenVinoSession.run
@@ -556,7 +556,7 @@ class TestParallelSession:
         assert [y.tolist() for (y,) in outputs] == [[[n] * 3] for n in range(8)]
 
     def test_large_ones_are_run_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("immich_ml_cn.engines.openvino.MAX_BATCHED_SIZE", 2)
+        monkeypatch.setattr("immich_ml_cn.engines.openvino_session.MAX_BATCHED_SIZE", 2)
         session = self.session(tmp_path, graph())
         feeds = [{"x": np.full((1, 3), number, np.float32)} for number in range(5)]
         assert [y.tolist() for (y,) in session.run_parallel(feeds)] == [[[n] * 3] for n in range(5)]

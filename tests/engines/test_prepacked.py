@@ -296,7 +296,7 @@ class TestMaking:
             "    score = open('/proc/self/oom_score_adj').read().strip()\n"
             "    raise SystemExit(f'{score} {os.sched_getscheduler(0)} {limit}')\n"
             "onnxruntime.InferenceSession = stop\n"
-            "from immich_ml_cn.engines.onnx_runtime import write_prepacked\n"
+            "from immich_ml_cn.engines.packing_process import write_prepacked\n"
             "write_prepacked()"
         )
         command = [sys.executable, "-c", code, "graph", str(tmp_path), priority]
@@ -390,13 +390,13 @@ class TestComparison:
         self, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         spoiling = (
-            "from immich_ml_cn.engines import onnx_runtime\n"
-            "agree = onnx_runtime._same_outputs\n"
+            "from immich_ml_cn.engines import packing_process\n"
+            "agree = packing_process._same_outputs\n"
             "class Off:\n"
             "    def __init__(self, right): self.right = right\n"
             "    def run(self, feeds): return [y + 0.1 for y in self.right.run(feeds)]\n"
-            "onnx_runtime._same_outputs = lambda session, packed: agree(session, Off(packed))\n"
-            "onnx_runtime.write_prepacked()"
+            "packing_process._same_outputs = lambda session, packed: agree(session, Off(packed))\n"
+            "packing_process.write_prepacked()"
         )
         monkeypatch.setattr(
             "immich_ml_cn.engines.prepacked.child_process.command",
