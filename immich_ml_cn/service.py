@@ -12,21 +12,20 @@ from . import __version__, memory
 from .api.forwarding import Gateway, Upstream
 from .api.mt_photos import MtPhotos
 from .engines import Engine, bulk_lane_count, explain, usable_cores
-from .engines.packages import version
-from .errors import UnknownModel
+from .engines.packages import runtime_versions
 from .metrics import Gauge, Metrics, exposition
 from .serving.catalogue import Catalogue
 from .serving.cpu_pool import ByteBudget, CpuPool
 from .serving.image_decoder import ImageDecoder
 from .serving.lanes import Lane
 from .serving.pipeline import Pipeline
+from .serving.preloading import preloaded
 from .serving.recent_models import RecentModels
 from .serving.registry import Registry
-from .serving.spec import AnyModel, ModelSpec
 from .serving.tasks import Tasks
 from .serving.warm_start import WarmStart
 from .settings import Settings
-from .sources.tasks import Component, ModelTask
+from .sources.tasks import ModelTask
 from .store.downloader import Downloader
 
 if TYPE_CHECKING:
@@ -164,7 +163,7 @@ class Service:
             "device": self._engine.description,
             "deviceReason": self._device_reason,
             "provider": self._engine.provider,
-            "runtime": _runtime_versions(),
+            "runtime": runtime_versions(),
             "uptimeSeconds": round(self.metrics.uptime()),
             "models": self.registry.details(),
             "aliases": dict(self._settings.clip_aliases),
@@ -290,37 +289,3 @@ def _background(stack: AsyncExitStack, coroutine: Coroutine[object, object, None
     task = asyncio.create_task(coroutine, name=name)
     stack.push_async_callback(cancel)
     return task
-
-
-def _runtime_versions() -> dict[str, str]:
-    """Versions of what runs the models, by the packages that are installed."""
-    packages = {
-        "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
-        "cuda": ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"),
-        "cudnn": ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
-    }
-    installed = {what: next(filter(None, map(version, names)), "") for what, names in packages.items()}
-    return {what: found for what, found in installed.items() if found}
-
-
-def preloaded(settings: Settings, catalogue: Catalogue) -> list[ModelSpec[AnyModel]]:
-    """The models that the settings want loaded before the port opens; names that nobody knows are logged."""
-    clip, faces = settings.preload_clip, settings.preload_faces
-    wanted = [
-        (ModelTask.CLIP, Component.TEXTUAL, settings.preload_clip_textual + clip),
-        (ModelTask.CLIP, Component.VISUAL, settings.preload_clip_visual + clip),
-        (ModelTask.FACES, Component.DETECTION, settings.preload_face_detection + faces),
-        (ModelTask.FACES, Component.RECOGNITION, settings.preload_face_recognition + faces),
-        (ModelTask.OCR, Component.DETECTION, settings.preload_ocr_detection),
-        (ModelTask.OCR, Component.RECOGNITION, settings.preload_ocr_recognition),
-    ]
-    specs: dict[str, ModelSpec[AnyModel]] = {}
-    for task, component, names in wanted:
-        for name in names:
-            try:
-                spec = catalogue.spec(task, component, name)
-            except UnknownModel as error:
-                logger.error("cannot preload: %s", error)
-                continue
-            specs[spec.key] = spec
-    return list(specs.values())

@@ -23,3 +23,14 @@ def runtimes() -> list[str]:
 def runtime_version() -> str:
     """The version of ONNX Runtime, "" where there is none."""
     return next(map(version, runtimes()), "")
+
+
+def runtime_versions() -> dict[str, str]:
+    """Versions of what runs the models, by the packages that are installed."""
+    packages = {
+        "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
+        "cuda": ("nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"),
+        "cudnn": ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
+    }
+    installed = {what: next(filter(None, map(version, names)), "") for what, names in packages.items()}
+    return {what: found for what, found in installed.items() if found}

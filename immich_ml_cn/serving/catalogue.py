@@ -4,7 +4,6 @@ Known names come from `sources`; a model that lies in the cache in Immich's layo
 even when nobody offers it for download. The model code itself is imported when a model is built, not before.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -14,14 +13,14 @@ from typing import TYPE_CHECKING, Final
 from immich_ml_cn import sources
 from immich_ml_cn.engines import LoadError
 from immich_ml_cn.engines.session import OpenSession
-from immich_ml_cn.errors import UnknownModel
 from immich_ml_cn.messages import tr
 from immich_ml_cn.settings import Settings
-from immich_ml_cn.sources.clip_names import CHINESE_CLIP_PIXELS, DIRECT_NAMES, LISTED_DIMENSIONS, clean_name, known_name
+from immich_ml_cn.sources.clip_names import CHINESE_CLIP_PIXELS, LISTED_DIMENSIONS
 from immich_ml_cn.sources.tasks import Component, ModelTask
 from immich_ml_cn.store.downloader import Downloader
 
 from . import warm_ups
+from .model_names import ModelNames
 from .plan import FacePlan, OcrPlan, Plan, TextReader, TextualPlan, VisualPlan
 from .spec import AnyModel, ModelSpec, ModelT
 from .tasks import FaceTask, OcrTask, Tasks
@@ -40,9 +39,6 @@ FACE_DIMENSION: Final = 512
 MAX_PARALLEL_LINES: Final = 32
 """Lines of text, over all requests, that a CPU is given together and runs in parallel, one core each."""
 
-MAX_NAME_BYTES: Final = 128
-"""A folder's name may have 255; more than this no model has."""
-
 
 class Catalogue:
     """Finds models by the names that requests use.
@@ -57,6 +53,7 @@ class Catalogue:
             on_gpu: decides the default batch sizes and the precision of CLIP.
         """
         self._settings = settings
+        self._names = ModelNames(settings)
         self._downloader = downloader
         self._on_gpu = on_gpu
         self._devices: Mapping[ModelTask, int] = settings.task_devices if on_gpu else {}
@@ -104,7 +101,7 @@ class Catalogue:
 
     def visual(self, name: str) -> "ModelSpec[VisualEncoder]":
         """The image tower of a CLIP model."""
-        asked, model = self._clip_model(name)
+        asked, model = self._names.clip(name)
         folder = self._folder(ModelTask.CLIP, model, Component.VISUAL)
         pixels = CHINESE_CLIP_PIXELS.get(model)
         fast = self._settings.clip_preprocessing == "fast"
@@ -121,7 +118,7 @@ class Catalogue:
 
     def textual(self, name: str) -> "ModelSpec[TextualEncoder]":
         """The text tower of a CLIP model."""
-        asked, model = self._clip_model(name)
+        asked, model = self._names.clip(name)
         folder = self._folder(ModelTask.CLIP, model, Component.TEXTUAL)
 
         def build(open_session: OpenSession) -> "TextualEncoder":
@@ -134,12 +131,6 @@ class Catalogue:
         warm_up = warm_ups.encode_text
         return replace(spec, lane="interactive", dimension=LISTED_DIMENSIONS.get(asked), warm_up=warm_up)
 
-    def _clip_model(self, name: str) -> tuple[str, str]:
-        """The cleaned name that was asked for, and the model that answers to it."""
-        asked = self._known(ModelTask.CLIP, name)
-        model = self._settings.clip_aliases.get(asked, asked)
-        return asked, DIRECT_NAMES.get(model, model)
-
     def _tower(self, folder: Path, component: Component) -> Path:
         """The graph of a tower, of the precision that the settings ask for."""
         from immich_ml_cn.models import clip
@@ -150,7 +141,7 @@ class Catalogue:
 
     def face_detector(self, name: str) -> "ModelSpec[FaceDetector]":
         """SCRFD or RetinaFace of an InsightFace pack."""
-        model = self._known(ModelTask.FACES, name)
+        model = self._names.known(ModelTask.FACES, name)
         path = self._path(ModelTask.FACES, model, Component.DETECTION)
 
         def build(open_session: OpenSession) -> "FaceDetector":
@@ -163,7 +154,7 @@ class Catalogue:
 
     def face_recognizer(self, name: str) -> "ModelSpec[FaceRecognizer]":
         """ArcFace of an InsightFace pack."""
-        model = self._known(ModelTask.FACES, name)
+        model = self._names.known(ModelTask.FACES, name)
         path = self._path(ModelTask.FACES, model, Component.RECOGNITION)
 
         def build(open_session: OpenSession) -> "FaceRecognizer":
@@ -229,7 +220,7 @@ class Catalogue:
         *,
         parallel: bool = False,
     ) -> ModelSpec[ModelT]:
-        model = self._known(ModelTask.OCR, name)
+        model = self._names.known(ModelTask.OCR, name)
         path = self._path(ModelTask.OCR, model, component)
         spec = self._spec(ModelTask.OCR, model, component, partial(build, path), max_batch)
         spec = replace(spec, parallel=parallel)
@@ -264,26 +255,6 @@ class Catalogue:
             progress=partial(self._downloader.progress, task, model),
             quarantine=partial(self._downloader.quarantine, task, model, component),
             device=self._devices.get(task),
-        )
-
-    def _known(self, task: ModelTask, name: str) -> str:
-        """The cleaned name, if it can be served."""
-        cleaned = clean_name(name)
-        if re.fullmatch(r"[\w+-]+", cleaned) and len(cleaned.encode()) <= MAX_NAME_BYTES:
-            others = (*DIRECT_NAMES, *self._settings.clip_aliases) if task is ModelTask.CLIP else ()
-            names = (*sources.model_names(task), *others)
-            if (self._settings.cache_folder / task / cleaned).is_dir():
-                return cleaned
-            if (found := known_name(cleaned, names)) in names:
-                return found
-        shown = name if len(name) <= 60 else name[:60] + "…"
-        raise UnknownModel(
-            tr(
-                "Unknown {task} model {name!r}. Known are: {known}",
-                task=task,
-                name=shown,
-                known=", ".join(sources.model_names(task)),
-            )
         )
 
     def _folder(self, task: ModelTask, model: str, component: Component) -> Path:
