@@ -5,7 +5,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from immich_ml_cn.api.immich import read_entries
+from immich_ml_cn.api.immich import parse_entries, read_tasks
 from immich_ml_cn.service import Service
 from immich_ml_cn.settings import Settings
 
@@ -26,7 +26,7 @@ def settings_for(cache: Path, environ: Mapping[str, str]) -> Settings:
 async def answer(service: Service, task: Task, given: bytes | str) -> None:
     """Answer one request of a task, on an encoded picture or a query."""
     image, text = (given, None) if isinstance(given, bytes) else (None, given)
-    await service.pipeline.predict(read_entries(json.dumps(task.entries)), image, text)
+    await service.pipeline.predict(read_tasks(parse_entries(json.dumps(task.entries))), image, text)
 
 
 def give_up(reason: str) -> None:

@@ -136,7 +136,7 @@ class Service:
         return gateway
 
     def listening(self) -> None:
-        """Tell it that the port is open: what would be left to the first request is done from now on."""
+        """Report that the port is open: the warm start may begin."""
         self._listening.set()
 
     async def _when_listening(self, warm_start: WarmStart) -> None:

@@ -41,7 +41,7 @@ KINDS = (
 def read_protocol(data: bytes) -> None:
     """`entries`, and MT Photos' JSON."""
     text = data.decode("utf-8", "replace")
-    for read in (lambda: immich.read_entries(text), lambda: mt_photos.read_text(data)):
+    for read in (lambda: immich.read_tasks(immich.parse_entries(text)), lambda: mt_photos.read_text(data)):
         try:
             read()
         except ServiceError as error:

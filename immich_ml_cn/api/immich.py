@@ -46,11 +46,6 @@ class _Entry:
     where: str
 
 
-def read_entries(text: str | None) -> Tasks:
-    """Parse the `entries` field: `parse_entries`, then `read_tasks`."""
-    return read_tasks(parse_entries(text))
-
-
 def parse_entries(text: str | None) -> dict[str, Any]:
     """The JSON of the `entries` field: task → what is asked of it, not yet looked at.
 

@@ -19,7 +19,7 @@ from .session import Session, TensorInfo
 
 def write_prepacked() -> None:
     """The main function of a process of its own: write a graph, optimised for this CPU and with its weights packed, and
-    see that it answers the same. Needs as much memory as a session of it.
+    check that its outputs are the same. Needs as much memory as a session of it.
 
     Its arguments are the graph's file, the folder to write to, and ``normal`` or ``background``, the priority.
     """

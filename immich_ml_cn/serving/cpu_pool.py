@@ -89,7 +89,7 @@ def _each(function: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
 
 
 class ByteBudget:
-    """A bound on memory: who wants more than is left waits, first come first served."""
+    """A bound on memory: a reservation that does not fit waits, first come, first served."""
 
     def __init__(self, total: int) -> None:
         """

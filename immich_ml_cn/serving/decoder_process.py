@@ -17,7 +17,7 @@ from immich_ml_cn.models.images import Picture
 
 
 class DecoderProcess:
-    """One process, which decodes one picture at a time. It ends with this one, whatever becomes of it.
+    """One process, which decodes one picture at a time. It ends when this process does, however that ends.
 
     Attributes:
         has_answered: whether it has done anything yet, from beginning to end.

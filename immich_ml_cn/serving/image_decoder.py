@@ -16,7 +16,7 @@ from .decoder_process import DecoderProcess
 T = TypeVar("T")
 
 PROCESSES: Final = 2
-"""So that one picture of a slow codec does not hold up all others of such codecs."""
+"""Two, so that one picture does not hold up all others of a slow codec."""
 
 IDLE_S: Final = 60.0
 """Seconds without work after which the processes end: each has 30 MB."""

@@ -53,8 +53,8 @@ _COMPONENTS: Final[Mapping[str, tuple[ModelTask, Component]]] = MappingProxyType
 class RecentModels:
     """Counts what is asked for, and reads what the last run counted.
 
-    Its file holds nothing while that is being loaded: a process that dies of it, as it does where memory is short, is
-    not started into the same again.
+    The file is emptied before its models are loaded: a process that dies of loading them, as it does where memory is
+    short, does not try that again after its restart.
     """
 
     def __init__(self, cache: Path) -> None:

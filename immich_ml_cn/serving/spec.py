@@ -10,7 +10,7 @@ from immich_ml_cn.errors import DamagedModel
 from .batching import Batcher
 
 AnyModel: TypeAlias = Model[Never, object]
-"""A model of any type: it can be kept, but not be run."""
+"""A model of unknown type: it can be held, but not run."""
 
 ModelT = TypeVar("ModelT", bound=AnyModel)
 ModelT_co = TypeVar("ModelT_co", bound=AnyModel, covariant=True)

@@ -51,7 +51,7 @@ class OcrTask:
     """Find text lines and, where `recognition` names a model, read them.
 
     Attributes:
-        for_gateway: asked as the gateway before us was, and to be answered as it did.
+        for_gateway: asked in the form of the gateway that this server replaces, and answered in its format.
     """
 
     label: ClassVar[str] = "ocr"

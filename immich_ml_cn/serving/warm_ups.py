@@ -23,7 +23,7 @@ PREVIEW_SIZE: Final = (2160, 1440)
 
 LINE_SIZE: Final = (48, 320)
 LINES: Final = 2
-"""As many as make a CPU run them side by side."""
+"""Enough for a CPU to run them in parallel."""
 
 
 async def encode_picture(loaded: "Loaded[VisualEncoder]") -> None:

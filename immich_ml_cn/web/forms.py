@@ -91,7 +91,7 @@ class Form:
             raise InvalidEntries(f"`{name}` is not valid UTF-8") from None
 
     def file(self, name: str) -> bytes | None:
-        """A field's bytes, None where it is absent. Clients that forget the filename are forgiven."""
+        """A field's bytes, None where it is absent. The part need not have a filename."""
         field = self._fields.get(name)
         return None if field is None else field.data
 

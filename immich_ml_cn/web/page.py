@@ -134,7 +134,7 @@ def read_files() -> dict[str, bytes]:
 
 
 def prefers_html(accept: str) -> bool:
-    """True if a client names HTML and does not want JSON more, as browsers do.
+    """True if a client accepts HTML by name and does not prefer JSON, as browsers do.
 
     Immich's server sends ``*/*``, curl as well: they are answered in JSON.
 

@@ -9,14 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from immich_ml_cn.api.immich import answer_body, read_entries, write_body
+from immich_ml_cn.api.immich import answer_body, parse_entries, read_tasks, write_body
 from immich_ml_cn.errors import BadRequest, InferenceFailed, InvalidEntries
 from immich_ml_cn.models.results import Answer, EmbeddedFaces, Faces, ReadText, TextBoxes
 from immich_ml_cn.serving.tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
 
 
 def read(entries: Any) -> Tasks:
-    return read_entries(json.dumps(entries))
+    return read_text(json.dumps(entries))
+
+
+def read_text(entries: str | None) -> Tasks:
+    return read_tasks(parse_entries(entries))
 
 
 def write_answer(answer: Answer) -> bytes:
@@ -91,8 +95,8 @@ def test_unknown_options_are_ignored() -> None:
 
 
 def test_of_duplicate_keys_the_last_one_wins() -> None:
-    assert read_entries('{"clip":{"visual":{"modelName":"a","modelName":"b"}}}').visual == ClipVisual("b")
-    assert read_entries('{"clip":{"visual":1},"clip":{"visual":{"modelName":"c"}}}').visual == ClipVisual("c")
+    assert read_text('{"clip":{"visual":{"modelName":"a","modelName":"b"}}}').visual == ClipVisual("b")
+    assert read_text('{"clip":{"visual":1},"clip":{"visual":{"modelName":"c"}}}').visual == ClipVisual("c")
 
 
 def test_an_empty_task_beside_another_counts_for_nothing() -> None:
@@ -122,7 +126,7 @@ ENTRY = {"modelName": "m"}
 @pytest.mark.parametrize("text", [None, ""])
 def test_missing_entries(text: str | None) -> None:
     with pytest.raises(InvalidEntries, match=r"^Field required: `entries`$"):
-        read_entries(text)
+        read_text(text)
 
 
 @pytest.mark.parametrize("entries", [{}, {"clip": {}}, {"clip": {}, "ocr": {}, "facial-recognition": {}}])
@@ -149,7 +153,7 @@ def test_no_task(entries: Any) -> None:
 )
 def test_entries_that_are_no_json_object(text: str, why: str) -> None:
     with pytest.raises(InvalidEntries, match=r"^Invalid request format\. .*" + why):
-        read_entries(text)
+        read_text(text)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +251,7 @@ REQUESTS = st.dictionaries(
 def test_any_text_is_tasks_or_a_refusal(text: str) -> None:
     """No client can make `entries` a failure of ours."""
     try:
-        tasks = read_entries(text)
+        tasks = read_text(text)
     except (BadRequest, InvalidEntries):
         return
     assert tasks != Tasks()

@@ -1,4 +1,4 @@
-"""One model: from the first source that delivers all of it into its folder, or one sentence why not."""
+"""Fetches one model into its folder, from the first source that delivers all of its files."""
 
 import errno
 import logging
@@ -94,7 +94,7 @@ def fetch_model(
         verify: looks into the files of a third party before they get their names.
         name: of the model, for people; by default the folder's.
         is_here: asked once it is our turn: whether what the files are for has been made of them meanwhile.
-        clock: seconds from any beginning.
+        clock: monotonic seconds.
 
     Raises:
         Unavailable: one sentence: offline, no source, why each source failed, or what the disk refused.
@@ -183,7 +183,7 @@ class _Fetch:
         return None
 
     def _turn_to_mirror(self, sources: Sequence[Source]) -> list[Source]:
-        """From now on ask the public mirror; what it has, files whose checksums we know ourselves first."""
+        """Switch to the public mirror; the sources that it has, first those whose checksums we know ourselves."""
         options = self._options.last_resort()
         mirrored = [source for source in sources if source.kind is Kind.HUGGINGFACE]
         if options is None or not mirrored:
@@ -222,7 +222,7 @@ class _Fetch:
         return downloaded
 
     def _check_third_party(self, host: str, downloaded: Mapping[PurePosixPath, Fetched]) -> None:
-        """Trust on first use: what comes later has to be what came first, and to be what it is said to be.
+        """Trust on first use: a file must equal the one that was fetched first, and pass `verify`.
 
         Raises:
             SourceFailed: it is not.
