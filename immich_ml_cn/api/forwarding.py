@@ -4,7 +4,7 @@ Without such a server nothing is forwarded, and what nobody knows stays an error
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -83,11 +83,11 @@ class Gateway:
         )
         return write_body({**given, **found})
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> Mapping[str, object]:
         """An addition to the server's status: the health of the other server, if there is one."""
         return {} if self._upstream is None else {"upstream": await self._upstream.health()}
 
-    async def _serve(self, tasks: Tasks, image: bytes | None, text: str | None) -> dict[str, Any]:
+    async def _serve(self, tasks: Tasks, image: bytes | None, text: str | None) -> Mapping[str, object]:
         answer = await self._pipeline.predict(tasks, image, text)
         if tasks.ocr is None or not tasks.ocr.for_gateway or not isinstance(answer.ocr, ReadText):
             return answer_body(answer)
@@ -95,10 +95,10 @@ class Gateway:
         others = tasks.visual is not None or tasks.faces is not None
         return {**answer_body(answer), **body} if others else body
 
-    async def _not_ours(self, document: Mapping[str, Any]) -> dict[str, Any]:
+    async def _not_ours(self, document: Mapping[str, object]) -> dict[str, object]:
         return {task: types for task, types in document.items() if not await self._is_ours(task, types)}
 
-    async def _is_ours(self, task: str, types: Any) -> bool:
+    async def _is_ours(self, task: str, types: object) -> bool:
         """
         Raises:
             InvalidEntries: malformed, so it is nobody's.
@@ -134,7 +134,9 @@ class Upstream:
         self.name = self._server.name
         self.close = self._server.close
 
-    async def predict(self, entries: Mapping[str, Any], image: bytes | None, text: str | None) -> dict[str, Any]:
+    async def predict(
+        self, entries: Mapping[str, object], image: bytes | None, text: str | None
+    ) -> Mapping[str, object]:
         """The other server's answer to `entries` on the image or else the text.
 
         Raises:
@@ -149,7 +151,7 @@ class Upstream:
         response = await self._server.request("POST", "/predict", files=form, headers={HEADER: "1"})
         return self._read(response, entries)
 
-    async def health(self) -> dict[str, Any]:
+    async def health(self) -> Mapping[str, object]:
         """Whether the other server answers ``/ping``, and if not, why."""
         try:
             response = await self._server.request("GET", "/ping", timeout_s=HEALTH_TIMEOUT_S)
@@ -157,7 +159,7 @@ class Upstream:
             return {"url": self.name, "healthy": False, "error": str(error)}
         return {"url": self.name, "healthy": response.status_code == 200}
 
-    def _read(self, response: "httpx2.Response", entries: Mapping[str, Any]) -> dict[str, Any]:
+    def _read(self, response: "httpx2.Response", entries: Mapping[str, object]) -> Mapping[str, object]:
         if response.status_code != 200:
             raise UpstreamFailed(
                 tr(

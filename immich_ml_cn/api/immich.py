@@ -42,11 +42,11 @@ _MALFORMED: Final = "Invalid request format."
 @dataclass(frozen=True, slots=True)
 class _Entry:
     model: str
-    options: Mapping[str, Any]
+    options: Mapping[str, object]
     where: str
 
 
-def parse_entries(text: str | None) -> dict[str, Any]:
+def parse_entries(text: str | None) -> dict[str, object]:
     """The JSON of the `entries` field: task → what is asked of it, not yet looked at.
 
     Args:
@@ -64,7 +64,7 @@ def parse_entries(text: str | None) -> dict[str, Any]:
     return _object(document, "`entries`")
 
 
-def read_tasks(document: Mapping[str, Any]) -> Tasks:
+def read_tasks(document: Mapping[str, object]) -> Tasks:
     """What a request asks for.
 
     Args:
@@ -87,13 +87,13 @@ def read_tasks(document: Mapping[str, Any]) -> Tasks:
     )
 
 
-def _object(value: Any, where: str) -> dict[str, Any]:
+def _object(value: object, where: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise InvalidEntries(f"{_MALFORMED} {where} must be an object.")
     return value
 
 
-def _read_task(task: str, types: Any) -> dict[str, _Entry]:
+def _read_task(task: str, types: object) -> dict[str, _Entry]:
     known = _TYPES.get(task)
     if known is None:
         raise NotServed(f"{_MALFORMED} Unknown task {_shown(task)}; known are {', '.join(_TYPES)}.")
@@ -105,7 +105,7 @@ def _read_task(task: str, types: Any) -> dict[str, _Entry]:
     return entries
 
 
-def _read_entry(where: str, value: Any) -> _Entry:
+def _read_entry(where: str, value: object) -> _Entry:
     entry = _object(value, where)
     unknown = sorted(entry.keys() - {"modelName", "options"})
     if unknown:
@@ -181,18 +181,18 @@ def _shown(text: str) -> str:
 # --- results → JSON ---
 
 
-def write_body(body: Mapping[str, Any]) -> bytes:
+def write_body(body: Mapping[str, object]) -> bytes:
     """A response body as compact UTF-8 JSON; values may be arrays."""
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def answer_body(answer: Answer) -> dict[str, Any]:
+def answer_body(answer: Answer) -> dict[str, object]:
     """What Immich's server is answered, before it is written.
 
     Raises:
         InferenceFailed: a result holds NaN or infinity, which Immich's database would refuse.
     """
-    body: dict[str, Any] = {}
+    body: dict[str, object] = {}
     if answer.clip is not None:
         body[ModelTask.CLIP.value] = _embedding(answer.clip)
     if answer.faces is not None:
@@ -204,7 +204,7 @@ def answer_body(answer: Answer) -> dict[str, Any]:
     return body
 
 
-def gateways_ocr_body(result: ReadText) -> dict[str, Any]:
+def gateways_ocr_body(result: ReadText) -> dict[str, object]:
     """What a client of the gateway before us is answered: boxes in pixels, `x2` and `y2` the lower right corner.
 
     Raises:
@@ -242,7 +242,7 @@ def _embedding(vector: NDArray[np.float32]) -> str:
     return orjson.dumps(np.ascontiguousarray(vector, dtype=np.float32), option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
-def _write_faces(result: Faces | EmbeddedFaces) -> Any:
+def _write_faces(result: Faces | EmbeddedFaces) -> object:
     faces = result.faces if isinstance(result, EmbeddedFaces) else result
     for values in (faces.boxes, faces.scores, faces.landmarks):
         _check_finite(values, "a face")
@@ -263,7 +263,7 @@ def _write_faces(result: Faces | EmbeddedFaces) -> Any:
     ]
 
 
-def _write_ocr(result: TextBoxes | ReadText, size: tuple[int, int]) -> Any:
+def _write_ocr(result: TextBoxes | ReadText, size: tuple[int, int]) -> object:
     lines = result.lines if isinstance(result, ReadText) else result
     for values in (lines.boxes, lines.scores):
         _check_finite(values, "a text box")

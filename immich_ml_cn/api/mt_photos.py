@@ -5,7 +5,7 @@ Its own convention, used nowhere else: a picture that cannot be used is answered
 
 import hmac
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -41,26 +41,26 @@ class MtPhotos:
         self._faces = settings.mt_photos_face_model
         self._min_score = settings.mt_photos_face_min_score
 
-    async def read(self, picture: bytes) -> dict[str, Any]:
+    async def read(self, picture: bytes) -> dict[str, object]:
         """``/ocr``: the lines of text."""
         task = OcrTask(OCR_MODEL, OCR_MODEL, min_recognition_score=RAPIDOCR_MIN_SCORE)
         return await _answered(self._look(Tasks(ocr=task), picture, upright=True), _lines)
 
-    async def embed_picture(self, picture: bytes) -> dict[str, Any]:
+    async def embed_picture(self, picture: bytes) -> dict[str, object]:
         """``/clip/img``: the features of the picture, not normalised."""
         return await _answered(self._look(Tasks(visual=ClipVisual(self._clip)), picture), self._features)
 
-    async def embed_text(self, text: str) -> dict[str, Any]:
+    async def embed_text(self, text: str) -> dict[str, object]:
         """``/clip/txt``: the features of the text, not normalised."""
         task = ClipTextual(self._clip, normalize=False)  # MT Photos compares with what cn-clip gave
         return self._features(await self._pipeline.predict(Tasks(textual=task), None, text))
 
-    async def represent(self, picture: bytes) -> dict[str, Any]:
+    async def represent(self, picture: bytes) -> dict[str, object]:
         """``/represent``: the faces."""
         task = FaceTask(self._faces, self._faces, min_score=self._min_score)
         return await _answered(self._look(Tasks(faces=task), picture, upright=True), self._represented)
 
-    def about_faces(self) -> dict[str, Any]:
+    def about_faces(self) -> dict[str, object]:
         """``/face/check``: what finds and compares faces."""
         return {"title": "immich-ml-cn: faces for MT Photos", **self._face_models()}
 
@@ -68,7 +68,7 @@ class MtPhotos:
         """That API's OCR and faces see a picture upright, as OpenCV decodes it; its CLIP sees it as stored."""
         return self._pipeline.predict(tasks, picture, None, upright=upright, max_side=MAX_SIDE)
 
-    def _features(self, answer: Answer) -> dict[str, Any]:
+    def _features(self, answer: Answer) -> dict[str, object]:
         if answer.features is None:
             raise Unavailable(
                 tr(
@@ -81,7 +81,7 @@ class MtPhotos:
             raise InferenceFailed("the model gave features with a value that is not a number")
         return {"result": [f"{value:.16f}" for value in answer.features.tolist()]}
 
-    def _represented(self, answer: Answer) -> dict[str, Any]:
+    def _represented(self, answer: Answer) -> dict[str, object]:
         found = answer.faces
         if not isinstance(found, EmbeddedFaces):
             raise TypeError(f"the pipeline answered {found!r} instead of faces")
@@ -127,7 +127,7 @@ def read_text(body: bytes) -> str:
     return text
 
 
-async def _answered(looking: Awaitable[Answer], write: Callable[[Answer], dict[str, Any]]) -> dict[str, Any]:
+async def _answered(looking: Awaitable[Answer], write: Callable[[Answer], dict[str, object]]) -> dict[str, object]:
     """The answer, or why the picture cannot be used; failures that are not the picture's stay failures."""
     try:
         answer = await looking
@@ -136,7 +136,7 @@ async def _answered(looking: Awaitable[Answer], write: Callable[[Answer], dict[s
     return write(answer)
 
 
-def _lines(answer: Answer) -> dict[str, Any]:
+def _lines(answer: Answer) -> dict[str, object]:
     found = answer.ocr
     if not isinstance(found, ReadText):
         raise TypeError(f"the pipeline answered {found!r} instead of lines of text")
@@ -147,7 +147,7 @@ def _lines(answer: Answer) -> dict[str, Any]:
     return {"result": {"texts": list(found.texts), "scores": score_texts(found), "boxes": boxes}}
 
 
-def _face(box: list[float], score: float, embedding: Embedding) -> dict[str, Any]:
+def _face(box: list[float], score: float, embedding: Embedding) -> dict[str, object]:
     """One face; its box is cut to whole numbers and may reach beyond the picture, as insightface's does.
 
     Raises:

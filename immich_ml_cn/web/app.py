@@ -170,7 +170,9 @@ class _MtPhotos:
         await self._service.registry.unload_idle(at_once=True)
         return JSONResponse(mt_photos.PASSED)
 
-    async def _answer_picture(self, request: Request, answer: Callable[[bytes], Awaitable[dict[str, Any]]]) -> Response:
+    async def _answer_picture(
+        self, request: Request, answer: Callable[[bytes], Awaitable[dict[str, object]]]
+    ) -> Response:
         self._check_key(request)
         async with self._admission.admit(request) as active:
             form = await active.form()
