@@ -8,7 +8,8 @@ import pytest
 
 from immich_ml_cn.errors import UnknownModel
 from immich_ml_cn.models.images import Picture
-from immich_ml_cn.serving.catalogue import MAX_NAME_BYTES, MAX_PARALLEL_LINES, Catalogue
+from immich_ml_cn.serving.catalogue import MAX_PARALLEL_LINES, Catalogue
+from immich_ml_cn.serving.model_names import MAX_NAME_BYTES
 from immich_ml_cn.serving.spec import Loaded
 from immich_ml_cn.serving.tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
 from immich_ml_cn.serving.warm_ups import PREVIEW_SIZE
