@@ -36,3 +36,8 @@ def threads_for(settings: Settings, kind: LaneKind) -> int:
         return settings.intra_op_threads
     cores = usable_cores()
     return cores if kind == "interactive" else max(1, cores // bulk_lane_count(settings, on_gpu=False))
+
+
+def all_threads(settings: Settings) -> int:
+    """Threads of sessions on the CPU that run at once on all bulk lanes."""
+    return threads_for(settings, "bulk") * bulk_lane_count(settings, on_gpu=False)

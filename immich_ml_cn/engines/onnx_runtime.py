@@ -15,13 +15,13 @@ from immich_ml_cn.errors import DamagedModel
 from immich_ml_cn.messages import tr
 from immich_ml_cn.settings import Settings
 
-from .cores import threads_for
+from .cores import all_threads, threads_for
 from .cpu_arena import CpuArena
 from .edited_graphs import EditedGraphs
 from .engine import LoadError
 from .graphs.files import Graph, graph_bytes, graph_name
 from .packages import runtime_version, version
-from .parallel import CpuParallelSession
+from .parallel import CpuParallelSession, RunThreads
 from .prepacked import PrepackedGraphs, as_file
 from .session import LaneKind, Session, TensorInfo
 
@@ -59,6 +59,7 @@ class CpuEngine:
         self._prepacked = prepacked
         self._arena: CpuArena | None = None
         self._arena_lock = threading.Lock()
+        self._run_threads = RunThreads(all_threads(settings))
 
     @property
     def description(self) -> str:
@@ -81,7 +82,7 @@ class CpuEngine:
         packed = prepacked.pack(graph) if pinned else prepacked.find(graph)
         if packed is not None:
             try:
-                return _sessions(partial(self._packed_session, packed, spinning), threads, parallel=parallel)
+                return self._sessions(partial(self._packed_session, packed, spinning), threads, parallel=parallel)
             except (DamagedModel, LoadError) as error:
                 logger.warning("packed weights are thrown away: %s", error)
                 prepacked.discard(graph)
@@ -90,7 +91,15 @@ class CpuEngine:
         return session
 
     def _open_unpacked(self, graph: Graph, threads: int, *, parallel: bool, spinning: bool) -> Session:
-        return _sessions(partial(self._session, graph, spinning), threads, parallel=parallel and _is_copied(graph))
+        return self._sessions(partial(self._session, graph, spinning), threads, parallel=parallel and _is_copied(graph))
+
+    def _sessions(self, open_on: Callable[[int], "OnnxSession"], threads: int, *, parallel: bool) -> Session:
+        if not parallel or threads == 1:
+            session = open_on(threads)
+            return CpuParallelSession(session, session, threads, self._run_threads) if parallel else session
+        with ThreadPoolExecutor(1, thread_name_prefix="load") as other:  # each packs the weights once more, on one core
+            single = other.submit(open_on, 1)
+            return CpuParallelSession(open_on(threads), single.result(), threads, self._run_threads)
 
     def _session(self, graph: Graph, spinning: bool, threads: int) -> "OnnxSession":
         return self._open(graph, session_options(self._settings, threads, spinning=spinning))
@@ -109,6 +118,7 @@ class CpuEngine:
 
     def release_memory(self) -> None:
         """See `Engine.release_memory`."""
+        self._run_threads.release()
         if self._arena is not None:
             self._arena.shrink()
         memory.release()
@@ -197,15 +207,6 @@ class OnnxSession:
         """See `Session.run`."""
         outputs: list[NDArray[Any]] = self._session.run(None, dict(feeds))
         return outputs
-
-
-def _sessions(open_on: Callable[[int], "OnnxSession"], threads: int, *, parallel: bool) -> Session:
-    if not parallel or threads == 1:
-        session = open_on(threads)
-        return CpuParallelSession(session, session, threads) if parallel else session
-    with ThreadPoolExecutor(1, thread_name_prefix="load") as other:  # each packs the weights once more, on one core
-        single = other.submit(open_on, 1)
-        return CpuParallelSession(open_on(threads), single.result(), threads)
 
 
 def _is_copied(graph: Graph) -> bool:

@@ -16,7 +16,7 @@ from immich_ml_cn.settings import Settings
 
 from . import self_test
 from .artefact_cache import ArtefactCache
-from .cores import threads_for
+from .cores import all_threads, threads_for
 from .edited_graphs import EditedGraphs
 from .engine import EngineError, LoadError
 from .graphs.files import Graph, graph_bytes, graph_name
@@ -24,6 +24,7 @@ from .graphs.metadata import read_metadata
 from .graphs.openvino_rewrites import rewrite
 from .openvino_session import OpenVinoParallelSession, OpenVinoSession, reason_of
 from .packages import version
+from .parallel import RunThreads
 from .session import LaneKind, Session
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,7 @@ class OpenVinoEngine:
         self._device = device
         self._keep_compiled = keep_compiled
         self._edited = EditedGraphs(settings.cache_folder)
+        self._run_threads = RunThreads(all_threads(settings))
         self._core = _core()
         self._names = [f"GPU.{number}" for number in settings.device_ids] if self.on_gpu else ["CPU"]
         self.precision = "f32"
@@ -92,6 +94,7 @@ class OpenVinoEngine:
 
     def release_memory(self) -> None:
         """See `Engine.release_memory`."""
+        self._run_threads.release()
         memory.release()
 
     def open(
@@ -109,7 +112,7 @@ class OpenVinoEngine:
         if not parallel or graph_bytes(graph) > MAX_REWRITTEN_BYTES:
             return session  # images gain nothing from it
         single = self._session(graph, "CPU", self._cpu_config(threads, threads), threads) if threads > 1 else session
-        return OpenVinoParallelSession(session, single, threads)
+        return OpenVinoParallelSession(session, single, threads, self._run_threads)
 
     def _session(self, graph: Path | bytes, name: str, config: dict[str, Any], requests: int = 1) -> OpenVinoSession:
         compiled = self._compile(graph, name, config)

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .parallel import CpuParallelSession
+from .parallel import CpuParallelSession, RunThreads
 from .session import TensorInfo
 
 Feeds: TypeAlias = Mapping[str, NDArray[Any]]
@@ -76,13 +76,16 @@ class OpenVinoParallelSession(CpuParallelSession):
     """`ParallelSession` on the CPU: as many runs at once as there are threads, in streams of one compiled model, which
     share its weights. Small inputs of one shape are run as a batch, where the graph has a dynamic batch axis."""
 
-    def __init__(self, latency: OpenVinoSession, streams: OpenVinoSession, threads: int) -> None:
+    def __init__(
+        self, latency: OpenVinoSession, streams: OpenVinoSession, parallelism: int, run_threads: RunThreads
+    ) -> None:
         """
         Args:
             latency: one run at a time, on all threads.
-            streams: `threads` runs at a time, on one thread each.
+            streams: `parallelism` runs at a time, on one thread each.
+            run_threads: where they wait.
         """
-        super().__init__(latency, streams, threads)
+        super().__init__(latency, streams, parallelism, run_threads)
         self._streams = streams
         self._takes_batches = all(info.shape[:1] == (None,) for info in (*streams.inputs, *streams.outputs))
 

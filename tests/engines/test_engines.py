@@ -28,7 +28,7 @@ from immich_ml_cn.engines import (
     select_engine,
     usable_cores,
 )
-from immich_ml_cn.engines.parallel import CpuParallelSession
+from immich_ml_cn.engines.parallel import CpuParallelSession, RunThreads
 from immich_ml_cn.engines.self_test import DOUBLING
 from immich_ml_cn.engines.session import ParallelSession, Session, TensorInfo
 from immich_ml_cn.errors import DamagedModel
@@ -259,18 +259,28 @@ def numbered(count: int) -> list[Mapping[str, Any]]:
 
 class TestParallelSession:
     def test_as_many_runs_as_threads_go_at_once(self) -> None:
-        session = CpuParallelSession(Meeting(0), Meeting(2), 3)
+        session = CpuParallelSession(Meeting(0), Meeting(2), 3, RunThreads(3))
         assert session.run_parallel(numbered(6)) == [[np.float32(n)] for n in range(6)]
 
     def test_too_few_for_all_threads_take_all_of_them_in_turn(self) -> None:
-        session = CpuParallelSession(Meeting(0), Meeting(2), 3)
+        session = CpuParallelSession(Meeting(0), Meeting(2), 3, RunThreads(3))
         assert session.run_parallel(numbered(2)) == [[np.float32(n)] for n in range(2)]
         assert session.run_parallel([]) == []
 
     def test_the_failure_of_one_is_the_failure_of_all(self) -> None:
         feeds = [*numbered(3), {"x": np.array(-1, np.float32)}, *numbered(2)]
         with pytest.raises(RuntimeError, match="one of them failed"):
-            CpuParallelSession(Meeting(0), Meeting(0), 2).run_parallel(feeds)
+            CpuParallelSession(Meeting(0), Meeting(0), 2, RunThreads(2)).run_parallel(feeds)
+
+    def test_threads_are_kept_from_run_to_run_and_end_when_memory_is_released(self) -> None:
+        run_threads = RunThreads(2)
+        first = run_threads.map(lambda _: threading.current_thread(), range(2))
+        assert set(run_threads.map(lambda _: threading.current_thread(), range(2))) <= set(first)
+        run_threads.release()
+        for thread in first:
+            thread.join(10)
+            assert not thread.is_alive()
+        assert run_threads.map(str, range(3)) == ["0", "1", "2"]
 
     @pytest.mark.parametrize("threads", [1, 2, 3])
     def test_the_cpu_answers_each_with_its_own(self, threads: int) -> None:
