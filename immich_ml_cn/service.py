@@ -65,7 +65,9 @@ class Service:
         self._text_search: TextSearch | None = None
         self._lanes: tuple[Lane, ...] = ()
         self._listening = asyncio.Event()
-        self._recent = RecentModels(settings.cache_folder) if settings.warm_start else None
+        self._recent: RecentModels | None = None
+        if settings.warm_start:
+            self._recent = RecentModels(settings.cache_folder, forwarded=settings.forwarded_tasks)
         self._saving: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager

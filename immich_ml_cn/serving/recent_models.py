@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -57,12 +57,14 @@ class RecentModels:
     short, does not try that again after its restart.
     """
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, *, forwarded: Collection[ModelTask] = ()) -> None:
         """
         Args:
             cache: the cache folder; where it cannot be written, nothing is kept.
+            forwarded: tasks that another server does: their models are left out.
         """
         self._file = cache / FILE
+        self._forwarded = forwarded
         self._counts: Counter[Use] = Counter()
         self._previous: list[Use] = []
         self._is_first = False
@@ -83,6 +85,7 @@ class RecentModels:
         try:
             self._is_first = not self._file.exists()
             uses = list(_only_models(self._file.parent)) if self._is_first else self._read()[:MAX_USES]
+            uses = [use for use in uses if _model_task(use) not in self._forwarded]
             found = {use: _task(use) for use in uses}
             if found:
                 self._write([])
@@ -135,6 +138,15 @@ def _only_models(cache: Path) -> Iterator[Use]:
         models = {file.parts[-3] for file in (cache / task).glob(f"[!.]*/{component}/model.onnx")}
         if len(models) == 1:
             yield label, *(models if task is ModelTask.CLIP else [*models] * 2)
+
+
+def _model_task(use: Use) -> ModelTask:
+    """
+    Raises:
+        KeyError, ValueError: it is nothing that `RecentModels.save` writes.
+    """
+    label, *_ = use
+    return _COMPONENTS[label][0]
 
 
 def _uses(tasks: Tasks) -> Iterator[Use]:

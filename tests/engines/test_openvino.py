@@ -310,6 +310,7 @@ class TestEngine:
             assert session.run({"x": np.ones((1, 3), np.float32)})[0].tolist() == [[1, 1, 1]]
 
     @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+    @pytest.mark.slow
     def test_memory_stays_flat_over_many_shapes(self, tmp_path: Path) -> None:
         """By default OpenVINO keeps 4 MB for each shape a text detector ever saw."""
         session = engine_in(tmp_path).open(DETECTOR, "bulk", 0)
@@ -612,7 +613,7 @@ def cosines(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     return cosine
 
 
-@pytest.fixture(scope="module", params=["f32", "bf16"])
+@pytest.fixture(scope="module", params=["f32", pytest.param("bf16", marks=pytest.mark.slow)])
 def parity_engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> OpenVinoEngine:
     engine = engine_in(tmp_path_factory.mktemp("cache"), openvino_precision=request.param)
     if engine.precision != request.param:
@@ -660,6 +661,7 @@ class TestParity:
     def test_ocr_reads_the_same_text(self, parity_engine: OpenVinoEngine) -> None:
         assert texts(parity_engine, PICTURES, parallel=True) == texts_of_onnx_runtime()
 
+    @pytest.mark.slow
     def test_ocr_reads_the_same_text_in_batches(self, tmp_path: Path) -> None:
         """As on graphics; of the pictures every other one."""
         some = PICTURES[::2]

@@ -7,6 +7,7 @@ import pytest
 
 from immich_ml_cn.serving.recent_models import FILE, MAX_USES, RecentModels
 from immich_ml_cn.serving.tasks import ClipTextual, ClipVisual, FaceTask, OcrTask, Tasks
+from immich_ml_cn.sources.tasks import ModelTask
 
 IMAGE = Tasks(visual=ClipVisual("a"))
 TEXT = Tasks(textual=ClipTextual("a", language="zh-CN"))
@@ -60,6 +61,15 @@ def test_without_a_run_before_it_is_the_only_model_of_a_kind(tmp_path: Path) -> 
     second.count(IMAGE)
     second.save()
     assert RecentModels(tmp_path).take() == [IMAGE]
+
+
+def test_what_another_server_does_is_not_loaded(tmp_path: Path) -> None:
+    place(tmp_path, "facial-recognition/b/detection", "facial-recognition/b/recognition", "clip/a/visual")
+    forwarding = RecentModels(tmp_path, forwarded=[ModelTask.FACES])
+    assert forwarding.take() == [IMAGE]
+    forwarding.count(FACES)
+    forwarding.save()
+    assert RecentModels(tmp_path, forwarded=[ModelTask.FACES]).take() == []
 
 
 def test_a_run_that_uses_little_forgets_only_what_it_replaces(tmp_path: Path) -> None:

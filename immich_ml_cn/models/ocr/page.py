@@ -217,10 +217,10 @@ class Page:
     def _find_direction(self, lines: Sequence[int], witnesses: int = 1) -> Asking:
         """See of lines that are vertical writing or not, all or none, by the one or more that were read best."""
         lines = [line for line in lines if vertical.may_be_vertical(self._readings[line, self.turns[line]][0])]
-        by_clearness = sorted(lines, key=self._clearness, reverse=True)
-        for number, line in enumerate(by_clearness[:witnesses], 1):
+        clearest = sorted(lines, key=self._clearness, reverse=True)[:witnesses]
+        for line in clearest:
             # The first of two is asked on every page of ideographs: it is to cost little.
-            most = vertical.CHARACTERS if number == witnesses else vertical.SUSPICIOUS
+            most = vertical.CHARACTERS if line == clearest[-1] else vertical.SUSPICIOUS
             [reading] = yield [vertical.stacked(self._picture(line, self.turns[line]), most)]
             if not vertical.is_vertical(self._readings[line, self.turns[line]][0], *reading, most):
                 return

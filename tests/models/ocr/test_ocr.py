@@ -78,7 +78,7 @@ def without_spaces(texts: list[str]) -> str:
     return "".join("".join(texts).split())
 
 
-@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize("parallel", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", IN_THE_SAME_ORDER)
 def test_text_and_order_are_rapidocrs(name: str, parallel: bool) -> None:
     assert our_page(name, parallel=parallel).texts == their_page(name).texts
