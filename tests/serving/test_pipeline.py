@@ -19,7 +19,8 @@ from immich_ml_cn.models.results import Answer, EmbeddedFaces, Faces, ReadText, 
 from immich_ml_cn.serving.catalogue import Catalogue
 from immich_ml_cn.serving.cpu_pool import ByteBudget, CpuPool
 from immich_ml_cn.serving.image_decoder import ImageDecoder
-from immich_ml_cn.serving.pipeline import LINES_AT_ONCE, Pipeline
+from immich_ml_cn.serving.ocr_pipeline import LINES_AT_ONCE
+from immich_ml_cn.serving.pipeline import Pipeline
 from immich_ml_cn.serving.plan import (
     DECODED_BYTES_PER_PIXEL,
     FacePlan,
