@@ -40,8 +40,8 @@ _DTYPES: Final = {
 }
 
 _SPIN_US: Final = "50"
-"""How long a thread of a search's session spins. A search takes 7 % less time alone, and the cores that are lost to
-others are few. In sessions for photos it takes the cores from decoding and from one another under load."""
+"""How long a worker thread of an interactive session waits awake. A search alone takes 7 % less time so; sessions for
+photos would take the cores from decoding and from one another."""
 
 
 class CpuEngine:
@@ -225,8 +225,10 @@ def _gpu_name(number: int) -> str:
 
 
 def session_options(settings: Settings, threads: int, *, spinning: bool = False) -> Any:
-    """
+    """`onnxruntime.SessionOptions` for a graph as it is.
+
     Args:
+        threads: that each run uses.
         spinning: worker threads wait for the next part of a run awake, for `_SPIN_US` at most.
     """
     import onnxruntime
@@ -242,10 +244,11 @@ def session_options(settings: Settings, threads: int, *, spinning: bool = False)
 
 
 def packed_options(settings: Settings, threads: int, *, spinning: bool = False) -> Any:
+    """As `session_options`, for a graph that is optimised already, with its weights packed."""
     import onnxruntime
 
     options = session_options(settings, threads, spinning=spinning)
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is optimised
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 
 

@@ -101,9 +101,7 @@ class TextDetector:
         """
         canvas = item.width + 2 * item.left, item.height + 2 * item.top
         boxes, scores = find_boxes(probability, min_score, *canvas)
-        boxes, scores = _inside(boxes - np.array([item.left, item.top], np.float32), scores, item)
-        order = reading_order(boxes)
-        return TextBoxes(boxes[order], scores[order])
+        return _in_order(*_inside(boxes - np.array([item.left, item.top], np.float32), scores, item))
 
     def second_look(self, item: DetectionInput, found: TextBoxes, read: ReadText) -> Turn | None:
         """The turn in which a picture is to be searched once more, by what was found and read; mostly none."""
@@ -126,9 +124,7 @@ class TextDetector:
         """The text boxes, in the picture as it is, in one of `infer`'s maps of it turned; for the CPU pool."""
         boxes, scores = find_boxes(probability, min_score, turn.width, turn.height)
         limit = np.array([item.width - 1, item.height - 1], np.float32)
-        boxes = order_corners(np.clip(turn.back(boxes).round(), 0, limit))
-        order = reading_order(boxes)
-        return TextBoxes(boxes[order], scores[order])
+        return _in_order(order_corners(np.clip(turn.back(boxes).round(), 0, limit)), scores)
 
     def may_miss_large(self, count: int, probability: NDArray[np.float32]) -> bool:
         """Whether large characters may have been missed, by the number of boxes that were found in one of `infer`'s
@@ -183,6 +179,11 @@ def _uint8(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _rounded(side: float) -> int:
     return max(STRIDE, round(int(side) / STRIDE) * STRIDE)
+
+
+def _in_order(boxes: NDArray[np.float32], scores: NDArray[np.float32]) -> TextBoxes:
+    order = reading_order(boxes)
+    return TextBoxes(boxes[order], scores[order])
 
 
 def _inside(

@@ -220,7 +220,7 @@ class Page:
         clearest = sorted(lines, key=self._clearness, reverse=True)[:witnesses]
         for line in clearest:
             # The first of two is asked on every page of ideographs: it is to cost little.
-            most = vertical.CHARACTERS if line == clearest[-1] else vertical.SUSPICIOUS
+            most = vertical.CHARACTERS if line == clearest[-1] else vertical.PROBE_CHARACTERS
             [reading] = yield [vertical.stacked(self._picture(line, self.turns[line]), most)]
             if not vertical.is_vertical(self._readings[line, self.turns[line]][0], *reading, most):
                 return
@@ -263,8 +263,7 @@ def _says_more(large: Reading, parts: Sequence[Reading], framed: bool) -> bool:
     """Whether a large character is what was read there, and not the lines that lie inside its box.
 
     Where a line says the same, its box is the better one, for it stands as the text does, unless it is a frame around
-    the character. Lines that the large reading
-    contains are pieces of it, cut at a gap or with a character twice.
+    the character. Lines that the large reading contains are pieces of it, cut at a gap or with a character twice.
     """
     texts = [text for text, _ in parts]
     if texts == [large[0]]:

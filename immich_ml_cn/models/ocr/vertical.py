@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHARACTERS: Final = 4
-SUSPICIOUS: Final = 2
-"""Characters that are enough to ask another line."""
+PROBE_CHARACTERS: Final = 2
+"""Characters of a first line, by which it is seen whether a second one is to be asked."""
 
 MIN_SCORE: Final = 0.6
 
@@ -46,7 +46,7 @@ def is_vertical(text: str, stacked_text: str, stacked_score: float, most: int = 
     """Whether a line that reads `text` is vertical writing, by what its first characters read when `stacked`."""
     beginning = text[: CHARACTERS + 2]
     found = sum(character in beginning for character in stacked_text)
-    wanted = 1 if len(text) <= 3 or most <= SUSPICIOUS else 2
+    wanted = 1 if len(text) <= 3 or most <= PROBE_CHARACTERS else 2
     return stacked_score >= MIN_SCORE and found >= max(wanted, len(stacked_text) / 2)
 
 
